@@ -1,0 +1,46 @@
+"""The exceptions a user can meet.
+
+ReelscribeError
+├── SettingsError      a parameter, a recipe or a combination of settings is not usable
+├── DataError          an input cannot be read or an output cannot be written
+├── ModelError         a model cannot be loaded, or its set-up is broken
+├── MissingExtraError  an optional package is not installed
+└── FailedSamplesError some samples failed and the operator was told not to skip errors
+
+A video that cannot be captioned is not an exception: it is a `record.Failure` on its own row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ReelscribeError(Exception):
+    """Base of every error this package raises on purpose; its text is one clear line for the user."""
+
+
+class SettingsError(ReelscribeError, ValueError):
+    """A setting has a value that cannot work; the text names the value, the rule and the way out."""
+
+
+class DataError(ReelscribeError):
+    """An input cannot be read or an output cannot be written."""
+
+
+class ModelError(ReelscribeError):
+    """A model cannot be loaded or run at all, for every video alike."""
+
+
+class MissingExtraError(ReelscribeError, ImportError):
+    """An optional package is missing; the text names the extra that brings it."""
+
+    def __init__(self, package: str, *, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs the package {package!r}: pip install 'reelscribe[{extra}]'")
+
+
+class FailedSamplesError(ReelscribeError):
+    """Samples failed while `skip_op_error=False`; `batch` holds what the operator would have returned."""
+
+    def __init__(self, message: str, *, batch: Any) -> None:
+        super().__init__(message)
+        self.batch = batch

@@ -1,0 +1,168 @@
+"""The values that travel through the house: what is asked, what was seen, what came out.
+
+All are frozen and picklable. Nothing here knows where a row comes from or which model answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import SettingsError
+
+Sample = dict[str, Any]
+"""One row of a data set: field name to value."""
+
+FAILURE_KINDS = {
+    "not_found": "the file does not exist",
+    "unreadable": "the file exists but cannot be opened or decoded as a video",
+    "no_video_stream": "the file has no video stream (audio only, say)",
+    "no_frames": "the file has a video stream but no frame of it can be decoded, or none lies in the time window",
+    "too_large": "a frame or the file is over the size limit",
+    "too_long": "the video is over the duration limit",
+    "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video)",
+    "out_of_memory": "this video alone does not fit in the memory of the device",
+    "empty_caption": "the model gave no text",
+    "model_error": "the model raised an error for this video",
+}
+"""Kinds of failure and what each means."""
+
+
+class RequestId(NamedTuple):
+    """Which video of which row a request is for."""
+
+    row: int
+    """Index of the row in the stream, from 0."""
+    video: int
+    """Index of the video in the row, from 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """The part of a video to look at, in seconds on the file's own clock; None means open."""
+
+    start_seconds: float | None = None
+    """First moment to show."""
+    end_seconds: float | None = None
+    """Last moment to show."""
+
+    def __post_init__(self) -> None:
+        start, end = self.start_seconds, self.end_seconds
+        if start is not None and end is not None and end < start:
+            raise SettingsError(f"a time window must not end before it starts; got {start} to {end} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """One video to caption: where it is and what is asked of it."""
+
+    id: RequestId
+    """Row and video index."""
+    video: Any
+    """The video's value as the sample has it: a path, bytes, or `{'path': …, 'bytes': …}`."""
+    prompt: str
+    """What the model is asked."""
+    system_prompt: str | None = None
+    """The system message, if any."""
+    num_candidates: int = 1
+    """How many captions to write (M)."""
+    seed: int = 0
+    """Seed of this request's sampling, derived from the run's seed and the sample's content."""
+    window: TimeWindow = field(default_factory=TimeWindow)
+    """The part of the video to look at."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """Decoded frames of one video with the times the file gives them."""
+
+    frames: NDArray[np.uint8]
+    """RGB, uint8 `[T, H, W, 3]`, upright, at the size the model will see."""
+    pts_seconds: NDArray[np.float64]
+    """Presentation time of each frame in seconds, float64 `[T]`, on the file's own clock."""
+    duration_seconds: float
+    """Length of the source video in seconds."""
+    source_fps: float
+    """Average frame rate of the source, frames per second."""
+    source_height: int
+    """Height of the source in pixels, after rotation."""
+    source_width: int
+    """Width of the source in pixels, after rotation."""
+    window_seconds: float | None = None
+    """Length in seconds of the part the frames were chosen from; None: the whole video."""
+
+    def __post_init__(self) -> None:
+        if self.frames.ndim != 4 or self.frames.shape[-1] != 3 or len(self.frames) != len(self.pts_seconds):
+            raise ValueError(
+                f"a clip needs frames [T, H, W, 3] and T times; got {self.frames.shape} and {len(self.pts_seconds)}"
+            )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the frames take."""
+        return self.frames.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One caption the model wrote."""
+
+    text: str
+    """The text as decoded, special tokens of the model skipped."""
+    finish_reason: str = "stop"
+    """`stop` (the model ended) or `length` (cut at `max_tokens`)."""
+    tokens: int = 0
+    """Generated tokens."""
+    mean_logprob: float | None = None
+    """Mean natural-log probability of the generated tokens under the model, or None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request cost."""
+
+    prompt_tokens: int = 0
+    """Tokens of the prompt, vision tokens included, counted once for all candidates."""
+    completion_tokens: int = 0
+    """Generated tokens over all candidates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one video has no caption."""
+
+    kind: str
+    """A key of `FAILURE_KINDS`."""
+    message: str
+    """One sentence for a person."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAILURE_KINDS:
+            raise ValueError(f"unknown failure kind {self.kind!r}; choose from {', '.join(FAILURE_KINDS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionResult:
+    """What a captioner gives back for one request: candidates, or a failure."""
+
+    request_id: RequestId
+    """The request this answers."""
+    candidates: tuple[Candidate, ...] = ()
+    """The captions, in candidate order."""
+    failure: Failure | None = None
+    """Set when there are no candidates."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens spent."""
+
+    def __post_init__(self) -> None:
+        if bool(self.candidates) == (self.failure is not None):
+            raise ValueError("a result holds either candidates or a failure")
+
+
+def failure_to_dict(failure: Failure, *, video_index: int) -> Mapping[str, Any]:
+    """The plain form of a failure that goes into a data set field."""
+    return {"kind": failure.kind, "message": failure.message, "video_index": video_index}

@@ -1,0 +1,82 @@
+"""Choosing among the candidates of one video. Adding a strategy is one function and one row of `SELECTORS`."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import simhash as _simhash
+
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+_SHINGLE_WORDS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What a selector may look at besides the candidates."""
+
+    original: str
+    """Ordinary text of the chunk the video stands in."""
+    seed: int
+    """Seed of this choice, derived from the run's seed and the sample's content."""
+
+
+def simhash(text: str, *, by_character: bool | None = None) -> int:
+    """64-bit simhash over lower-cased word bigrams; 0 for fewer than two words.
+
+    Words are what stands between blanks. A Chinese, Japanese or Korean text without blanks would be a single word:
+    there the characters are the words.
+
+    Args:
+        text: what to hash.
+        by_character: force the reading; None decides by the text alone.
+
+    Source: Charikar, "Similarity estimation techniques from rounding algorithms" (2002), as `simhash-pybind` does it.
+    """
+    words = _words(text, by_character=is_unspaced(text) if by_character is None else by_character)
+    shingles = [" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(len(words) - _SHINGLE_WORDS + 1)]
+    hashes = [_simhash.unsigned_hash(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles]
+    return int(_simhash.compute(hashes))
+
+
+def is_unspaced(text: str) -> bool:
+    """Whether a text is one word by its blanks but written in characters that need none."""
+    return len(_words(text, by_character=False)) < _SHINGLE_WORDS and bool(_CJK.search(text))
+
+
+def _words(text: str, *, by_character: bool) -> list[str]:
+    lowered = text.lower()
+    if by_character:
+        lowered = _CJK.sub(r" \g<0> ", lowered)
+    return [word for word in lowered.split(" ") if word]
+
+
+def hamming_distance(left: int, right: int) -> int:
+    """Number of differing bits."""
+    return (left ^ right).bit_count()
+
+
+def _random_any(candidates: Sequence[str], choice: Choice) -> list[str]:
+    return [random.Random(choice.seed).choice(candidates)]
+
+
+def _similar_one_simhash(candidates: Sequence[str], choice: Choice) -> list[str]:
+    by_character = any(map(is_unspaced, [choice.original, *candidates]))
+    target = simhash(choice.original, by_character=by_character)
+    return [min(candidates, key=lambda text: hamming_distance(simhash(text, by_character=by_character), target))]
+
+
+def _all(candidates: Sequence[str], choice: Choice) -> list[str]:
+    return list(candidates)
+
+
+Selector = Callable[[Sequence[str], Choice], list[str]]
+
+SELECTORS: dict[str, Selector] = {
+    "random_any": _random_any,
+    "similar_one_simhash": _similar_one_simhash,
+    "all": _all,
+}
+"""`keep_candidate_mode` to the function that keeps one candidate, or all of them, in order."""
