@@ -1,0 +1,73 @@
+"""Batches in the shapes callers hold them in: a dict of lists or an Arrow table, and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .errors import DataError
+from .record import Sample
+
+
+def is_table(batch: Any) -> bool:
+    """Whether a batch is an Arrow table or record batch."""
+    return hasattr(batch, "to_pydict") and hasattr(batch, "schema")
+
+
+def batch_to_rows(batch: Any) -> list[Sample]:
+    """The rows of a batch.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
+    columns = batch.to_pydict() if is_table(batch) else dict(batch)
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the lists of a batch must have one length; got {lengths}")
+    rows = next(iter(lengths.values()), 0)
+    return [{name: values[i] for name, values in columns.items()} for i in range(rows)]
+
+
+def batch_fields(batch: Any, *, made: Sequence[Sample], extra: Sequence[str]) -> list[str]:
+    """Field names of the output: those of the input, then new ones in the order they came up."""
+    names = batch.schema.names if is_table(batch) else list(batch)
+    fields = dict.fromkeys([*names, *extra])
+    for sample in made:
+        fields.update(dict.fromkeys(sample))
+    return list(fields)
+
+
+def rows_to_batch(rows: Sequence[Sample], fields: Sequence[str], *, like: Any) -> Any:
+    """Rows as a batch of the same kind as `like`; the Arrow types of its fields are kept."""
+    columns = {name: [row.get(name) for row in rows] for name in fields}
+    if not is_table(like):
+        return columns
+    import pyarrow as pa
+
+    known = {field.name: field.type for field in like.schema}
+    return pa.table({name: _array(values, known.get(name), pa) for name, values in columns.items()})
+
+
+def _array(values: list[Any], type_: Any, pa: Any) -> Any:
+    """An array of the known type, or of the inferred one where the known one was only ever null."""
+    return pa.array(values) if type_ is None or pa.types.is_null(type_) else pa.array(values, type=type_)
+
+
+def output_features(
+    features: Mapping[str, Any], *, text_key: str, caption_key: str | None, failure_key: str | None
+) -> Any:
+    """`datasets` features of the operator's output."""
+    from datasets import Features, List, Value
+
+    made = dict(features)
+    if text_key not in made or getattr(made[text_key], "dtype", None) == "null":
+        made[text_key] = Value("string")
+    if caption_key is not None:
+        made[caption_key] = List(Value("string"))
+    if failure_key is not None:
+        made[failure_key] = {
+            "kind": Value("string"),
+            "message": Value("string"),
+            "video_index": Value("int64"),
+        }
+    return Features(made)

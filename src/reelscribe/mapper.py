@@ -1,0 +1,335 @@
+"""The operator: plan what to ask for each sample, run the pipe, put the captions into new samples.
+
+`plan` and `finish` are pure; the pipe between them is reading (video/) and captioning (models/). Every runner drives
+this one class with another source and sink.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, validate_call
+
+from .batches import batch_fields, batch_to_rows, output_features, rows_to_batch
+from .errors import FailedSamplesError, SettingsError
+from .models import load_captioner
+from .models.base import Captioner, ModelSpec, generation_config
+from .pipe import run_pipe
+from .plan import Planner, RowOutcome
+from .record import Failure, Sample, TimeWindow
+from .text import SpecialTokens
+from .video.reader import ReadLimits
+from .video.sampling import FramePolicy, FrameSettings
+
+OPERATOR_NAME = "video_captioning_from_vlm_mapper"
+DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
+DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
+DEFAULT_BATCH_SIZE = 100
+
+log = logging.getLogger(__name__)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+class VideoCaptioningFromVLMMapper:
+    """Writes captions for the videos of each sample with a vision-language model.
+
+    Args:
+        hf_model: VLM on the Hugging Face hub, or a local folder, that accepts videos. `reelscribe/shapes` is the
+            bundled demonstration model.
+        enable_vllm: run the model with vLLM instead of transformers.
+        caption_num: how many candidate captions to generate for each video (M).
+        keep_candidate_mode: `random_any` keeps a random candidate, `similar_one_simhash` the one most similar to the
+            original caption, `all` keeps all.
+        keep_original_sample: whether the original sample stays in the output.
+        prompt: one prompt for all samples; None or empty means "Describe the input video in 1-2 sentences."
+        prompt_key: field that holds a sample's own prompt; where its value is not a string, `prompt` is used.
+        model_params: parameters for loading the model.
+        sampling_params: generation settings, e.g. `{'temperature': 0.9, 'top_p': 0.95}`.
+        text_key: field that holds the text.
+        video_key: field that holds the list of videos.
+        system_prompt: system message for every request.
+        caption_key: also write the kept captions of a generated sample, a list in video order, to this field; null on
+            originals.
+        failure_key: write the failure of a sample (`kind`, `message`, `video_index`), or null, to this field.
+        seed: seed of everything random; together with a sample's content it fixes the sample's result.
+        captioner: a `Captioner` or a `ModelSpec` to use instead of `hf_model`.
+        video_token: marks a video in the text.
+        image_token: marks an image in the text.
+        audio_token: marks a sound in the text.
+        eoc_token: ends a chunk of the text.
+        fps: frames to sample per second of video; None: the model's own rate.
+        num_frames: sample this many frames instead, evenly over the video.
+        min_frames: fewest frames to sample with `fps`.
+        max_frames: most frames to sample with `fps`.
+        min_pixels: smallest frame shown to the model, in pixels (height x width).
+        max_pixels: largest frame shown to the model, in pixels (height x width).
+        start_seconds: look at videos from this moment on.
+        end_seconds: look at videos up to this moment.
+        start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
+        end_key: field with a sample's own `end_seconds`.
+        video_root: folder that relative video paths are relative to; None: the current one.
+        max_source_seconds: a longer video fails as `too_long`.
+        max_source_pixels: a video with larger frames (height x width) fails as `too_large`.
+        max_source_bytes: a larger file fails as `too_large`; None: no limit.
+        batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
+        num_proc: how many videos are read at the same time; None: chosen from the machine's cores.
+        accelerator: device of the model: `cpu`, `cuda`, `mps`; None: the best there is.
+        skip_op_error: if false, a batch with a failed sample raises `FailedSamplesError` after it is done.
+
+    Raises:
+        pydantic.ValidationError: a value of the wrong type or out of range (it is a `ValueError`).
+        SettingsError: values that do not go together, unknown sampling settings.
+    """
+
+    @validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
+    def __init__(
+        self,
+        hf_model: str = DEFAULT_MODEL,
+        enable_vllm: bool = False,
+        caption_num: PositiveInt = 1,
+        keep_candidate_mode: Literal["random_any", "similar_one_simhash", "all"] = "random_any",
+        keep_original_sample: bool = True,
+        prompt: str | None = None,
+        prompt_key: str | None = None,
+        model_params: dict[str, Any] | None = None,
+        sampling_params: dict[str, Any] | None = None,
+        *,
+        text_key: str = "text",
+        video_key: str = "videos",
+        system_prompt: str | None = None,
+        caption_key: str | None = None,
+        failure_key: str | None = None,
+        seed: int = 0,
+        captioner: Any = None,
+        video_token: str = SpecialTokens.video,
+        image_token: str = SpecialTokens.image,
+        audio_token: str = SpecialTokens.audio,
+        eoc_token: str = SpecialTokens.eoc,
+        fps: PositiveFloat | None = None,
+        num_frames: PositiveInt | None = None,
+        min_frames: PositiveInt | None = None,
+        max_frames: PositiveInt | None = None,
+        min_pixels: PositiveInt | None = None,
+        max_pixels: PositiveInt | None = None,
+        start_seconds: Seconds | None = None,
+        end_seconds: Seconds | None = None,
+        start_key: str = "start_seconds",
+        end_key: str = "end_seconds",
+        video_root: str | None = None,
+        max_source_seconds: PositiveFloat = ReadLimits.max_duration_seconds,
+        max_source_pixels: PositiveInt = ReadLimits.max_frame_pixels,
+        max_source_bytes: PositiveInt | None = None,
+        batch_size: PositiveInt | None = None,
+        num_proc: PositiveInt | None = None,
+        accelerator: Literal["cpu", "cuda", "mps"] | None = None,
+        skip_op_error: bool = True,
+    ) -> None:
+        self.parameters: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        """The plain values this operator was built from (and a live captioner, if one was given)."""
+        self.generation = generation_config(sampling_params)
+        self.frames = FrameSettings(fps, num_frames, min_frames, max_frames, min_pixels, max_pixels)
+        self.planner = Planner(
+            text_key=text_key,
+            video_key=video_key,
+            tokens=SpecialTokens(video=video_token, image=image_token, audio=audio_token, eoc=eoc_token),
+            prompt=prompt or DEFAULT_PROMPT,
+            prompt_key=prompt_key,
+            system_prompt=system_prompt,
+            num_candidates=caption_num,
+            keep=keep_candidate_mode,
+            keep_original=keep_original_sample,
+            seed=seed if self.generation.seed is None else self.generation.seed,
+            window=TimeWindow(start_seconds, end_seconds),
+            window_keys=(start_key, end_key),
+            caption_key=caption_key,
+            failure_key=failure_key,
+        )
+        """The rules for samples: `plan` and `finish`."""
+        self.limits = ReadLimits(
+            max_frame_pixels=max_source_pixels, max_duration_seconds=max_source_seconds, max_bytes=max_source_bytes
+        )
+        self.video_root = Path(video_root) if video_root is not None else None
+        self.workers = num_proc
+        self.batch_size = batch_size
+        self.skip_op_error = skip_op_error
+        self.failures: list[tuple[int, int, Failure]] = []
+        """Failures of the last batch or run: (sample index, video index, failure)."""
+        self._captioner: Captioner | None = None
+        self._own_captioner = True
+        self.spec = self._choose_model(captioner)
+
+    def _choose_model(self, captioner: Any) -> ModelSpec | None:
+        """The spec of the model to load, or None where the caller gave a living captioner."""
+        given = self.parameters
+        if captioner is None:
+            options = dict(given["model_params"] or {})
+            return self._with_operator_settings(
+                ModelSpec("vllm" if given["enable_vllm"] else "hf", given["hf_model"], options)
+            )
+        if given["model_params"] is not None or given["enable_vllm"]:
+            raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
+        if isinstance(captioner, ModelSpec):
+            return self._with_operator_settings(captioner)
+        if not isinstance(captioner, Captioner):
+            raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
+        self._captioner, self._own_captioner = captioner, False
+        return None
+
+    def _with_operator_settings(self, spec: ModelSpec) -> ModelSpec:
+        options = dict(spec.options)
+        if self.parameters["accelerator"] is not None:
+            options.setdefault("device", self.parameters["accelerator"])
+        if self.batch_size is not None and spec.backend == "hf":
+            options.setdefault("max_batch_size", self.batch_size)
+        generation = self.generation if self.parameters["sampling_params"] is not None else spec.generation
+        frames = self.frames if self.frames != FrameSettings() else spec.frames
+        return ModelSpec(spec.backend, spec.model, options, generation, frames)
+
+    @property
+    def captioner(self) -> Captioner:
+        """The captioner; the model is loaded at the first use."""
+        if self._captioner is None:
+            assert self.spec is not None
+            self._captioner = load_captioner(self.spec)
+        return self._captioner
+
+    @property
+    def policy(self) -> FramePolicy | None:
+        """What frames are read for the model; None: it wants none."""
+        policy = self.captioner.policy
+        if policy is None or self.spec is not None:
+            return policy
+        return policy.override(self.frames)
+
+    def close(self) -> None:
+        """Free the model, if this operator loaded it."""
+        if self._own_captioner and self._captioner is not None:
+            self._captioner.close()
+            self._captioner = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.parameters
+
+    def __setstate__(self, parameters: dict[str, Any]) -> None:
+        type(self).__init__(self, **parameters)
+
+    # running
+
+    def run_stream(self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None]) -> None:
+        """Caption a stream of rows; `emit` is called once a row, in input order, from the calling thread."""
+        run_pipe(self, rows, emit)
+
+    def process_batched(self, samples: Any, rank: int | None = None) -> Any:
+        """Caption one batch.
+
+        Args:
+            samples: a dict of equally long lists, or an Arrow table.
+            rank: index of the calling process, as `datasets.map(with_rank=True)` gives it; picks the CUDA device.
+
+        Returns:
+            A batch of the same kind with the output samples; empty lists where nothing comes out.
+
+        Raises:
+            FailedSamplesError: a sample failed and `skip_op_error` is false.
+        """
+        self._place(rank)
+        rows = batch_to_rows(samples)
+        outcomes: list[RowOutcome] = []
+        self.run_stream(rows, outcomes.append)
+        self.failures = [(o.row, video, failure) for o in outcomes for video, failure in o.failures]
+        extra = [key for key in (self.planner.caption_key, self.planner.failure_key) if key is not None]
+        fields = batch_fields(samples, made=[sample for o in outcomes for sample in o.samples], extra=extra)
+        batch = rows_to_batch([sample for o in outcomes for sample in o.samples], fields, like=samples)
+        self._report(batch)
+        return batch
+
+    def _place(self, rank: int | None) -> None:
+        """Give each process of a parallel `map` its own CUDA device."""
+        if rank is None or self._captioner is not None or self.spec is None or self.spec.backend != "hf":
+            return
+        if self.spec.options.get("device") in (None, "cuda") and "device_map" not in self.spec.options:
+            options = {**self.spec.options, "rank": rank}
+            self.spec = ModelSpec(self.spec.backend, self.spec.model, options, self.spec.generation, self.spec.frames)
+
+    def _report(self, batch: Any) -> None:
+        for sample, video, failure in self.failures:
+            log.warning("sample %d, video %d: %s: %s", sample, video, failure.kind, failure.message)
+        if self.failures and not self.skip_op_error:
+            sample, video, failure = self.failures[0]
+            raise FailedSamplesError(
+                f"{len({row for row, _, _ in self.failures})} samples failed, first sample {sample}, video {video}: "
+                f"{failure.kind}: {failure.message}",
+                batch=batch,
+            )
+
+    def run(self, dataset: Any) -> Any:
+        """Caption a whole data set and give back one of the same kind.
+
+        Args:
+            dataset: a `datasets.Dataset` or `IterableDataset`, a list of dicts, or a dict of lists.
+
+        Raises:
+            SettingsError: `prompt_key` is a field that no row has.
+        """
+        if isinstance(dataset, Mapping):
+            self.check_fields(dataset.keys())
+            return self.process_batched(dict(dataset))
+        if isinstance(dataset, list):
+            return self._run_rows(dataset)
+        self.check_fields(dataset.column_names or next(iter(dataset), {}).keys())
+        failures: list[tuple[int, int, Failure]] = []
+
+        def step(batch: Any, indices: list[int]) -> Any:
+            out = self.process_batched(dict(batch))
+            failures.extend((indices[row], video, failure) for row, video, failure in self.failures)
+            return out
+
+        mapped = dataset.map(
+            step,
+            batched=True,
+            with_indices=True,
+            batch_size=self.batch_size or DEFAULT_BATCH_SIZE,
+            **_map_options(dataset, self.planner),
+        )
+        self.failures = failures
+        return mapped
+
+    def _run_rows(self, rows: list[Sample]) -> list[Sample]:
+        self.check_fields({key for row in rows for key in row})
+        outcomes: list[RowOutcome] = []
+        self.run_stream(rows, outcomes.append)
+        self.failures = [(o.row, video, failure) for o in outcomes for video, failure in o.failures]
+        samples = [sample for o in outcomes for sample in o.samples]
+        self._report(samples)
+        return samples
+
+    def check_fields(self, fields: Iterable[str]) -> None:
+        """Stop a run whose data set has no field `prompt_key` in any row.
+
+        Raises:
+            SettingsError: naming the field and those there are.
+        """
+        known, wanted = list(fields), self.planner.prompt_key
+        if wanted is not None and known and wanted not in known:
+            raise SettingsError(
+                f"prompt_key is {wanted!r}, but no row has that field; there are {', '.join(sorted(known))}"
+            )
+
+
+def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:
+    """Options of `Dataset.map` that keep the types of the fields when the first batch is all null."""
+    if not hasattr(dataset, "cache_files"):  # a streamed data set has no cache and may not know its features
+        return {}
+    features = output_features(
+        dataset.features,
+        text_key=planner.text_key,
+        caption_key=planner.caption_key,
+        failure_key=planner.failure_key,
+    )
+    return {"load_from_cache_file": False, "features": features, "remove_columns": dataset.column_names}

@@ -1,0 +1,212 @@
+"""What every captioner has in common: the protocol, the spec that becomes one, and the generation settings.
+
+Knows no library that runs models.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import SettingsError
+from ..record import CaptionRequest, CaptionResult, Clip
+from ..video.sampling import FramePolicy, FrameSettings
+
+DEFAULT_MAX_TOKENS = 512
+SAMPLED_TEMPERATURE = 0.9
+"""Temperature where several candidates are asked for and nobody set one: choosing needs variety."""
+SAMPLED_TOP_P = 0.95
+
+
+class GenerationConfig(BaseModel):
+    """Generation settings in one vocabulary for every back end; None leaves the model's own default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_tokens: Annotated[int, Field(gt=0)] = DEFAULT_MAX_TOKENS
+    """Longest caption, in tokens."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """Softmax temperature; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Nucleus: the smallest set of tokens whose probabilities reach this sum."""
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    """Only the k likeliest tokens; 0 and -1 switch it off."""
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Drop tokens less likely than this share of the likeliest one."""
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Divides the scores of tokens already in the prompt or the text; 1 is off."""
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    """Subtracted from the score of every token already generated; 0 is off."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the caption; they are not part of it."""
+    seed: int | None = None
+    """Overrides the operator's `seed`."""
+
+
+_HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"}
+_ELSEWHERE = {
+    "n": "caption_num",
+    "num_return_sequences": "caption_num",
+    "num_beams": "nothing: beam search is not offered",
+}
+
+
+def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
+    """Read `sampling_params` as users write them, with this project's names or Hugging Face's.
+
+    Raises:
+        SettingsError: for an unknown name (close matches are named), a value out of range, or two names of
+            one setting that disagree.
+    """
+    values: dict[str, Any] = {}
+    for name, value in (params or {}).items():
+        key = _canonical(name)
+        if key == "do_sample":
+            continue
+        if key == "stop":
+            value = (value,) if isinstance(value, str) else tuple(value or ())
+        if key in values and values[key] != value:
+            raise SettingsError(f"sampling_params sets {key!r} twice with different values: {values[key]!r}, {value!r}")
+        values[key] = value
+    try:
+        return GenerationConfig(**_apply_do_sample(values, params or {}))
+    except ValidationError as exc:
+        raise SettingsError(f"sampling_params: {_first_error(exc)}") from exc
+
+
+def _canonical(name: str) -> str:
+    if name in _ELSEWHERE:
+        raise SettingsError(f"sampling_params does not take {name!r}; use {_ELSEWHERE[name]}")
+    key = _HF_NAMES.get(name, name)
+    known = [*GenerationConfig.model_fields, *_HF_NAMES, "do_sample"]
+    if key not in known:
+        close = difflib.get_close_matches(name, known, n=2)
+        hint = f"; did you mean {' or '.join(close)}?" if close else f"; choose from {', '.join(known)}"
+        raise SettingsError(f"sampling_params does not know {name!r}{hint}")
+    return key
+
+
+def _apply_do_sample(values: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    do_sample = params.get("do_sample")
+    if do_sample is None:
+        return values
+    if not isinstance(do_sample, bool):
+        raise SettingsError(f"sampling_params: do_sample must be true or false; got {do_sample!r}")
+    temperature = values.get("temperature")
+    if do_sample and temperature == 0:
+        raise SettingsError("sampling_params: do_sample=true needs a temperature above 0; got 0")
+    if not do_sample and temperature:
+        raise SettingsError(f"sampling_params: do_sample=false is greedy, but temperature is {temperature}")
+    return {**values, "temperature": (temperature or 1.0) if do_sample else 0.0}
+
+
+def _first_error(exc: ValidationError) -> str:
+    error = exc.errors()[0]
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg']}; got {error['input']!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Generation settings with nothing left open, ready for a back end."""
+
+    max_tokens: int
+    """Longest caption, in tokens."""
+    temperature: float
+    """0 is greedy."""
+    top_p: float
+    """1 is off."""
+    top_k: int
+    """0 is off."""
+    min_p: float
+    """0 is off."""
+    repetition_penalty: float
+    """1 is off."""
+    presence_penalty: float
+    """0 is off."""
+    stop: tuple[str, ...]
+    """Strings that end the caption."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether every candidate is the likeliest continuation."""
+        return self.temperature == 0
+
+
+def resolve_sampling(
+    config: GenerationConfig, *, num_candidates: int, model_defaults: Mapping[str, Any] | None = None
+) -> Sampling:
+    """Fill what the user left open from the model's own generation config.
+
+    With one candidate the model's defaults rule, whatever they are. With several and a model that decodes greedily
+    by default, sampling is switched on, so that choosing means something.
+
+    Args:
+        config: what the user asked for.
+        num_candidates: M.
+        model_defaults: the model's `generation_config` as plain values (`do_sample`, `temperature`, …).
+    """
+    own = dict(model_defaults or {})
+    samples = bool(own.get("do_sample", False))
+
+    def pick(name: str, off: float) -> Any:
+        given = getattr(config, name)
+        if given is not None:
+            return given
+        value = own.get(name)
+        return off if value is None else value
+
+    temperature = config.temperature
+    top_p = pick("top_p", 1.0) if samples else (config.top_p if config.top_p is not None else 1.0)
+    if temperature is None:
+        temperature = float(own.get("temperature") or 1.0) if samples else 0.0
+        if not samples and num_candidates > 1:
+            temperature = SAMPLED_TEMPERATURE
+            top_p = config.top_p if config.top_p is not None else SAMPLED_TOP_P
+    return Sampling(
+        max_tokens=config.max_tokens,
+        temperature=float(temperature),
+        top_p=float(top_p),
+        top_k=max(0, int(pick("top_k", 0))) if samples or config.top_k is not None else 0,
+        min_p=float(pick("min_p", 0.0)),
+        repetition_penalty=float(pick("repetition_penalty", 1.0)),
+        presence_penalty=float(pick("presence_penalty", 0.0)),
+        stop=config.stop,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Plain values from which a captioner is built, here or in another process."""
+
+    backend: str
+    """A key of `CAPTIONERS`: `hf`, `vllm`, `server`, `scripted`."""
+    model: str
+    """Model name on the hub, local folder, or served name; `reelscribe/shapes` is the bundled demonstration model."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Back end parameters (`model_params`)."""
+    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    """Generation settings."""
+    frames: FrameSettings = field(default_factory=FrameSettings)
+    """What the user changes of the model's frame policy."""
+
+
+@runtime_checkable
+class Captioner(Protocol):
+    """A model that turns a stream of clips into a stream of results."""
+
+    @property
+    def policy(self) -> FramePolicy | None:
+        """What the model wants to see; None: no clips at all."""
+
+    def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
+        """Pull requests as there is room, yield one result each as they finish, in any order.
+
+        A video that fails is a result with a `Failure`; an exception means a bug or a broken set-up.
+        """
+
+    def close(self) -> None:
+        """Free the model; the captioner is not used afterwards."""

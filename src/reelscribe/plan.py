@@ -1,0 +1,206 @@
+"""What to ask for a sample, and what becomes of the answers. Pure: no file is opened, no model is run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import SettingsError
+from .record import CaptionRequest, CaptionResult, Failure, RequestId, Sample, TimeWindow, Usage, failure_to_dict
+from .seeds import content_seed
+from .selection import SELECTORS, Choice
+from .text import Chunk, SpecialTokens, insert_captions, ordinary_text, video_chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for one sample."""
+
+    sample: Sample
+    """The row as it came."""
+    requests: tuple[CaptionRequest, ...] = ()
+    """One a video that is captioned."""
+    chunks: tuple[Chunk, ...] = ()
+    """The chunks of the text that own those videos."""
+    failure: tuple[int, Failure] | None = None
+    """Video index and failure of a sample that cannot be asked about."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """What one row became."""
+
+    row: int
+    """Index in the stream, from 0."""
+    samples: list[Sample]
+    """Output rows: the original first if it is kept, then the generated ones in candidate order."""
+    captions: list[list[str]]
+    """For each generated sample its captions in video order; empty where nothing was generated."""
+    failures: list[tuple[int, Failure]]
+    """(video index, failure)."""
+    videos: int = 0
+    """Videos of the row that were asked about."""
+    usage: Usage = field(default_factory=Usage)
+    """Tokens spent on the row."""
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The operator's rules for samples, as plain values."""
+
+    text_key: str
+    """Field of the text."""
+    video_key: str
+    """Field of the list of videos."""
+    tokens: SpecialTokens
+    """The special tokens of the text."""
+    prompt: str
+    """Prompt of a sample without its own."""
+    prompt_key: str | None
+    """Field of a sample's own prompt."""
+    system_prompt: str | None
+    """System message of every request."""
+    num_candidates: int
+    """Captions to write for each video (M)."""
+    keep: str
+    """A key of `SELECTORS`."""
+    keep_original: bool
+    """Whether the original sample comes out too."""
+    seed: int
+    """Seed of the run."""
+    window: TimeWindow
+    """Part of a video to look at where the sample does not say."""
+    window_keys: tuple[str, str]
+    """Fields of a sample's own start and end."""
+    caption_key: str | None
+    """Field that gets the kept captions of a generated sample."""
+    failure_key: str | None
+    """Field that gets the failure of a sample."""
+
+    def plan(self, sample: Sample, row: int) -> Plan:
+        """What to ask for one sample: a request for every video that a token of its text owns.
+
+        Args:
+            sample: the row.
+            row: its index in the stream.
+        """
+        videos = _as_list(sample.get(self.video_key))
+        if not videos:
+            return Plan(sample)
+        chunks = video_chunks(_as_text(sample.get(self.text_key)), num_videos=len(videos), tokens=self.tokens)
+        wanted = sum(chunk.num_videos for chunk in chunks)
+        if wanted > len(videos):
+            message = f"the text holds {wanted} video tokens but the sample has {len(videos)} videos"
+            return Plan(sample, failure=(len(videos), Failure("bad_sample", message)))
+        try:
+            requests = tuple(self._request(sample, RequestId(row, i), videos[i]) for i in range(wanted))
+        except SettingsError as exc:
+            return Plan(sample, failure=(0, Failure("bad_sample", str(exc))))
+        return Plan(sample, requests=requests, chunks=tuple(chunks))
+
+    def _request(self, sample: Sample, id_: RequestId, video: Any) -> CaptionRequest:
+        prompt = self._prompt_of(sample)
+        return CaptionRequest(
+            id=id_,
+            video=video,
+            prompt=prompt,
+            system_prompt=self.system_prompt,
+            num_candidates=self.num_candidates,
+            seed=content_seed(self.seed, "generate", sample.get(self.text_key), video, id_.video, prompt),
+            window=self._window_of(sample, id_.video),
+        )
+
+    def _prompt_of(self, sample: Sample) -> str:
+        own = sample.get(self.prompt_key) if self.prompt_key else None
+        return own if isinstance(own, str) else self.prompt
+
+    def _window_of(self, sample: Sample, video_index: int) -> TimeWindow:
+        start, end = (_seconds(sample, key, video_index) for key in self.window_keys)
+        return TimeWindow(
+            self.window.start_seconds if start is None else start, self.window.end_seconds if end is None else end
+        )
+
+    def finish(self, plan: Plan, results: Sequence[CaptionResult], row: int) -> RowOutcome:
+        """The samples that one planned sample becomes.
+
+        Args:
+            plan: what was asked.
+            results: one a request, in request order.
+            row: index of the sample in the stream.
+        """
+        failures = [(r.request_id.video, r.failure) for r in results if r.failure is not None]
+        if plan.failure is not None:
+            failures.append(plan.failure)
+        kept = [] if failures else self._keep(plan, results, failures)
+        samples = [self._generated(plan, captions) for captions in kept]
+        if self.keep_original:
+            samples.insert(0, self._original(plan.sample, failures))
+        usage = Usage(sum(r.usage.prompt_tokens for r in results), sum(r.usage.completion_tokens for r in results))
+        return RowOutcome(row, samples, kept, failures, videos=len(plan.requests), usage=usage)
+
+    def _keep(
+        self, plan: Plan, results: Sequence[CaptionResult], failures: list[tuple[int, Failure]]
+    ) -> list[list[str]]:
+        """Kept captions, one list a generated sample, in video order; empty captions go to `failures`."""
+        owners = [chunk for chunk in plan.chunks for _ in range(chunk.num_videos)]
+        columns = []
+        for result, chunk, request in zip(results, owners, plan.requests, strict=True):
+            texts = [ordinary_text(candidate.text, self.tokens) for candidate in result.candidates]
+            if not all(texts) and (self.keep == "all" or not any(texts)):
+                failures.append((request.id.video, _empty_caption(texts)))
+            if self.keep != "all":
+                texts = [text for text in texts if text]
+            choice = Choice(ordinary_text(chunk.text, self.tokens), content_seed(request.seed, "select"))
+            columns.append(SELECTORS[self.keep](texts, choice) if texts else [])
+        return [list(captions) for captions in zip(*columns, strict=False) if all(captions)]
+
+    def _generated(self, plan: Plan, captions: Sequence[str]) -> Sample:
+        sample = copy.deepcopy(plan.sample)
+        waiting = iter(captions)
+        sample[self.text_key] = "".join(
+            insert_captions(chunk, [next(waiting) for _ in range(chunk.num_videos)], self.tokens)
+            for chunk in plan.chunks
+        )
+        return self._with_extra_fields(sample, captions=list(captions), failure=None)
+
+    def _original(self, sample: Sample, failures: Sequence[tuple[int, Failure]]) -> Sample:
+        failure = failure_to_dict(failures[0][1], video_index=failures[0][0]) if failures else None
+        return self._with_extra_fields(dict(sample), captions=None, failure=failure)
+
+    def _with_extra_fields(self, sample: Sample, *, captions: list[str] | None, failure: Any) -> Sample:
+        if self.caption_key is not None:
+            sample[self.caption_key] = captions
+        if self.failure_key is not None:
+            sample[self.failure_key] = failure
+        return sample
+
+
+def _as_list(value: Any) -> list[Any]:
+    """The videos of a sample: none, one given bare, or a sequence."""
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)):
+        return [value]
+    return list(value)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _seconds(sample: Sample, key: str, video_index: int) -> float | None:
+    value = sample.get(key)
+    if isinstance(value, (list, tuple)):
+        value = value[video_index] if video_index < len(value) else None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
+        raise SettingsError(f"field {key!r} must be seconds, 0 or more, or null; got {value!r}")
+    return float(value)
+
+
+def _empty_caption(texts: Sequence[str]) -> Failure:
+    empty = [str(i) for i, text in enumerate(texts) if not text]
+    return Failure("empty_caption", f"the model gave no text for candidate {', '.join(empty)} of {len(texts)}")

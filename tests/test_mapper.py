@@ -1,0 +1,311 @@
+"""The operator's contract beyond the text cases: counts, parameters, seeds, batches of every shape."""
+
+import pickle
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pydantic
+import pytest
+
+from reelscribe import (
+    FailedSamplesError,
+    ModelSpec,
+    ScriptedCaptioner,
+    SettingsError,
+    VideoCaptioningFromVLMMapper,
+)
+from reelscribe.mapper import DEFAULT_PROMPT
+
+TOKEN, EOC = "<__dj__video>", "<|__dj__eoc|>"
+
+
+def caption_of(request, i):
+    return f"{request.video.removesuffix('.mp4')}{i}"
+
+
+def operator(fn=caption_of, **params):
+    return VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(fn), **params)
+
+
+def batch_of(count):
+    return {"text": [TOKEN] * count, "videos": [[f"v{i}.mp4"] for i in range(count)], "id": list(range(count))}
+
+
+@pytest.mark.parametrize("num_rows", [1, 5])
+@pytest.mark.parametrize("num_candidates", [1, 3])
+@pytest.mark.parametrize("keep_original", [True, False])
+@pytest.mark.parametrize("mode", ["random_any", "similar_one_simhash", "all"])
+def test_row_counts(num_rows, num_candidates, keep_original, mode):
+    op = operator(caption_num=num_candidates, keep_candidate_mode=mode, keep_original_sample=keep_original)
+    out = op.process_batched(batch_of(num_rows))
+    made = num_candidates if mode == "all" else 1
+    assert {len(values) for values in out.values()} == {num_rows * (made + keep_original)}
+    assert out["id"] == [i for i in range(num_rows) for _ in range(made + keep_original)]
+
+
+@pytest.mark.parametrize(
+    ("params", "needles"),
+    [
+        ({"caption_num": 0}, ["caption_num", "0", "greater than 0"]),
+        ({"caption_num": "2"}, ["caption_num", "'2'", "integer"]),
+        ({"caption_num": True}, ["caption_num"]),
+        ({"keep_candidate_mode": "best"}, ["best", "random_any", "similar_one_simhash", "all"]),
+        ({"prompt": 3}, ["prompt", "3", "string"]),
+        ({"nonsense": 1}, ["nonsense"]),
+        ({"accelerator": "tpu"}, ["tpu", "cuda"]),
+    ],
+)
+def test_parameters_are_checked(params, needles):
+    with pytest.raises(pydantic.ValidationError) as caught:
+        operator(**params)
+    assert all(needle in str(caught.value) for needle in needles)
+
+
+@pytest.mark.parametrize(
+    ("params", "needle"),
+    [
+        ({"sampling_params": {"temprature": 1.0}}, "did you mean temperature"),
+        ({"sampling_params": {"max_tokens": 5, "max_new_tokens": 6}}, "twice"),
+        ({"sampling_params": {"top_p": 1.5}}, "top_p"),
+        ({"sampling_params": {"n": 3}}, "caption_num"),
+        ({"fps": 2.0, "num_frames": 4}, "num_frames"),
+        ({"start_seconds": 4.0, "end_seconds": 2.0}, "end before it starts"),
+        ({"video_token": "<__dj__image>"}, "special tokens"),
+        ({"model_params": {"dtype": "float32"}}, "captioner replaces the model"),
+        ({"enable_vllm": True}, "captioner replaces the model"),
+    ],
+)
+def test_settings_that_do_not_go_together(params, needle):
+    with pytest.raises(SettingsError, match=needle):
+        operator(**params)
+
+
+def test_positional_order_is_the_tables():
+    op = VideoCaptioningFromVLMMapper(
+        "reelscribe/shapes", False, 2, "all", False, "P", "p", {"dtype": "float32"}, {"temperature": 0.5}
+    )
+    assert (op.spec.model, op.caption_num, op.keep_candidate_mode, op.prompt) == ("reelscribe/shapes", 2, "all", "P")
+    assert (op.keep_original_sample, op.prompt_key) == (False, "p")
+    assert (op.spec.options["dtype"], op.spec.generation.temperature) == ("float32", 0.5)
+
+
+def test_the_callers_dicts_are_not_changed():
+    model, sampling = {"dtype": "float32"}, {"temperature": 0.5}
+    VideoCaptioningFromVLMMapper("reelscribe/shapes", model_params=model, sampling_params=sampling, accelerator="cpu")
+    assert (model, sampling) == ({"dtype": "float32"}, {"temperature": 0.5})
+
+
+def test_not_a_captioner():
+    with pytest.raises(SettingsError, match="must be a Captioner or a ModelSpec; got int"):
+        VideoCaptioningFromVLMMapper(captioner=3)
+
+
+def test_a_spec_can_stand_for_the_model():
+    op = VideoCaptioningFromVLMMapper(captioner=ModelSpec("scripted", "any", {"template": "{video}-{i}"}))
+    assert op.process_batched(batch_of(1))["text"][1] == f"{TOKEN} v0-0 {EOC}"
+
+
+def test_unknown_back_end_names_the_choices():
+    op = VideoCaptioningFromVLMMapper(captioner=ModelSpec("nonesuch", "any"))
+    with pytest.raises(SettingsError, match="choose from hf"):
+        op.process_batched(batch_of(1))
+
+
+def test_result_does_not_depend_on_batch_size_or_order():
+    def fn(request, i):
+        return f"{request.seed} {i}"
+
+    rows = [{"text": f"{TOKEN} t{i}", "videos": [f"v{i}.mp4"]} for i in range(12)]
+    op = operator(fn, caption_num=4, keep_original_sample=False)
+    whole = {row["videos"][0]: row["text"] for row in op.run(rows)}
+    for order in (rows[::-1], rows[3:], rows[:1]):
+        assert all(whole[row["videos"][0]] == row["text"] for row in op.run(order))
+    assert len(set(whole.values())) == 12
+    other = operator(fn, caption_num=4, keep_original_sample=False, seed=1).run(rows)
+    assert all(row["text"] != whole[row["videos"][0]] for row in other)
+
+
+def test_a_bad_sample_touches_nobody_else():
+    def fn(request, i):
+        if request.video == "bad.mp4":
+            raise RuntimeError("boom")
+        return "fine"
+
+    op = operator(fn, failure_key="why")
+    out = op.process_batched({"text": [TOKEN] * 3, "videos": [["a.mp4"], ["bad.mp4"], ["c.mp4"]]})
+    assert out["text"] == [TOKEN, f"{TOKEN} fine {EOC}", TOKEN, TOKEN, f"{TOKEN} fine {EOC}"]
+    assert [why and why["kind"] for why in out["why"]] == [None, None, "model_error", None, None]
+    (failure,) = op.failures
+    assert (failure[0], failure[1], failure[2].kind) == (1, 0, "model_error")
+    assert "boom" in failure[2].message
+
+
+def test_failures_raise_where_errors_must_not_be_skipped():
+    op = operator(lambda request, i: "", skip_op_error=False)
+    with pytest.raises(FailedSamplesError, match="empty_caption") as caught:
+        op.process_batched(batch_of(2))
+    assert caught.value.batch["text"] == [TOKEN, TOKEN]
+
+
+def test_one_empty_candidate_among_several():
+    def fn(request, i):
+        return " " if i == 1 else f"c{i}"
+
+    keep_one = operator(fn, caption_num=3, keep_original_sample=False)
+    assert keep_one.process_batched(batch_of(1))["text"][0] in (f"{TOKEN} c0 {EOC}", f"{TOKEN} c2 {EOC}")
+    assert keep_one.failures == []
+    keep_all = operator(fn, caption_num=3, keep_original_sample=False, keep_candidate_mode="all")
+    assert keep_all.process_batched(batch_of(1))["text"] == [f"{TOKEN} c0 {EOC}", f"{TOKEN} c2 {EOC}"]
+    assert [failure.kind for _, _, failure in keep_all.failures] == ["empty_caption"]
+
+
+def test_caption_field():
+    op = operator(caption_num=2, keep_candidate_mode="all", caption_key="captions")
+    out = op.process_batched({"text": [TOKEN * 2], "videos": [["a.mp4", "b.mp4"]]})
+    assert out["captions"] == [None, ["a0", "b0"], ["a1", "b1"]]
+
+
+def test_custom_tokens():
+    op = operator(video_token="[v]", image_token="[i]", audio_token="[a]", eoc_token="[e]", keep_original_sample=False)
+    out = op.process_batched({"text": ["[i] x [v] y [e] z"], "videos": [["a.mp4"]]})
+    assert out["text"] == ["[i][v] a0 [e]"]
+
+
+def test_windows_from_the_row_and_the_operator():
+    seen = []
+    op = operator(lambda request, i: seen.append(request.window) or "x", start_seconds=1.0, end_seconds=9.0)
+    op.process_batched(
+        {
+            "text": [TOKEN, TOKEN, TOKEN * 2],
+            "videos": [["a"], ["b"], ["c", "d"]],
+            "start_seconds": [None, 3, [4.0, 5.0]],
+            "end_seconds": [2.5, None, None],
+        }
+    )
+    assert [(w.start_seconds, w.end_seconds) for w in seen] == [(1.0, 2.5), (3.0, 9.0), (4.0, 9.0), (5.0, 9.0)]
+
+
+@pytest.mark.parametrize(("start", "end"), [("soon", None), (-1, None), (5, 2), (float("nan"), None), (True, None)])
+def test_unusable_window_is_the_rows_own_failure(start, end):
+    op = operator()
+    out = op.process_batched({**batch_of(1), "start_seconds": [start], "end_seconds": [end]})
+    assert len(out["text"]) == 1
+    assert [failure.kind for _, _, failure in op.failures] == ["bad_sample"]
+
+
+def test_generated_samples_share_nothing_with_the_original():
+    out = operator().process_batched({**batch_of(1), "meta": [{"tags": ["x"]}]})
+    out["meta"][1]["tags"].append("y")
+    out["videos"][1].append("z")
+    assert out["meta"][0] == {"tags": ["x"]}
+    assert out["videos"][0] == ["v0.mp4"]
+
+
+def test_missing_text_field():
+    out = operator().process_batched({"videos": [["a.mp4"]]})
+    assert out == {"videos": [["a.mp4"], ["a.mp4"]], "text": [None, f"{TOKEN} a0 {EOC}"]}
+
+
+def test_array_of_videos():
+    out = operator().process_batched({"text": [TOKEN], "videos": [np.array(["a.mp4"])]})
+    assert out["text"][1] == f"{TOKEN} a0 {EOC}"
+
+
+def test_empty_batch():
+    assert operator().process_batched({"text": [], "videos": []}) == {"text": [], "videos": []}
+
+
+def test_datasets_map_on_lists_and_arrow():
+    data = datasets.Dataset.from_dict(batch_of(7))
+    op = operator(caption_num=2, keep_candidate_mode="all")
+    expected = op.process_batched(batch_of(7))
+    assert data.map(op.process_batched, batched=True, batch_size=3).to_dict() == expected
+    arrow = data.with_format("arrow").map(op.process_batched, batched=True, batch_size=3)
+    assert arrow.with_format(None).to_dict() == expected
+    assert arrow.features["videos"] == data.features["videos"]
+
+
+def test_arrow_table_keeps_its_types():
+    table = pa.table({"text": [TOKEN], "videos": [["a.mp4"]], "n": pa.array([3], pa.int8())})
+    out = operator(caption_key="captions").process_batched(table)
+    assert out.schema.field("n").type == pa.int8()
+    assert out.column("captions").to_pylist() == [None, ["a0"]]
+    nothing = operator(keep_original_sample=False).process_batched(table.slice(0, 0))
+    assert nothing.schema == table.schema
+
+
+def test_run_on_a_dataset():
+    data = datasets.Dataset.from_dict({**batch_of(5), "videos": [["a.mp4"], [], ["bad"], ["c.mp4"], ["bad"]]})
+
+    def fn(request, i):
+        return "" if request.video == "bad" else caption_of(request, i)
+
+    op = operator(fn, batch_size=2, caption_key="captions", failure_key="why")
+    out = op.run(data)
+    assert out["id"][:] == [0, 0, 1, 2, 3, 3, 4]
+    assert out["captions"][:] == [None, ["a0"], None, None, None, ["c0"], None]
+    assert [why and why["kind"] for why in out["why"]] == [
+        None,
+        None,
+        None,
+        "empty_caption",
+        None,
+        None,
+        "empty_caption",
+    ]
+    assert [row for row, _, _ in op.failures] == [2, 4]
+
+
+def test_run_on_rows_and_columns():
+    rows = [{"text": TOKEN, "videos": ["a.mp4"]}, {"text": TOKEN, "videos": ["b.mp4"], "more": 1}]
+    assert [row["text"] for row in operator(keep_original_sample=False).run(rows)] == [
+        f"{TOKEN} a0 {EOC}",
+        f"{TOKEN} b0 {EOC}",
+    ]
+    assert operator(keep_original_sample=False).run(batch_of(1))["text"] == [f"{TOKEN} v00 {EOC}"]
+
+
+@pytest.mark.parametrize("make", [lambda b: b, datasets.Dataset.from_dict, lambda b: [{"text": "", "videos": []}]])
+def test_a_prompt_field_that_no_row_has_stops_the_run(make):
+    with pytest.raises(SettingsError, match="'ask'.*no row has that field"):
+        operator(prompt_key="ask").run(make(batch_of(2)))
+
+
+def test_a_prompt_field_that_some_rows_have():
+    prompts = []
+    op = operator(lambda request, i: prompts.append(request.prompt) or "x", prompt_key="ask")
+    op.run([{"text": TOKEN, "videos": ["a"], "ask": "Why?"}, {"text": TOKEN, "videos": ["b"]}])
+    assert prompts == ["Why?", DEFAULT_PROMPT]
+
+
+def test_the_operator_travels_as_plain_values():
+    op = VideoCaptioningFromVLMMapper(captioner=ModelSpec("scripted", "any"), caption_num=2, keep_candidate_mode="all")
+    op.process_batched(batch_of(1))
+    again = pickle.loads(pickle.dumps(op))
+    assert again._captioner is None
+    assert again.process_batched(batch_of(2)) == op.process_batched(batch_of(2))
+
+
+def test_a_captioner_that_forgets_a_request():
+    class Forgetful(ScriptedCaptioner):
+        def caption(self, clips):
+            return (result for i, result in enumerate(super().caption(clips)) if i != 1)
+
+    op = VideoCaptioningFromVLMMapper(captioner=Forgetful(caption_of), keep_original_sample=False)
+    assert op.process_batched(batch_of(3))["id"] == [0, 2]
+    assert [(row, failure.kind) for row, _, failure in op.failures] == [(1, "model_error")]
+
+
+def test_results_out_of_order_come_out_in_order():
+    class Reversing(ScriptedCaptioner):
+        def caption(self, clips):
+            return reversed(list(super().caption(clips)))
+
+    op = VideoCaptioningFromVLMMapper(captioner=Reversing(caption_of), keep_original_sample=False)
+    assert op.process_batched(batch_of(6))["id"] == list(range(6))
+
+
+def test_lists_of_different_length():
+    with pytest.raises(Exception, match="one length"):
+        operator().process_batched({"text": ["a"], "videos": []})
