@@ -85,8 +85,9 @@ def test_positional_order_is_the_tables():
     op = VideoCaptioningFromVLMMapper(
         "reelscribe/shapes", False, 2, "all", False, "P", "p", {"dtype": "float32"}, {"temperature": 0.5}
     )
-    assert (op.spec.model, op.caption_num, op.keep_candidate_mode, op.prompt) == ("reelscribe/shapes", 2, "all", "P")
-    assert (op.keep_original_sample, op.prompt_key) == (False, "p")
+    rules = op.planner
+    assert (op.spec.model, rules.num_candidates, rules.keep, rules.prompt) == ("reelscribe/shapes", 2, "all", "P")
+    assert (op.spec.backend, rules.keep_original, rules.prompt_key) == ("hf", False, "p")
     assert (op.spec.options["dtype"], op.spec.generation.temperature) == ("float32", 0.5)
 
 
@@ -106,10 +107,16 @@ def test_a_spec_can_stand_for_the_model():
     assert op.process_batched(batch_of(1))["text"][1] == f"{TOKEN} v0-0 {EOC}"
 
 
-def test_unknown_back_end_names_the_choices():
-    op = VideoCaptioningFromVLMMapper(captioner=ModelSpec("nonesuch", "any"))
-    with pytest.raises(SettingsError, match="choose from hf"):
-        op.process_batched(batch_of(1))
+@pytest.mark.parametrize(
+    ("params", "needle"),
+    [
+        ({"captioner": ModelSpec("nonesuch", "any")}, "unknown back end 'nonesuch'; choose from hf, scripted"),
+        ({"enable_vllm": True}, "vLLM is not supported yet"),
+    ],
+)
+def test_back_ends_that_are_not_there(params, needle):
+    with pytest.raises(SettingsError, match=needle):
+        VideoCaptioningFromVLMMapper(**params)
 
 
 def test_result_does_not_depend_on_batch_size_or_order():

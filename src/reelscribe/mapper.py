@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, validate_call
+from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .batches import batch_fields, batch_to_rows, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
-from .models import load_captioner
+from .models import check_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
 from .pipe import run_pipe
 from .plan import Planner, RowOutcome
 from .record import Failure, Sample, TimeWindow
+from .selection import SELECTORS
 from .text import SpecialTokens
 from .video.reader import ReadLimits
 from .video.sampling import FramePolicy, FrameSettings
@@ -28,12 +30,22 @@ OPERATOR_NAME = "video_captioning_from_vlm_mapper"
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
 DEFAULT_BATCH_SIZE = 100
+DEFAULT_LIMITS = ReadLimits()
 
 log = logging.getLogger(__name__)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0)]
+
+
+def _known_selector(mode: str) -> str:
+    if mode not in SELECTORS:
+        raise ValueError(f"must be one of {', '.join(map(repr, SELECTORS))}")
+    return mode
+
+
+KeepMode = Annotated[str, AfterValidator(_known_selector)]
 
 
 class VideoCaptioningFromVLMMapper:
@@ -93,7 +105,7 @@ class VideoCaptioningFromVLMMapper:
         hf_model: str = DEFAULT_MODEL,
         enable_vllm: bool = False,
         caption_num: PositiveInt = 1,
-        keep_candidate_mode: Literal["random_any", "similar_one_simhash", "all"] = "random_any",
+        keep_candidate_mode: KeepMode = "random_any",
         keep_original_sample: bool = True,
         prompt: str | None = None,
         prompt_key: str | None = None,
@@ -122,8 +134,8 @@ class VideoCaptioningFromVLMMapper:
         start_key: str = "start_seconds",
         end_key: str = "end_seconds",
         video_root: str | None = None,
-        max_source_seconds: PositiveFloat = ReadLimits.max_duration_seconds,
-        max_source_pixels: PositiveInt = ReadLimits.max_frame_pixels,
+        max_source_seconds: PositiveFloat = DEFAULT_LIMITS.max_duration_seconds,
+        max_source_pixels: PositiveInt = DEFAULT_LIMITS.max_frame_pixels,
         max_source_bytes: PositiveInt | None = None,
         batch_size: PositiveInt | None = None,
         num_proc: PositiveInt | None = None,
@@ -189,7 +201,8 @@ class VideoCaptioningFromVLMMapper:
             options.setdefault("max_batch_size", self.batch_size)
         generation = self.generation if self.parameters["sampling_params"] is not None else spec.generation
         frames = self.frames if self.frames != FrameSettings() else spec.frames
-        return ModelSpec(spec.backend, spec.model, options, generation, frames)
+        check_backend(spec.backend)
+        return replace(spec, options=options, generation=generation, frames=frames)
 
     @property
     def captioner(self) -> Captioner:
@@ -250,12 +263,9 @@ class VideoCaptioningFromVLMMapper:
         return batch
 
     def _place(self, rank: int | None) -> None:
-        """Give each process of a parallel `map` its own CUDA device."""
-        if rank is None or self._captioner is not None or self.spec is None or self.spec.backend != "hf":
-            return
-        if self.spec.options.get("device") in (None, "cuda") and "device_map" not in self.spec.options:
-            options = {**self.spec.options, "rank": rank}
-            self.spec = ModelSpec(self.spec.backend, self.spec.model, options, self.spec.generation, self.spec.frames)
+        """Tell the model to come which process of a parallel `map` it is for, so that each takes its own device."""
+        if rank is not None and self._captioner is None and self.spec is not None and self.spec.backend == "hf":
+            self.spec = replace(self.spec, options={"rank": rank, **self.spec.options})
 
     def _report(self, batch: Any) -> None:
         for sample, video, failure in self.failures:

@@ -23,7 +23,20 @@ def load_captioner(spec: ModelSpec) -> Captioner:
         MissingExtraError: when the back end's packages are not installed.
         ModelError: when the model cannot be loaded.
     """
-    if spec.backend not in CAPTIONERS:
-        raise SettingsError(f"unknown back end {spec.backend!r}; choose from {', '.join(CAPTIONERS)}")
+    check_backend(spec.backend)
     module, _, name = CAPTIONERS[spec.backend].partition(":")
     return cast("Captioner", getattr(importlib.import_module(module), name).from_spec(spec))
+
+
+def check_backend(name: str) -> None:
+    """Stop at a back end that is not in the table.
+
+    Raises:
+        SettingsError: naming it and those there are.
+    """
+    if name == "vllm" and name not in CAPTIONERS:
+        raise SettingsError(
+            "vLLM is not supported yet; leave enable_vllm (--vllm) out to run the model with transformers"
+        )
+    if name not in CAPTIONERS:
+        raise SettingsError(f"unknown back end {name!r}; choose from {', '.join(CAPTIONERS)}")
