@@ -294,6 +294,13 @@ def test_the_operator_travels_as_plain_values():
     assert again.process_batched(batch_of(2)) == op.process_batched(batch_of(2))
 
 
+def test_the_rank_of_a_parallel_map_reaches_the_model():
+    op = VideoCaptioningFromVLMMapper("reelscribe/shapes")
+    assert op.process_batched({"text": [], "videos": []}, rank=1) == {"text": [], "videos": []}
+    assert op.spec.options == {"rank": 1}
+    op.close()
+
+
 def test_a_captioner_that_forgets_a_request():
     class Forgetful(ScriptedCaptioner):
         def caption(self, clips):

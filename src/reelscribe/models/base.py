@@ -20,6 +20,8 @@ DEFAULT_MAX_TOKENS = 512
 SAMPLED_TEMPERATURE = 0.9
 """Temperature where several candidates are asked for and nobody set one: choosing needs variety."""
 SAMPLED_TOP_P = 0.95
+ALL_BUT_GREEDY = 0.01
+"""A model's own temperature at or below this counts as 0."""
 
 
 class GenerationConfig(BaseModel):
@@ -142,7 +144,7 @@ def resolve_sampling(
     """Fill what the user left open from the model's own generation config.
 
     With one candidate the model's defaults rule, whatever they are. With several and a model that decodes greedily
-    by default, sampling is switched on, so that choosing means something.
+    by default, in name or in fact, sampling is switched on, so that choosing means something.
 
     Args:
         config: what the user asked for.
@@ -150,7 +152,7 @@ def resolve_sampling(
         model_defaults: the model's `generation_config` as plain values (`do_sample`, `temperature`, …).
     """
     own = dict(model_defaults or {})
-    samples = bool(own.get("do_sample", False))
+    samples = _samples(own)
 
     def pick(name: str, off: float) -> Any:
         given = getattr(config, name)
@@ -176,6 +178,13 @@ def resolve_sampling(
         presence_penalty=float(pick("presence_penalty", 0.0)),
         stop=config.stop,
     )
+
+
+def _samples(own: Mapping[str, Any]) -> bool:
+    """Whether a generation config draws at all: Qwen2.5-VL's says `do_sample` with temperature 1e-6 and `top_k` 1."""
+    temperature = own.get("temperature")
+    drawn = own.get("top_k") != 1 and (temperature is None or temperature > ALL_BUT_GREEDY)
+    return drawn and bool(own.get("do_sample", False))
 
 
 @dataclass(frozen=True, slots=True)

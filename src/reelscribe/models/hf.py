@@ -1,0 +1,255 @@
+"""Video models run by transformers in this process.
+
+Batches by token budget; the vision encoder and the prompt of a video run once, whatever the number of candidates.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
+from ..video.sampling import FramePolicy, frame_metadata
+from .base import GenerationConfig, ModelSpec, Sampling, resolve_sampling
+from .batching import token_batches
+from .continuation import CachedContinuation
+from .decoding import Row, write
+from .loading import LoadedModel, load_model, quiet_transformers
+from .memory import is_out_of_memory, token_budget
+from .prompting import cap_pixels_per_frame, chat_messages, has_exact_policy, policy_from_processor
+
+TOKENS_PER_FRAME = 1024
+"""Assumed for a model whose rule is not known here, until its first batch has shown the true number."""
+TOKENS_PER_TIMESTAMP = 12
+"""Room for the marks and times around the frames of an exact family."""
+LONGEST_MESSAGE = 300
+"""Characters kept of an exception's text; some carry whole pixel arrays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One video in a batch."""
+
+    request: CaptionRequest
+    """What is asked."""
+    clip: Clip
+    """What is seen."""
+    sampling: Sampling
+    """How its candidates are written."""
+    prompt_tokens: int
+    """Tokens of its prompt, estimated."""
+    group: Hashable
+    """Jobs of different groups cannot share a batch."""
+
+    @property
+    def texts(self) -> int:
+        """Texts to write; greedy candidates are all one."""
+        return 1 if self.sampling.greedy else self.request.num_candidates
+
+
+class HFCaptioner:
+    """A transformers video model as a captioner.
+
+    >>> captioner = HFCaptioner.from_spec(ModelSpec("hf", "reelscribe/shapes"))  # doctest: +SKIP
+    """
+
+    def __init__(self, loaded: LoadedModel, *, policy: FramePolicy, generation: GenerationConfig) -> None:
+        self.policy = policy
+        """Moments and sizes the model wants."""
+        self._model = loaded.model
+        self._processor = loaded.processor
+        self._options = loaded.options
+        self._generation = generation
+        self._exact = has_exact_policy(loaded.processor)
+        self._tokens_per_frame = TOKENS_PER_FRAME
+        self._defaults = loaded.model.generation_config.to_dict()
+        self._eos_ids = eos_ids(loaded.model, loaded.processor)
+        self._budget = token_budget(
+            loaded.model,
+            max_tokens=loaded.options.max_batch_tokens,
+            max_size=loaded.options.max_batch_size,
+            tokens_per_text=generation.max_tokens,
+        )
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> HFCaptioner:
+        """Load the model that `spec` names.
+
+        Raises:
+            SettingsError: for an unknown or unusable parameter.
+            ModelError: when the model cannot be loaded or takes no videos.
+        """
+        loaded = load_model(spec.model, spec.options)
+        policy = policy_from_processor(loaded.processor).override(spec.frames)
+        return cls(loaded, policy=policy, generation=spec.generation)
+
+    def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
+        """Pull a batch, write its captions, yield them, pull the next."""
+        jobs = (self._job(request, clip) for request, clip in clips)
+        for batch in token_batches(jobs, budget=self._budget):
+            yield from self._answer(batch)
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        self._model = self._processor = None
+        free_memory()
+
+    def _job(self, request: CaptionRequest, clip: Clip | None) -> Job:
+        if clip is None:
+            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+        return Job(
+            request=request,
+            clip=clip,
+            sampling=resolve_sampling(
+                self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
+            ),
+            prompt_tokens=self._estimate(request, clip),
+            group=None if self._exact else clip.frames.shape,
+        )
+
+    def _estimate(self, request: CaptionRequest, clip: Clip) -> int:
+        words = 64 + (len(request.prompt) + len(request.system_prompt or "")) // 3
+        frames, height, width = (int(side) for side in clip.frames.shape[:3])
+        if not self._exact:
+            return words + frames * self._tokens_per_frame
+        a_step = height * width // self.policy.multiple**2 + TOKENS_PER_TIMESTAMP
+        return words + -(-frames // self.policy.temporal_patch) * a_step
+
+    def _answer(self, batch: Sequence[Job]) -> list[CaptionResult]:
+        """Results of a batch; one that breaks is taken apart until each failure has its own video."""
+        try:
+            with torch.inference_mode():
+                return self._caption_batch(batch)
+        except Exception as exc:  # any error of a model belongs to the videos it was shown
+            failure = failure_of(exc)
+        too_much = failure.kind == "out_of_memory"
+        if too_much:
+            free_memory()
+        if len(batch) == 1:
+            return [CaptionResult(batch[0].request.id, failure=failure)]
+        if too_much:
+            self._budget.shrink_below(batch)
+        step = -(-len(batch) // 2) if too_much else 1
+        parts = [batch[start : start + step] for start in range(0, len(batch), step)]
+        return [result for part in parts for result in self._answer(part)]
+
+    def _caption_batch(self, batch: Sequence[Job]) -> list[CaptionResult]:
+        inputs = self._inputs(batch)
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        if not self._exact:
+            self._tokens_per_frame = max(1, max(lengths) // max(len(job.clip.frames) for job in batch))
+        rows = [row for index, job in enumerate(batch) for row in rows_of(job, index)]
+        written = write(
+            CachedContinuation.read(self._model, inputs),
+            rows,
+            prompt_ids=inputs["input_ids"],
+            prompt_mask=inputs["attention_mask"],
+            eos_ids=self._eos_ids,
+            text_of=self._text_of,
+        )
+        return results_of(batch, lengths, written)
+
+    def _inputs(self, batch: Sequence[Job]) -> Mapping[str, Any]:
+        """What the processor makes of a batch, left-padded, on the model's device."""
+        with quiet_transformers():
+            texts = [self._prompt(job.request) for job in batch]
+            inputs = self._processor(
+                text=texts,
+                videos=[[_writable(job.clip.frames)] for job in batch],
+                text_kwargs=self._text_arguments(texts[0]),
+                videos_kwargs=self._video_arguments(batch),
+                return_tensors="pt",
+            )
+        return {name: self._placed(name, value) for name, value in inputs.items()}
+
+    def _prompt(self, request: CaptionRequest) -> str:
+        messages = chat_messages(request, order=self._options.prompt_order)
+        prompt: str = self._processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, **self._options.chat_template_kwargs
+        )
+        return prompt
+
+    def _text_arguments(self, prompt: str) -> dict[str, Any]:
+        arguments = {"padding": True, "padding_side": "left"}
+        bos = self._processor.tokenizer.bos_token
+        if bos is not None and prompt.startswith(bos):
+            arguments["add_special_tokens"] = False
+        return arguments
+
+    def _video_arguments(self, batch: Sequence[Job]) -> dict[str, Any]:
+        """The frames are the ones to show, with their own times; where the policy is exact, at their final size."""
+        arguments: dict[str, Any] = {
+            "do_sample_frames": False,
+            "video_metadata": [[frame_metadata(job.clip)] for job in batch],
+            "input_data_format": "channels_last",
+        }
+        if self._exact:
+            arguments |= {"do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(self._processor)}
+        if self._model.device.type == "cuda":
+            arguments["device"] = self._model.device
+        return arguments
+
+    def _placed(self, name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = self._model.dtype if name.startswith("pixel_values") else None
+        return value.to(self._model.device, dtype=dtype)
+
+    def _text_of(self, tokens: Sequence[int]) -> str:
+        text: str = self._processor.tokenizer.decode(
+            list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+
+def rows_of(job: Job, index: int) -> list[Row]:
+    """The texts to write for the job at `index` of its batch."""
+    return [Row(index, job.sampling, job.request.seed, candidate) for candidate in range(job.texts)]
+
+
+def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[Candidate]) -> list[CaptionResult]:
+    """Deal the written texts back to their requests; greedy candidates are copies of one text."""
+    texts = iter(written)
+    results = []
+    for job, length in zip(batch, lengths, strict=True):
+        own = [next(texts) for _ in range(job.texts)]
+        candidates = tuple(own * (job.request.num_candidates // len(own)))
+        usage = Usage(prompt_tokens=length, completion_tokens=sum(one.tokens for one in candidates))
+        results.append(CaptionResult(job.request.id, candidates, usage=usage))
+    return results
+
+
+def eos_ids(model: Any, processor: Any) -> frozenset[int]:
+    """Tokens that end a text: of the generation config, else of the config, else of the tokenizer."""
+    places = (model.generation_config, model.config.get_text_config(decoder=True), processor.tokenizer)
+    for place in places:
+        ids = getattr(place, "eos_token_id", None)
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def failure_of(exc: Exception) -> Failure:
+    """The failure that an exception of the model means for a video shown alone."""
+    if is_out_of_memory(exc):
+        return Failure("out_of_memory", "the video does not fit in the memory of the device, even alone in its batch")
+    message = " ".join(str(exc)[: 4 * LONGEST_MESSAGE].split())
+    return Failure("model_error", f"{type(exc).__name__}: {message}"[:LONGEST_MESSAGE])
+
+
+def free_memory() -> None:
+    """Hand cached device memory back, so that a smaller batch finds it in one piece."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def _writable(frames: np.ndarray) -> np.ndarray:
+    return frames if frames.flags.writeable and frames.flags.c_contiguous else frames.copy()

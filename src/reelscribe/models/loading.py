@@ -1,0 +1,290 @@
+"""From a name and `model_params` to a transformers processor and model on a device.
+
+The boundary to transformers' loaders: their errors become one sentence, their chatter is kept down.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import ModelError, SettingsError
+from .prompting import PromptOrder, resolve_model
+
+HUB_ARGUMENTS = frozenset(
+    {
+        "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+        "trust_remote_code",
+    }
+)  # fmt: skip
+"""Arguments that say which files to read: they go to the config, the processor and the model alike."""
+
+MODEL_ARGUMENTS = frozenset(
+    {
+        "adapter_kwargs", "allow_all_kernels", "attn_implementation", "device_map", "disable_mmap",
+        "distributed_config", "dtype", "experts_implementation", "gguf_file", "ignore_mismatched_sizes",
+        "kernel_config", "key_mapping", "max_memory", "offload_buffers", "offload_folder", "quantization_config",
+        "tp_plan", "tp_size", "torch_dtype", "use_kernels", "use_safetensors", "variant", "weights_only",
+    }
+)  # fmt: skip
+"""Further arguments of `from_pretrained`; fields of the model's config are taken as well."""
+
+
+class HFOptions(BaseModel):
+    """Parameters of `model_params` that are ours; every other goes to `from_pretrained`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    device: str | None = None
+    """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None takes the best there is."""
+    rank: Annotated[int, Field(ge=0)] | None = None
+    """Number of this process among those that share the machine; picks its CUDA card."""
+    prompt_order: PromptOrder = "video_first"
+    """Which stands first in the user's turn: `video_first` or `text_first`."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables for the chat template, e.g. `{"enable_thinking": False}`."""
+    max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory."""
+    max_batch_size: Annotated[int, Field(gt=0)] | None = None
+    """Videos in one batch at most; None takes the device's default."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run."""
+
+    model: Any
+    """The transformers model, in evaluation mode, on its device."""
+    processor: Any
+    """Its processor."""
+    options: HFOptions
+    """Our part of `model_params`."""
+
+
+def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
+    """Load a video model and its processor.
+
+    Args:
+        name: a bundled model, a name on the hub, or a local folder.
+        params: `model_params` as the user wrote them; not changed.
+
+    Raises:
+        SettingsError: for a parameter that neither we nor `from_pretrained` know, or a value that cannot work.
+        ModelError: when the model is missing, broken, or takes no videos.
+    """
+    options, arguments = split_params(params)
+    folder = resolve_model(name)
+    hub = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    with loading_errors(name), quiet_transformers():
+        config = _load_config(folder, hub)
+        _check_fields(arguments, config)
+        processor = load_processor(folder, hub)
+        model = _load_weights(folder, arguments, options)
+    return LoadedModel(model=model, processor=processor, options=options)
+
+
+def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
+    """Our options and the arguments of `from_pretrained`, remote code off unless it is asked for.
+
+    Raises:
+        SettingsError: for a value of ours that cannot work, or settings that contradict each other.
+    """
+    own = {key: value for key, value in params.items() if key in HFOptions.model_fields}
+    arguments = {"trust_remote_code": False, **{key: params[key] for key in params if key not in own}}
+    if "device" in own and arguments.get("device_map") is not None:
+        raise SettingsError(
+            f"model_params sets device={own['device']!r} and device_map={arguments['device_map']!r}; give one of them"
+        )
+    if not isinstance(arguments["trust_remote_code"], bool):
+        raise SettingsError(
+            f"model_params: trust_remote_code must be true or false; got {arguments['trust_remote_code']!r}"
+        )
+    if "torch_dtype" in arguments:
+        arguments.setdefault("dtype", arguments.pop("torch_dtype"))
+    return _options(own), arguments
+
+
+def _options(own: Mapping[str, Any]) -> HFOptions:
+    try:
+        options = HFOptions(**own)
+    except ValidationError as exc:
+        error = exc.errors()[0]
+        place = ".".join(map(str, error["loc"]))
+        raise SettingsError(f"model_params: {place}: {error['msg']}; got {error['input']!r}") from exc
+    if options.device is not None:
+        _check_device(options.device)
+    return options
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as exc:
+        raise SettingsError(
+            f"model_params: device {device!r} is not there; this machine's best is {best_device()!r}"
+        ) from exc
+
+
+def _check_fields(arguments: Mapping[str, Any], config: Any) -> None:
+    """Refuse names that `from_pretrained` would hand to the model's constructor or drop."""
+    known = HUB_ARGUMENTS | MODEL_ARGUMENTS | set(config.to_dict())
+    for name in arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, [*known, *HFOptions.model_fields], n=2)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"ours are {', '.join(HFOptions.model_fields)}"
+            raise SettingsError(f"model_params does not know {name!r}: neither ours nor from_pretrained's; {hint}")
+
+
+def _load_config(folder: str, hub: Mapping[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, **hub)
+    if config.is_encoder_decoder:
+        raise ModelError(f"it is an encoder-decoder ({config.model_type}); choose a decoder-only video model")
+    return config
+
+
+def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
+    """The model's processor, padding on the left.
+
+    Raises:
+        ModelError: when it takes no videos or has no chat template.
+    """
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder, **arguments)
+    if getattr(processor, "video_processor", None) is None:
+        raise ModelError(f"it takes no videos (its processor is a {type(processor).__name__}); choose a video model")
+    if getattr(processor, "chat_template", None) is None:
+        raise ModelError("it has no chat template; choose a model tuned for chat")
+    processor.tokenizer.padding_side = "left"
+    if processor.tokenizer.pad_token is None:
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token
+    return processor
+
+
+def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    device = options.device
+    if arguments.get("device_map") is None:
+        device = own_device(device or best_device(), options.rank)
+    dtype = _dtype(arguments.get("dtype"), device)
+    model, report = AutoModelForImageTextToText.from_pretrained(
+        folder, **{**arguments, "dtype": dtype, "output_loading_info": True}
+    )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); fetch the whole model again")
+    return model.eval() if device is None else model.to(device).eval()
+
+
+def best_device() -> str:
+    """`cuda`, else `mps`, else `cpu`."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def own_device(device: str, rank: int | None) -> str:
+    """The device of one process among several: of several CUDA cards, card `rank` modulo their number."""
+    import torch
+
+    if device != "cuda" or rank is None:
+        return device
+    return f"cuda:{rank % torch.cuda.device_count()}"
+
+
+def _dtype(given: Any, device: str | None) -> Any:
+    import torch
+
+    if given is None:
+        return _default_dtype(device or best_device())
+    if isinstance(given, torch.dtype) or given == "auto":
+        return given
+    found = getattr(torch, given, None) if isinstance(given, str) else None
+    if not isinstance(found, torch.dtype):
+        raise SettingsError(f"model_params: dtype must be 'auto', 'float32', 'bfloat16' or 'float16'; got {given!r}")
+    return found
+
+
+def _default_dtype(device: str) -> Any:
+    """bfloat16 on CUDA (float16 on cards without it), float16 on MPS, float32 on the CPU."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.float16 if device.startswith("mps") else torch.float32
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' warnings and progress bars away while the body runs, then put its settings back."""
+    from transformers.utils import logging as chatter
+
+    hub = logging.getLogger("huggingface_hub")
+    level, hub_level, bars = chatter.get_verbosity(), hub.level, chatter.is_progress_bar_enabled()
+    chatter.set_verbosity(logging.ERROR)
+    hub.setLevel(logging.ERROR)
+    chatter.disable_progress_bar()
+    try:
+        yield
+    finally:
+        chatter.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            chatter.enable_progress_bar()
+
+
+@contextmanager
+def loading_errors(name: str) -> Iterator[None]:
+    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out."""
+    try:
+        yield
+    except SettingsError:
+        raise
+    except ModelError as exc:
+        raise ModelError(f"model {name!r} cannot be used: {exc}") from exc
+    except Exception as exc:
+        raise ModelError(f"model {name!r} cannot be loaded: {_advice(exc)}") from exc
+
+
+_ADVICE = {
+    "trust_remote_code": "it runs code of its own; if you trust it, set model_params={'trust_remote_code': True}",
+    "gated repo": "access to it is restricted; ask for it on the model's page and set HF_TOKEN",
+    "is not a valid model identifier": "there is no such model on the hub (for a private one set HF_TOKEN)",
+    "not a valid git identifier": "it has no such revision; check model_params={'revision': …}",
+    "couldn't connect": "it is not on this machine and the hub cannot be reached; download it first or give a folder",
+    "cannot find the requested files": "it is not on this machine and the hub may not be asked; download it first",
+    "recognize this architecture": "this version of transformers does not know its architecture; choose another model",
+    "unrecognized configuration class": "it does not read pictures and write text; choose a video model",
+    "can't load image processor": "it has no processor for pictures and videos; choose a video model",
+    "can't load video processor": "it has no processor for videos; choose a video model",
+    "can't load processor": "it has no processor for pictures and videos; choose a video model",
+    "out of memory": "it does not fit in the memory of the device; choose a smaller one, or set device_map",
+}
+"""Part of a loader's message, in lower case, to what it means."""
+
+
+def _advice(exc: Exception) -> str:
+    message = str(exc)
+    for part, meaning in _ADVICE.items():
+        if part in message.lower():
+            return meaning
+    broken = isinstance(exc, OSError) or "safetensor" in type(exc).__name__.lower()
+    return f"{_first_line(message)}{'; check that it is complete' if broken else ''}"
+
+
+def _first_line(message: str, limit: int = 300) -> str:
+    line = " ".join(message.strip().split("\n")[0].split())
+    return line.rstrip(".") if len(line) <= limit else f"{line[:limit]}…"
