@@ -1,0 +1,65 @@
+"""From a decoded frame to upright 8-bit RGB at the size the model will see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+BT709, UNSPECIFIED, BT601, BT2020 = 1, 2, 6, 9
+"""AVColorSpace of FFmpeg."""
+_SCALABLE = frozenset((BT709, 4, 5, BT601, 7, BT2020))
+_BT2020_CONSTANT = 10
+
+
+def upright_size(frame: VideoFrame) -> tuple[int, int]:
+    """Height and width of the frame as it is shown."""
+    return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
+
+
+def to_rgb(frame: VideoFrame, reformatter: VideoReformatter, *, height: int, width: int) -> NDArray[np.uint8]:
+    """The frame upright as uint8 `[height, width, 3]`, scaled bicubic in one step; more bits are cut to 8, alpha is
+    dropped, wide colour is not tone-mapped."""
+    transposed, flip_rows, flip_columns = _orientation(frame)
+    frame.colorspace = _colorspace(frame)
+    scaled = reformatter.reformat(
+        frame,
+        width=height if transposed else width,
+        height=width if transposed else height,
+        format="rgb24",
+        interpolation=Interpolation.BICUBIC,
+        threads=1,
+    )
+    stored: NDArray[np.uint8] = np.asarray(scaled.to_ndarray(), np.uint8)
+    pixels = stored.transpose(1, 0, 2) if transposed else stored
+    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _colorspace(frame: VideoFrame) -> int:
+    """The matrix to convert with. Where the file names none, HD is BT.709 and SD BT.601, as players do; swscale alone
+    would take BT.601 for both."""
+    named = int(frame.colorspace)
+    if frame.format.is_rgb or named in _SCALABLE:
+        return named
+    if named == _BT2020_CONSTANT:
+        return BT2020
+    return BT709 if frame.width >= 1280 or frame.height > 576 else BT601
+
+
+def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored frame becomes upright: swap rows and columns, then reverse rows, then reverse columns.
+
+    From the display matrix `(a b u, c d v, x y w)` of the file, which takes a pixel to (a x + c y, b x + d y); turns
+    that are not quarters go to the nearest one.
+    """
+    side_data: Any = frame.side_data
+    if Type.DISPLAYMATRIX not in side_data:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(side_data[Type.DISPLAYMATRIX], np.int32)[:5].tolist()
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0

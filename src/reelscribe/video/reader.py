@@ -1,0 +1,237 @@
+"""One file to one clip: the frames a policy wants, upright, at the size the model will see, with the file's times.
+
+Remote files are not read. A video that cannot be read is a `Failure`, never an exception.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from ..errors import SettingsError
+from ..record import Clip, Failure, TimeWindow
+from .decoding import MismatchError, frames_at
+from .pixels import to_rgb, upright_size
+from .sampling import FramePolicy, frames_in_window, pad_frames, sample_times, span_seconds, target_size
+from .source import RejectedError, VideoSource, find_source, reason
+from .timeline import (
+    PacketTimes,
+    Timeline,
+    decoded_timeline,
+    packet_timeline,
+    scan_packets,
+)
+
+MIN_SHARE = 0.5
+"""Least share of a video's frames, and of its announced length, that must be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What is refused before it costs time or memory."""
+
+    max_frame_pixels: int = 8192 * 8192
+    """Largest frame of the source, height x width."""
+    max_duration_seconds: float = 24 * 3600.0
+    """Longest video."""
+    max_bytes: int | None = None
+    """Largest file; None: any."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_frame_pixels", "max_duration_seconds", "max_bytes"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0; got {value!r}: raise it")
+
+
+DEFAULT_LIMITS = ReadLimits()
+WHOLE = TimeWindow()
+
+
+def read_clip(
+    video: Any,
+    policy: FramePolicy,
+    *,
+    window: TimeWindow = WHOLE,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    root: Path | None = None,
+) -> Clip | Failure:
+    """Decode the frames of one video that a policy wants.
+
+    Args:
+        video: a local path, a `file://` URL, bytes, or `{'path': …, 'bytes': …}`.
+        policy: which frames, at which size.
+        window: the part to look at, in seconds on the file's clock. MPEG-TS and MPEG-PS count from their start.
+        limits: what is refused.
+        root: folder that relative paths are relative to; None: the working directory.
+
+    Returns:
+        The clip, padded to the policy's temporal patch; or why there is none (`not_found`, `unreadable`,
+        `no_video_stream`, `no_frames`, `too_large`, `too_long`, `bad_sample`). A damaged file gives the frames that
+        can be decoded, unless less than half of it is there.
+    """
+    try:
+        source = find_source(video, root=root, max_bytes=limits.max_bytes)
+        return _read(source, policy, window, limits)
+    except RejectedError as exc:
+        return exc.failure
+    except SettingsError:
+        raise
+    except MemoryError:
+        return Failure("too_large", "the frames of the video do not fit in memory")
+    except Exception as exc:  # damaged files reach every corner of the decoders, and each has its own exception
+        return Failure("unreadable", f"the video cannot be decoded: {type(exc).__name__}: {reason(exc)}")
+
+
+def _read(source: VideoSource, policy: FramePolicy, window: TimeWindow, limits: ReadLimits) -> Clip:
+    with source.open() as (container, stream):
+        _check_header(source, container, stream, limits)
+        times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds)
+        timeline = packet_timeline(times, container, stream)
+        _check_seconds(source, timeline.duration_seconds if timeline else None, limits)
+        _check_complete(source, container, stream, timeline, window)
+    read = _ClipReader(source, policy, window, limits)
+    if timeline is not None:
+        for seeks in (True, False):
+            try:
+                return read.clip(timeline, seeks=seeks)
+            except MismatchError:
+                continue
+    timeline = _what_decodes(source, times)
+    _check_seconds(source, timeline.duration_seconds, limits)
+    return read.clip(timeline)
+
+
+def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
+    _check_pixels(source, stream.codec_context.height, stream.codec_context.width, limits)
+    _check_seconds(source, _announced_seconds(container, stream), limits)
+
+
+def _check_seconds(source: VideoSource, seconds: float | None, limits: ReadLimits) -> None:
+    if seconds is not None and seconds > limits.max_duration_seconds:
+        raise RejectedError(
+            "too_long", f"{source.name} is longer than the limit of {limits.max_duration_seconds:g} seconds"
+        )
+
+
+def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimits) -> None:
+    if height * width > limits.max_frame_pixels:
+        raise RejectedError(
+            "too_large",
+            f"{source.name} has frames of {height}x{width} pixels; the limit is {limits.max_frame_pixels} pixels",
+        )
+
+
+def _announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
+    """The length the file's header gives the video stream; a container's own length counts only for its sole stream."""
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    end = _matroska_end(stream)
+    if end is None and container.duration and len(container.streams) == 1:
+        end = container.duration / av.time_base
+    return None if end is None else float(end - max(0, container.start_time or 0) / av.time_base)
+
+
+def _matroska_end(stream: VideoStream) -> float | None:
+    """The end of the stream, counted from zero, that writers of Matroska leave in a tag as `00:00:04.000000000`."""
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _check_complete(
+    source: VideoSource,
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline | None,
+    window: TimeWindow,
+) -> None:
+    """Refuse a file that was cut before half of what is wanted of it."""
+    announced = _announced_seconds(container, stream)
+    if timeline is None or announced is None:
+        return
+    begin = float(timeline.seconds[0])
+    start = max(begin, window.start_seconds if window.start_seconds is not None else begin)
+    end = min(begin + announced, window.end_seconds if window.end_seconds is not None else math.inf)
+    there = begin + timeline.duration_seconds - start
+    if end > start and there < MIN_SHARE * (end - start):
+        raise RejectedError(
+            "unreadable",
+            f"{source.name} is cut short: {max(there, 0):.1f} of {end - start:.1f} seconds are there",
+        )
+
+
+def _what_decodes(source: VideoSource, times: PacketTimes) -> Timeline:
+    timeline = decoded_timeline(source, times)
+    if timeline is None:
+        raise RejectedError("no_frames", f"no frame of {source.name} can be decoded")
+    frames = len(timeline.seconds)
+    if frames < MIN_SHARE * times.count:
+        raise RejectedError("unreadable", f"{source.name} is damaged: {frames} of {times.count} frames can be decoded")
+    return timeline
+
+
+@dataclass(frozen=True, slots=True)
+class _ClipReader:
+    """Chooses frames on a timeline and decodes them."""
+
+    source: VideoSource
+    policy: FramePolicy
+    window: TimeWindow
+    limits: ReadLimits
+
+    def clip(self, timeline: Timeline, *, seeks: bool = False) -> Clip:
+        """The clip of the frames chosen on this timeline.
+
+        Raises:
+            RejectedError: where the window is empty or a frame too large.
+            MismatchError: where a chosen frame does not come out of the decoder, or frames come in another order.
+        """
+        chosen = sample_times(self.policy, timeline.seconds, fps=timeline.fps, window=self.window)
+        if not len(chosen):
+            raise RejectedError("no_frames", f"no frame of {self.source.name} lies in the time window")
+        with self.source.open() as (container, stream):
+            decoding = frames_at(container, stream, timeline, chosen, seeks=seeks)
+            frames, source_size = self._pixels(decoding, len(chosen))
+        frames, pts_seconds = pad_frames(self.policy, frames, timeline.seconds[chosen])
+        return Clip(
+            frames=frames,
+            pts_seconds=pts_seconds,
+            duration_seconds=timeline.duration_seconds,
+            source_fps=timeline.fps,
+            source_height=source_size[0],
+            source_width=source_size[1],
+            window_seconds=None if self.window == WHOLE else self._window_seconds(timeline),
+        )
+
+    def _window_seconds(self, timeline: Timeline) -> float:
+        inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)
+        return span_seconds(timeline.seconds[inside], fps=timeline.fps)
+
+    def _pixels(self, decoding: Iterator[VideoFrame], count: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The frames as uint8 `[count, H, W, 3]` and the upright size of the first one's source."""
+        reformatter = VideoReformatter()
+        first = next(decoding)
+        source_size = upright_size(first)
+        _check_pixels(self.source, *source_size, self.limits)
+        height, width = target_size(self.policy, count, *source_size)
+        pixels = np.empty((count, height, width, 3), np.uint8)
+        pixels[0] = to_rgb(first, reformatter, height=height, width=width)
+        for index, frame in enumerate(decoding, start=1):
+            _check_pixels(self.source, frame.height, frame.width, self.limits)
+            pixels[index] = to_rgb(frame, reformatter, height=height, width=width)
+        return pixels, source_size

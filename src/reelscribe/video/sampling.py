@@ -1,0 +1,240 @@
+"""Which moments of a video a model is shown, and the metadata that tells it when they are.
+
+Pure functions over frame counts and times. Files and pixels are the reader's business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..record import Clip, TimeWindow
+from .policy import FramePolicy, FrameSettings
+from .sizing import SIZERS, target_size
+
+__all__ = [
+    "SAMPLERS",
+    "SIZERS",
+    "FramePolicy",
+    "FrameSettings",
+    "Sampler",
+    "frame_metadata",
+    "frames_in_window",
+    "is_constant_rate",
+    "pad_frames",
+    "sample_indices",
+    "sample_times",
+    "span_seconds",
+    "target_size",
+]
+
+Indices = NDArray[np.int64]
+Seconds = NDArray[np.float64]
+
+JITTER = 0.25
+"""Share of a frame interval by which times may leave an even grid and still count as constant rate: containers round
+times to milliseconds, GIF to hundredths."""
+INSTANT_SECONDS = 1e-6
+"""Times closer than this are the same moment."""
+GRID_SECONDS = 0.6e-3
+"""Times closer than this to index / rate are that index: Matroska rounds to milliseconds."""
+
+
+class Sampler(NamedTuple):
+    """One way to choose moments."""
+
+    frames: Callable[[FramePolicy, int, float], int]
+    """Frames to show, of `total` frames at `fps` frames per second."""
+    indices: Callable[[int, int], Indices]
+    """Positions `[n]` for n of `total` evenly spaced frames."""
+    moments: Callable[[float, float, float, int], Seconds]
+    """Moments `[n]` in seconds, between the first and the last frame's time; the third value is a frame's length."""
+
+
+def _linspace_count(policy: FramePolicy, total: int, fps: float) -> int:
+    """`Qwen3VLVideoProcessor.sample_frames`, but never more frames than there are."""
+    if policy.num_frames is not None:
+        return min(policy.num_frames, total)
+    wanted = total if policy.fps is None else int(total / fps * policy.fps)
+    return max(1, min(max(wanted, policy.min_frames), policy.max_frames, total))
+
+
+def _linspace_indices(total: int, count: int) -> Indices:
+    return np.linspace(0, total - 1, count).round().astype(np.int64)
+
+
+def _linspace_moments(first: float, last: float, _length: float, count: int) -> Seconds:
+    return np.linspace(first, last, count, dtype=np.float64)
+
+
+def _stride_count(policy: FramePolicy, total: int, fps: float) -> int:
+    """`Qwen2VLVideoProcessor.sample_frames`: a multiple of the temporal patch; one frame where there are fewer."""
+    patch = policy.temporal_patch
+    most = total // patch * patch
+    if policy.num_frames is not None:
+        return max(1, min(round(policy.num_frames / patch) * patch, most))
+    wanted = total if policy.fps is None else total / fps * policy.fps
+    most = min(most, policy.max_frames // patch * patch)
+    return max(1, math.floor(min(max(wanted, policy.min_frames), most, total) / patch) * patch)
+
+
+def _stride_indices(total: int, count: int) -> Indices:
+    """`torch.arange(0, total, total / count).int()`, which rounds to float32 before it truncates."""
+    places: Indices = np.arange(0, total, total / count).astype(np.float32).astype(np.int64)
+    return places[places < total]
+
+
+def _stride_moments(first: float, last: float, length: float, count: int) -> Seconds:
+    return np.asarray(first + np.arange(count) * ((last + length - first) / count), np.float64)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "linspace": Sampler(_linspace_count, _linspace_indices, _linspace_moments),
+    "stride": Sampler(_stride_count, _stride_indices, _stride_moments),
+}
+"""How moments are chosen, by name: `linspace` as Qwen3-VL does, first and last frame included; `stride` as Qwen2.5-VL
+does, at even steps from the first frame."""
+
+
+def sample_indices(policy: FramePolicy, total_frames: int, fps: float) -> Indices:
+    """Positions of the frames to show of a constant-rate video.
+
+    Args:
+        policy: what the model wants.
+        total_frames: frames of the video.
+        fps: frame rate of the video.
+
+    Returns:
+        int64 `[n]`, ascending, unique; those that transformers' processor for the model chooses
+        (`Qwen3VLVideoProcessor`, `Qwen2VLVideoProcessor`; method `sample_frames`), except that there are never more
+        than the video has.
+    """
+    if total_frames < 1:
+        return np.zeros(0, np.int64)
+    sampler = SAMPLERS[policy.sampler]
+    return sampler.indices(total_frames, sampler.frames(policy, total_frames, fps))
+
+
+def sample_times(policy: FramePolicy, pts_seconds: Seconds, *, fps: float, window: TimeWindow) -> Indices:
+    """Positions of the frames to show, of frames at the given times.
+
+    Args:
+        policy: what the model wants.
+        pts_seconds: float64 `[T]`, ascending times of all frames of the file.
+        fps: frame rate of the file.
+        window: the part to look at, both ends included; where no frame begins in it, the frame on display is taken.
+
+    Returns:
+        int64 `[n]`, ascending, unique, into `pts_seconds`; empty where the window shows nothing. At a constant rate
+        they are `sample_indices` of the frames in the window; otherwise those nearest to even moments over its span.
+    """
+    inside = frames_in_window(pts_seconds, fps=fps, window=window)
+    times = pts_seconds[inside]
+    if is_constant_rate(times):
+        return inside[sample_indices(policy, len(times), fps)]
+    return inside[_nearest_to_moments(policy, times)]
+
+
+def is_constant_rate(pts_seconds: Seconds) -> bool:
+    """Whether ascending times lie on an even grid, but for the rounding of a container's clock."""
+    if len(pts_seconds) < 3:
+        return True
+    even = np.linspace(pts_seconds[0], pts_seconds[-1], len(pts_seconds))
+    return bool(np.abs(pts_seconds - even).max() <= JITTER * (even[1] - even[0]))
+
+
+def frames_in_window(pts_seconds: Seconds, *, fps: float, window: TimeWindow) -> Indices:
+    """Positions of the frames that begin in the window, both ends included, or else of the one on display in it."""
+    start = -math.inf if window.start_seconds is None else window.start_seconds - INSTANT_SECONDS
+    end = math.inf if window.end_seconds is None else window.end_seconds + INSTANT_SECONDS
+    inside = np.flatnonzero((pts_seconds >= start) & (pts_seconds <= end))
+    if len(inside) or not len(pts_seconds):
+        return inside
+    shown = int(np.searchsorted(pts_seconds, start, side="right")) - 1
+    if shown < 0:
+        return inside
+    gone = pts_seconds[shown + 1] if shown + 1 < len(pts_seconds) else pts_seconds[shown] + 1 / fps
+    return np.array([shown] if start < gone else [], np.int64)
+
+
+def span_seconds(times: Seconds, *, fps: float) -> float:
+    """How long frames at these times, at least one, are on display together."""
+    if is_constant_rate(times):
+        return len(times) / fps
+    return float(times[-1] - times[0] + np.median(np.diff(times)))
+
+
+def _nearest_to_moments(policy: FramePolicy, times: Seconds) -> Indices:
+    """Frames nearest to even moments. Moments that share a frame show it once, unless that leaves fewer frames than
+    were asked for at least: then neighbours make up the number."""
+    sampler = SAMPLERS[policy.sampler]
+    length = float(np.median(np.diff(times)))
+    fps = len(times) / span_seconds(times, fps=1 / length)
+    count = sampler.frames(policy, len(times), fps)
+    if count == len(times):
+        return np.arange(count)
+    chosen = np.unique(_nearest(times, sampler.moments(times[0], times[-1], length, count)))
+    least = min(count, policy.num_frames or policy.min_frames)
+    if len(chosen) >= least:
+        return chosen
+    return _spread(_nearest(times, sampler.moments(times[0], times[-1], length, least)), len(times))
+
+
+def _nearest(times: Seconds, moments: Seconds) -> Indices:
+    after = np.clip(np.searchsorted(times, moments), 1, len(times) - 1)
+    return after - (moments - times[after - 1] <= times[after] - moments)
+
+
+def _spread(indices: Indices, total: int) -> Indices:
+    """Move equal neighbours apart, upwards first, so that all indices below `total` differ."""
+    steps = np.arange(len(indices))
+    apart = np.maximum.accumulate(indices - steps) + steps
+    return np.minimum(apart, total - len(indices) + steps)
+
+
+def pad_frames(
+    policy: FramePolicy, frames: NDArray[np.uint8], pts_seconds: Seconds
+) -> tuple[NDArray[np.uint8], Seconds]:
+    """Repeat the last frame and its time until the number of frames is a multiple of the temporal patch.
+
+    Args:
+        policy: what the model wants.
+        frames: uint8 `[T, H, W, 3]`, T at least 1.
+        pts_seconds: float64 `[T]`.
+
+    Returns:
+        Both, padded; the same objects where nothing is missing. transformers' Qwen processors pad the same way, but
+        refuse one frame.
+    """
+    missing = -len(frames) % policy.temporal_patch
+    if not missing:
+        return frames, pts_seconds
+    padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+    return padded, np.concatenate([pts_seconds, np.repeat(pts_seconds[-1:], missing)])
+
+
+def frame_metadata(clip: Clip) -> dict[str, Any]:
+    """What transformers' and vLLM's processors take as `video_metadata`, with the clip's own times.
+
+    Both compute a frame's time as `frames_indices / fps`. Where the times are frame numbers over the source's rate,
+    those are given, so that times and their rounding to text equal what the processor makes of the file itself;
+    otherwise milliseconds at 1000 frames per second. `total_num_frames` covers the part the frames were chosen from:
+    Qwen2.5-VL's processor takes the seconds between frames from it (`VideoMetadata.sampled_fps`).
+    """
+    times = np.maximum(clip.pts_seconds, 0)
+    fps = clip.source_fps
+    if np.abs(times - np.round(times * fps) / fps).max() > GRID_SECONDS:
+        fps = 1000.0
+    span = clip.duration_seconds if clip.window_seconds is None else clip.window_seconds
+    return {
+        "fps": fps,
+        "frames_indices": np.round(times * fps).astype(np.int64).tolist(),
+        "total_num_frames": max(1, round(span * fps)),
+        "duration": clip.duration_seconds,
+        "height": clip.source_height,
+        "width": clip.source_width,
+    }

@@ -1,0 +1,198 @@
+"""When the frames of a file are shown: their true times, count and rate.
+
+Times come from packets, which costs no decoding; where packets do not tell, from decoding everything. Nothing here
+chooses frames or keeps pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.format import Flags
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from .sampling import is_constant_rate
+from .source import VideoSource
+
+FALLBACK_FPS = 25.0
+"""Rate of a stream that has neither times nor a rate."""
+_SHOWN_BIT = 0x10
+"""In the first byte of a VP8 frame; without it the frame is only referred to."""
+_MAX_DRIFT_FRAMES = 1.01
+"""A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
+get the length of the last frame wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """All frames of a file in display order."""
+
+    seconds: NDArray[np.float64]
+    """Time of each frame in seconds, `[N]`, strictly ascending."""
+    ticks: NDArray[np.int64] | None
+    """The decoder's pts of each frame, `[N]`; None where frames can only be told by their order."""
+    keys: NDArray[np.int64]
+    """Positions of the key frames, ascending; empty where they are not known."""
+    fps: float
+    """Average frame rate."""
+    duration_seconds: float
+    """From the first frame's start to the last frame's end."""
+
+
+@dataclass(slots=True)
+class PacketTimes:
+    """What one pass over the packets of a stream tells."""
+
+    ticks: array[int] = field(default_factory=lambda: array("q"))
+    """pts of packets that hold a shown frame, in file order, those without one left out."""
+    keys: set[int] = field(default_factory=set)
+    """pts of key frames."""
+    count: int = 0
+    """Packets that hold a shown frame."""
+    reordered: bool = False
+    """Whether some packet's pts differs from its dts."""
+    last_ticks: int | None = None
+    """Greatest pts."""
+    last_length: int = 0
+    """Duration of the packet with the greatest pts, in ticks."""
+
+
+def scan_packets(container: InputContainer, stream: VideoStream, *, max_seconds: float) -> PacketTimes:
+    """Read the packet times of a file, up to its end, to where it is damaged, or to `max_seconds` and a little more."""
+    times = PacketTimes()
+    shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
+    max_ticks = max_seconds / (stream.time_base or 1)
+    for packet in packets(container, stream):
+        if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
+            continue
+        _note(times, packet)
+        if times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks:
+            break
+    return times
+
+
+def _note(times: PacketTimes, packet: Packet[VideoStream]) -> None:
+    times.count += 1
+    pts = packet.pts
+    if pts is None:
+        return
+    times.ticks.append(pts)
+    times.reordered |= pts != packet.dts
+    if packet.is_keyframe:
+        times.keys.add(pts)
+    if times.last_ticks is None or pts > times.last_ticks:
+        times.last_ticks, times.last_length = pts, packet.duration or 0
+
+
+def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The packets of the stream and the empty one that flushes the decoder; ends early where the file is damaged."""
+    try:
+        yield from container.demux(stream)
+    except (av.FFmpegError, OSError):
+        return
+
+
+def decoded(stream: VideoStream, packet: Packet[VideoStream]) -> list[VideoFrame]:
+    """The frames a packet brings out; none where its data are damaged."""
+    try:
+        return stream.codec_context.decode(packet)
+    except av.FFmpegError:
+        return []
+
+
+def packet_timeline(times: PacketTimes, container: InputContainer, stream: VideoStream) -> Timeline | None:
+    """The timeline the packets tell, or None where they do not: times missing or equal, as in raw streams, or
+    guessed from the order of decoding, as in AVI with B-frames."""
+    if not times.count or len(times.ticks) != times.count or (_stores_no_pts(container) and times.reordered):
+        return None
+    ticks = np.sort(np.frombuffer(times.ticks, np.int64))
+    if (np.diff(ticks) <= 0).any():
+        return None
+    keys = np.searchsorted(ticks, np.array(sorted(times.keys), np.int64))
+    return _timeline(_to_seconds(ticks, container, stream), ticks, keys, stream, last_length=times.last_length)
+
+
+def decoded_timeline(source: VideoSource, times: PacketTimes) -> Timeline | None:
+    """The timeline of the frames that come out when everything is decoded, or None where none does."""
+    with source.open() as (container, stream):
+        pts = [frame.pts for packet in packets(container, stream) for frame in decoded(stream, packet)]
+        if not pts:
+            return None
+        ticks = _ascending(pts) if not _stores_no_pts(container) else None
+        if ticks is None:
+            ticks = _ascending(sorted(times.ticks)) if len(times.ticks) == len(pts) else None
+            ticks = ticks - ticks[0] if ticks is not None else None
+        if ticks is not None:
+            seconds = _to_seconds(ticks, container, stream)
+        else:
+            seconds = np.arange(len(pts)) / _header_rate(stream)
+        none = np.zeros(0, np.int64)
+        return _timeline(seconds, None, none, stream, last_length=times.last_length)
+
+
+def _ascending(pts: list[int | None] | list[int]) -> NDArray[np.int64] | None:
+    if any(value is None for value in pts):
+        return None
+    ticks = np.array(pts, np.int64)
+    return ticks if (np.diff(ticks) > 0).all() else None
+
+
+def _stores_no_pts(container: InputContainer) -> bool:
+    return container.format.name == "avi"
+
+
+def _to_seconds(ticks: NDArray[np.int64], container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
+    """Seconds on the file's clock; where a container's clock has no zero, from the container's start."""
+    base = stream.time_base or Fraction(1)
+    start = 0
+    if Flags.ts_discont in Flags(container.format.flags) and container.start_time is not None:
+        start = round(Fraction(container.start_time, av.time_base) / base)
+    elif _stores_no_pts(container):
+        start = int(ticks[0])
+    seconds: NDArray[np.float64] = (ticks - start) * base.numerator / base.denominator
+    return seconds
+
+
+def _header_rate(stream: VideoStream) -> float:
+    for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate):
+        if rate:
+            return float(rate)
+    return FALLBACK_FPS
+
+
+def _timeline(
+    seconds: NDArray[np.float64],
+    ticks: NDArray[np.int64] | None,
+    keys: NDArray[np.int64],
+    stream: VideoStream,
+    *,
+    last_length: int,
+) -> Timeline:
+    count = len(seconds)
+    length = float(last_length * (stream.time_base or 0))
+    if count == 1:
+        fps = float(stream.average_rate or 0) or (1 / length if length else _header_rate(stream))
+        return Timeline(seconds, ticks, keys, fps, length or 1 / fps)
+    if is_constant_rate(seconds):
+        fps = _constant_rate(seconds, float(stream.average_rate or 0))
+        return Timeline(seconds, ticks, keys, fps, count / fps)
+    duration = float(seconds[-1] - seconds[0]) + (length or float(np.median(np.diff(seconds))))
+    return Timeline(seconds, ticks, keys, count / duration, duration)
+
+
+def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:
+    steps = len(seconds) - 1
+    measured = steps / float(seconds[-1] - seconds[0])
+    if header_fps and math.isfinite(header_fps) and abs(measured / header_fps - 1) * steps <= _MAX_DRIFT_FRAMES:
+        return header_fps
+    return measured
