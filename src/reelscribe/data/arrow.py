@@ -1,0 +1,198 @@
+"""Rows as Arrow tables: types from values, wider types where values ask for them, errors that name the field."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ..errors import DataError
+from ..record import Sample
+from .base import NewFields
+
+
+def _text() -> Any:
+    import pyarrow as pa
+
+    return pa.string()
+
+
+def _captions() -> Any:
+    import pyarrow as pa
+
+    return pa.list_(pa.string())
+
+
+def _failure() -> Any:
+    import pyarrow as pa
+
+    return pa.struct({"kind": pa.string(), "message": pa.string(), "video_index": pa.int64()})
+
+
+NEW_FIELD_TYPES: dict[str, Callable[[], Any]] = {"text": _text, "captions": _captions, "failure": _failure}
+"""What a new field holds (see `NewFields`) to its Arrow type."""
+
+
+def add_new_fields(schema: Any, new_fields: NewFields) -> Any:
+    """A schema with the fields a run adds; a field that is there keeps its type, unless it is null throughout."""
+    import pyarrow as pa
+
+    base = pa.schema([]) if schema is None else schema
+    for name, kind in new_fields.items():
+        field = pa.field(name, NEW_FIELD_TYPES[kind]())
+        place = base.get_field_index(name)
+        if place < 0:
+            base = base.append(field)
+        elif pa.types.is_null(base.field(place).type) or kind != "text":
+            base = base.set(place, field)
+    return base
+
+
+def merge_schemas(schemas: Sequence[Any], *, where: str) -> Any:
+    """A schema that can hold the rows of all.
+
+    Raises:
+        DataError: two types of one field have no common one.
+    """
+    import pyarrow as pa
+
+    try:
+        return pa.unify_schemas(list(schemas), promote_options="permissive")
+    except pa.ArrowException as exc:
+        raise DataError(f"{where} do not fit together: {exc}") from exc
+
+
+def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: str) -> Any:
+    """An Arrow table of rows.
+
+    Args:
+        rows: plain values; a field that a row lacks is null.
+        known: schema of columns whose types are fixed, or at least as wide as this.
+        first_row: index of the first row in its file, for the error's text.
+        where: name of the file, for the error's text.
+
+    Raises:
+        DataError: values that have no common type, with the names of field and rows.
+    """
+    import pyarrow as pa
+
+    names = dict.fromkeys([*(name for row in rows for name in row), *known.names])
+    fields, columns = [], []
+    for name in _ordered(names, known):
+        values = [row.get(name) for row in rows]
+        place = known.get_field_index(name)
+        try:
+            column = _column(values, known.field(place).type if place >= 0 else None)
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
+            span = f"field {name!r} of rows {first_row} to {first_row + len(rows) - 1}"
+            raise DataError(f"cannot write {span} to {where!r}: {exc}") from exc
+        fields.append(known.field(place).with_type(column.type) if place >= 0 else pa.field(name, column.type))
+        columns.append(column)
+    return pa.table(columns, schema=pa.schema(fields, metadata=known.metadata))
+
+
+def _ordered(names: dict[str, None], known: Any) -> list[str]:
+    """Names in the rows' order, or in the known one where that has them all."""
+    if all(name in known.names for name in names):
+        return list(known.names)
+    return list(names)
+
+
+def _column(values: list[Any], known: Any) -> Any:
+    """An array of the known type if the values fit, else of the narrowest type that holds both."""
+    import pyarrow as pa
+
+    if known is not None and _fits(values, known):
+        with suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
+            return _array(values, known)
+    array = _array(values, None)
+    if known is not None:
+        array = _array(values, _common_type(known, array.type))
+    if not all(_is_kept(value, array.type) for value in values):
+        raise TypeError("values of different kinds, such as texts and bytes, do not fit in one column")
+    return array
+
+
+def _common_type(left: Any, right: Any) -> Any:
+    import pyarrow as pa
+
+    schemas = [pa.schema([("value", type_)]) for type_ in (left, right)]
+    return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+
+
+def _array(values: list[Any], type_: Any) -> Any:
+    """An array as Arrow makes it; lone surrogates are written as escapes, empty objects as null (Parquet has none)."""
+    import pyarrow as pa
+
+    try:
+        array = pa.array(values, type=type_)
+    except UnicodeEncodeError:
+        return _array([_replaced(value, _escaped) for value in values], type_)
+    if _contains(array.type, _is_empty_struct):
+        return pa.array([_replaced(value, _none_if_empty) for value in values])
+    return array
+
+
+def _fits(values: Sequence[Any], type_: Any) -> bool:
+    """Whether a type is settled and takes the values as they are."""
+    import pyarrow as pa
+
+    return not _contains(type_, pa.types.is_null) and all(_is_kept(value, type_) for value in values)
+
+
+def _is_kept(value: Any, type_: Any) -> bool:
+    """Whether a type keeps all of a value; where it does not, Arrow would drop keys and fractions in silence."""
+    import pyarrow as pa
+
+    if value is None:
+        return True
+    if pa.types.is_struct(type_):
+        children = {field.name: field.type for field in type_}
+        return isinstance(value, dict) and all(
+            key in children and _is_kept(item, children[key]) for key, item in value.items()
+        )
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_):
+        return isinstance(value, (list, tuple)) and all(_is_kept(item, type_.value_type) for item in value)
+    return _is_scalar_kept(value, type_)
+
+
+def _is_scalar_kept(value: Any, type_: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_integer(type_):
+        return not isinstance(value, float) or value.is_integer()
+    if pa.types.is_floating(type_):
+        return not isinstance(value, bool)
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_):
+        return isinstance(value, str)
+    if pa.types.is_binary(type_) or pa.types.is_large_binary(type_):
+        return isinstance(value, bytes)
+    return True
+
+
+def _contains(type_: Any, test: Callable[[Any], bool]) -> bool:
+    """Whether a type or any type inside it passes a test."""
+    return test(type_) or any(_contains(type_.field(i).type, test) for i in range(type_.num_fields))
+
+
+def _is_empty_struct(type_: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(type_)) and type_.num_fields == 0
+
+
+def _replaced(value: Any, change: Callable[[Any], Any]) -> Any:
+    """A value with a change made to it and to everything inside it, from the inside out."""
+    if isinstance(value, dict):
+        value = {change(key): _replaced(item, change) for key, item in value.items()}
+    elif isinstance(value, (list, tuple)):
+        value = [_replaced(item, change) for item in value]
+    return change(value)
+
+
+def _escaped(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if value == {} else value

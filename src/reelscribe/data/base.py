@@ -1,0 +1,101 @@
+"""What every format has in common: sources of rows, sinks for rows, and the choice of one by the name of a path."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+from ..errors import DataError
+from ..record import Sample
+
+NewFields = Mapping[str, str]
+"""Fields a run adds to the rows, and what each holds: `text`, `captions` (a list of texts) or `failure`."""
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """Rows of a data set; it can be iterated more than once and holds no more than a piece of it in memory."""
+
+    path: Path
+    """The file or folder it reads."""
+    folder: Path
+    """What relative video paths are relative to."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        """The rows in the order of the file; `DataError` for what cannot be read."""
+
+    def fields(self) -> list[str] | None:
+        """Names of all fields where they are known without reading rows, else None."""
+
+    def count(self) -> int | None:
+        """Number of rows where that is cheap to know, else None."""
+
+    def schema(self) -> Any:
+        """The Arrow schema of the rows where the format has one, else None."""
+
+    def files(self) -> list[Path]:
+        """The files that are read for rows."""
+
+
+class Sink(Protocol):
+    """Takes rows; the final name appears at `commit`, and leaving the context without it removes what was written."""
+
+    def __enter__(self) -> Self:
+        """Open a temporary file beside the final name."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the temporary file, unless committed."""
+
+    def check(self, row: Sample) -> None:
+        """Raise `DataError` if the format cannot hold the values of this row; writes nothing."""
+
+    def write(self, row: Sample) -> None:
+        """Take one row."""
+
+    def finish(self) -> None:
+        """Bring everything to the temporary file; only `commit` may follow."""
+
+    def commit(self) -> None:
+        """Finish, if that is still to do, and give the file its final name."""
+
+
+def by_suffix(table: Mapping[str, T], path: Path, *, role: str) -> T:
+    """The entry of a table whose key, a suffix such as `.jsonl.gz`, ends the path's name; the longest wins.
+
+    Raises:
+        DataError: no key fits; the text lists them.
+    """
+    name = path.name.lower()
+    for suffix in sorted(table, key=len, reverse=True):
+        if name.endswith(suffix):
+            return table[suffix]
+    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; known are {', '.join(table)}")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while a file is read into a `DataError`."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as exc:
+        raise DataError(f"cannot read {str(path)!r}: {_reason(exc)}") from exc
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while a file is written into a `DataError`."""
+    try:
+        yield
+    except OSError as exc:
+        raise DataError(f"cannot write {str(path)!r}: {_reason(exc)}") from exc
+
+
+def _reason(exc: Exception) -> str:
+    return getattr(exc, "strerror", None) or str(exc) or type(exc).__name__

@@ -1,0 +1,246 @@
+"""JSON lines, plain or compressed: one object a line, UTF-8."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import gzip
+import io
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import DataError
+from ..record import Sample
+from .base import reading, writing
+from .temporary import TemporaryFile
+
+COUNT_LIMIT_BYTES = 256 * 2**20
+"""Lines are counted for the progress bar in files up to this size."""
+
+
+def _read_plain(path: Path) -> io.BufferedIOBase:
+    return path.open("rb")
+
+
+def _read_gz(path: Path) -> io.BufferedIOBase:
+    return gzip.GzipFile(path, "rb")
+
+
+def _read_zst(path: Path) -> io.BufferedIOBase:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+
+
+def _write_plain(path: Path) -> io.BufferedIOBase:
+    return path.open("wb")
+
+
+def _write_gz(path: Path) -> io.BufferedIOBase:
+    return _NamelessGzipFile(path)
+
+
+def _write_zst(path: Path) -> io.BufferedIOBase:
+    import pyarrow as pa
+
+    return io.BufferedWriter(pa.output_stream(str(path), compression="zstd"))
+
+
+class _NamelessGzipFile(gzip.GzipFile):
+    """A gzip file without name and time in its header: the same rows are the same bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self._under = path.open("wb")
+        super().__init__(filename="", mode="wb", fileobj=self._under, mtime=0)
+
+    def close(self) -> None:
+        """Close the file, and the one under it."""
+        try:
+            super().close()
+        finally:
+            self._under.close()
+
+
+Opener = Callable[[Path], io.BufferedIOBase]
+
+READERS: dict[str, Opener] = {".gz": _read_gz, ".zst": _read_zst}
+"""Last suffix to the function that opens a compressed file for reading; other files are plain."""
+WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
+"""Last suffix to the function that opens a compressed file for writing."""
+
+
+class JsonlSource:
+    """The objects of a file with one JSON object a line; blank lines are skipped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent
+        self._open = READERS.get(path.suffix.lower(), _read_plain)
+
+    def __iter__(self) -> Iterator[Sample]:
+        with reading(self.path), self._open(self.path) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield self._row(line, number)
+
+    def _row(self, line: bytes, number: int) -> Sample:
+        try:
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except (ValueError, RecursionError) as exc:
+            raise DataError(f"{self.path}:{number} is not JSON: {_why(exc, line)}") from exc
+        if not isinstance(row, dict):
+            raise DataError(f"{self.path}:{number} must hold one JSON object; it holds {_name(row)}{_array_hint(row)}")
+        return row
+
+    def fields(self) -> list[str] | None:
+        """Unknown: rows may differ."""
+        return None
+
+    def count(self) -> int | None:
+        """The lines of a plain file of moderate size."""
+        if self.path.suffix.lower() in READERS or self.path.stat().st_size > COUNT_LIMIT_BYTES:
+            return None
+        with reading(self.path), self.path.open("rb") as file:
+            return sum(1 for line in file if not line.isspace())
+
+    def schema(self) -> Any:
+        """JSON lines have none."""
+        return None
+
+    def files(self) -> list[Path]:
+        """The file itself."""
+        return [self.path]
+
+
+def _why(exc: Exception, line: bytes) -> str:
+    if line.lstrip().startswith((b"[", b"{")) and not line.rstrip().endswith((b"]", b"}")):
+        return f"{exc} (one object a line is needed; `jq -c .` or `jq -c '.[]'` makes that of other JSON)"
+    return str(exc)
+
+
+def _name(value: Any) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _array_hint(value: Any) -> str:
+    return "; `jq -c '.[]'` writes one object a line" if isinstance(value, list) else ""
+
+
+class JsonlSink:
+    """Writes one JSON object a line, valid whatever the strings hold: lone surrogates are escaped.
+
+    NaN and infinities, which JSON has not, become null; dates become ISO strings; bytes are an error.
+    """
+
+    def __init__(self, path: Path, **_unused: Any) -> None:
+        self.path = path
+        self._temporary = TemporaryFile(path)
+        self._open = WRITERS.get(path.suffix.lower(), _write_plain)
+        self._file: io.BufferedIOBase | None = None
+        self._rows = 0
+
+    def __enter__(self) -> Self:
+        self._temporary.create()
+        with writing(self.path):
+            self._file = self._open(self._temporary.path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close()
+        except DataError:
+            if error is None:
+                raise
+        finally:
+            self._temporary.discard()
+
+    def check(self, row: Sample) -> None:
+        """See `Sink.check`."""
+        encode_row(row, number=self._rows, path=self.path)
+
+    def write(self, row: Sample) -> None:
+        """Write one line."""
+        assert self._file is not None
+        line = encode_row(row, number=self._rows, path=self.path)
+        with writing(self.path):
+            self._file.write(line)
+        self._rows += 1
+
+    def finish(self) -> None:
+        """See `Sink.finish`."""
+        self._close()
+
+    def commit(self) -> None:
+        """See `Sink.commit`."""
+        self.finish()
+        self._temporary.commit()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            with writing(self.path):
+                file.close()
+
+
+def encode_row(row: Sample, *, number: int, path: Path) -> bytes:
+    """One line of JSON with its line end.
+
+    Args:
+        row: plain values.
+        number: index of the row in the file, for the error's text.
+        path: the file, for the error's text.
+
+    Raises:
+        DataError: a value that JSON cannot hold, with the names of its field and row.
+    """
+    try:
+        return _dump(row)
+    except TypeError as exc:
+        field = next((name for name, value in row.items() if not _fits(value)), "?")
+        raise DataError(f"cannot write row {number} to {str(path)!r}: field {field!r}: {exc}") from exc
+
+
+def _dump(value: Any) -> bytes:
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+    except ValueError:
+        text = json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, default=_plain)
+    return text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate becomes its own JSON escape
+
+
+def _fits(value: Any) -> bool:
+    try:
+        _dump(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """The JSON form of the values other formats bring."""
+    if isinstance(value, (datetime.date, datetime.time)):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raise TypeError("JSON cannot hold bytes; write to a .parquet file, which can")
+    raise TypeError(f"JSON cannot hold a value of type {type(value).__name__}")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value

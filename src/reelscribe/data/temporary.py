@@ -1,0 +1,39 @@
+"""A file that appears under its final name only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from .base import writing
+
+
+class TemporaryFile:
+    """A name beside the final one to write to; `commit` renames it, `discard` removes it."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final.resolve()
+        self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
+        self._done = False
+
+    def create(self) -> None:
+        """Make the folder and the empty file, so that a place that cannot be written to shows at once."""
+        with writing(self.final):
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            if self.final.is_dir():
+                raise IsADirectoryError(None, "it is a folder")
+            self.path.touch(exist_ok=False)
+
+    def commit(self) -> None:
+        """Bring the bytes to the disk and give the file its final name."""
+        with writing(self.final):
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+            self.path.replace(self.final)
+        self._done = True
+
+    def discard(self) -> None:
+        """Remove the file, unless it has its final name already."""
+        if not self._done:
+            self.path.unlink(missing_ok=True)
