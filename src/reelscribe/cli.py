@@ -1,0 +1,228 @@
+"""The commands. They read options, hand them on, and print what comes back; heavy modules are loaded when one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from . import __version__
+from .errors import ReelscribeError
+from .selection import SELECTORS
+
+if TYPE_CHECKING:
+    from .runners.summary import RunSummary
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+NAMED_PARAMETERS = {
+    "model_params": ("device", "dtype"),
+    "sampling_params": ("max_tokens", "temperature", "top_p", "top_k"),
+}
+"""Parameters inside another one that have an option of their own."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
+KEEP_MODES = click.Choice(list(SELECTORS))
+
+
+class Commands(click.Group):
+    """A group that ends with one clear line where the user can mend what is wrong."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except ReelscribeError as exc:
+            click.echo(f"error: {' '.join(str(exc).split())}", err=True)
+            ctx.exit(EXIT_ERROR)
+        except KeyboardInterrupt:
+            click.echo("stopped: the output was not written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+
+
+def key_values(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
+    """`KEY=VALUE` pairs, with the values read as YAML: `8` is a number, `true` a truth value, `[a, b]` a list."""
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not key.strip() or not equals:
+            raise click.BadParameter(f"{pair!r} must be KEY=VALUE", ctx, param)
+        if key.strip() in values:
+            raise click.BadParameter(f"{key.strip()} is given more than once", ctx, param)
+        values[key.strip()] = _yaml(text, ctx, param)
+    return values
+
+
+def _yaml(text: str, ctx: click.Context, param: click.Parameter) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as exc:
+        raise click.BadParameter(f"{text!r} is not YAML: {' '.join(str(exc).split())}", ctx, param) from exc
+
+
+def options(*declared: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator, shown in the order given."""
+
+    def decorate(command: F) -> F:
+        for add in reversed(declared):
+            command = add(command)
+        return command
+
+    return decorate
+
+
+option = click.option
+count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
+seconds_option = partial(click.option, type=click.FloatRange(min=0), metavar="S")
+pairs_option = partial(click.option, callback=key_values, multiple=True, metavar="KEY=VALUE")
+
+MODEL_OPTIONS = options(
+    option("--model", "hf_model", metavar="NAME", help="Model on the hub, or a local folder; reelscribe/shapes is the "
+           "bundled demonstration model.  [default: Qwen/Qwen3-VL-8B-Instruct]"),
+    option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM."),
+    option("--device", metavar="DEVICE", help="Device of the model: cpu, cuda, cuda:1, mps.  [default: best]"),
+    option("--dtype", metavar="DTYPE", help="Number type of the model: bfloat16, float16, float32."),
+    count_option("--batch-size", help="Most videos in one batch of the model."),
+    pairs_option("--model-param", "model_params", help="Parameter for loading the model; may be repeated."),
+)  # fmt: skip
+
+CAPTION_OPTIONS = options(
+    count_option("--candidates", "caption_num", help="Candidate captions for each video.  [default: 1]"),
+    option("--keep", "keep_candidate_mode", type=KEEP_MODES, help="Which to keep.  [default: random_any]"),
+    option("--drop-original", is_flag=True, help="Leave original rows, and rows that failed, out of the output."),
+    option("--prompt", metavar="TEXT", help="Prompt for every video."),
+    option("--prompt-key", metavar="FIELD", help="Field with a row's own prompt."),
+    option("--system-prompt", metavar="TEXT", help="System message for every video."),
+    count_option("--max-tokens", help="Longest caption, in tokens.  [default: 512]"),
+    option("--temperature", type=click.FloatRange(min=0), metavar="X", help="0 takes the likeliest token each time."),
+    option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="X", help="Sample from the likeliest tokens "
+           "that make up this share."),
+    option("--top-k", type=click.IntRange(min=-1), metavar="N", help="Sample from this many tokens; 0 is no limit."),
+    pairs_option("--sampling-param", "sampling_params", help="Another parameter of generation; may be repeated."),
+    option("--seed", type=int, metavar="N", help="Seed of everything random.  [default: 0]"),
+)  # fmt: skip
+
+FRAME_OPTIONS = options(
+    option("--fps", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Frames to show per second of "
+           "video.  [default: the model's]"),
+    count_option("--num-frames", help="Frames to show of each video, instead of --fps."),
+    count_option("--min-frames", help="Fewest frames to show."),
+    count_option("--max-frames", help="Most frames to show."),
+    count_option("--min-pixels", help="Smallest size of a shown frame, height x width."),
+    count_option("--max-pixels", help="Largest size of a shown frame, height x width."),
+    seconds_option("--start", "start_seconds", help="Look at videos from this second on."),
+    seconds_option("--end", "end_seconds", help="Look at videos up to this second."),
+    option("--max-source-seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A longer video "
+           "fails as too_long.  [default: 24 hours]"),
+    count_option("--max-source-pixels", help="A video with larger frames, height x width, fails as too_large.  "
+                 "[default: 8192 x 8192]"),
+    count_option("--max-source-bytes", help="A larger file fails as too_large.  [default: no limit]"),
+    count_option("--workers", "num_proc", help="Videos read at the same time.  [default: by cores]"),
+)  # fmt: skip
+
+FIELD_OPTIONS = options(
+    option("--text-key", metavar="FIELD", help="Field with the text.  [default: text]"),
+    option("--video-key", metavar="FIELD", help="Field with the video, or the list of videos.  [default: videos, else "
+           "video]"),
+    option("--caption-key", metavar="FIELD", help="Also write kept captions to this field.  [default with one video a "
+           "row: captions]"),
+    option("--failure-key", metavar="FIELD", help="Also write failures to this field."),
+)  # fmt: skip
+
+LIMIT_OPTION = count_option("--limit", help="Stop after the first N rows.")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="reelscribe")
+def main() -> None:
+    """Captions for video data sets, written by vision-language models."""
+
+
+@main.command()
+@click.argument("input", type=PATH)
+@option("-o", "--output", type=PATH, required=True, help="A .jsonl, .jsonl.gz, .jsonl.zst or .parquet file.")
+@MODEL_OPTIONS
+@CAPTION_OPTIONS
+@FRAME_OPTIONS
+@FIELD_OPTIONS
+@LIMIT_OPTION
+@click.pass_context
+def caption(ctx: click.Context, /, input: Path, output: Path, limit: int | None, **given: Any) -> None:  # noqa: A002
+    """Caption the videos of INPUT: a JSONL, Parquet or CSV file, a folder of videos, or a video.
+
+    Rows hold a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to
+    a field `captions`). Relative video paths are relative to the data file. What failed is in
+    OUTPUT.failures.jsonl. Exit code 0: every row has its caption; 3: some rows failed; 1 and 2: wrong settings or
+    usage.
+    """
+    run(ctx, input, output, parameters_of(given), limit=limit)
+
+
+@main.command()
+@option("--config", type=PATH, required=True, help="The recipe, a YAML file.")
+@LIMIT_OPTION
+@click.pass_context
+def process(ctx: click.Context, /, config: Path, limit: int | None) -> None:
+    """Run a Data-Juicer recipe whose `process` list holds video_captioning_from_vlm_mapper."""
+    from .recipe import read_recipe
+
+    recipe = read_recipe(config)
+    for note in recipe.notes:
+        click.echo(f"note: {note}", err=True)
+    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, limit=limit)
+
+
+@main.command()
+@option("--out", type=PATH, default=Path("demo-output"), show_default=True, help="Folder for clips and captions.")
+@count_option("--clips", default=12, show_default=True, help="Clips to render.")
+@count_option("--candidates", default=4, show_default=True, help="Candidate captions for each clip.")
+@option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the clips and the captions.")
+@click.pass_context
+def demo(ctx: click.Context, /, out: Path, clips: int, candidates: int, seed: int) -> None:
+    """Render clips, caption them with the bundled model, and show which captions are right."""
+    from rich.console import Console
+
+    from .demo.run import run_demo
+
+    ctx.exit(run_demo(out, clips=clips, candidates=candidates, seed=seed, console=Console()))
+
+
+def run(ctx: click.Context, source: Path, output: Path, parameters: dict[str, Any], *, limit: int | None) -> None:
+    """Caption a file, show how it goes, print the summary, and leave with the exit code."""
+    from rich.console import Console
+
+    from .runners.local import caption_file
+    from .runners.progress import choose_progress
+    from .runners.settings import build_operator
+    from .runners.summary import print_summary
+
+    operator = build_operator(parameters)
+    progress = choose_progress(Console(stderr=True), lambda line: click.echo(line, err=True))
+    try:
+        summary: RunSummary = caption_file(operator, source, output, limit=limit, progress=progress)
+    finally:
+        operator.close()
+    print_summary(summary, Console())
+    ctx.exit(summary.exit_code)
+
+
+def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The operator's parameters from options; those not given are left to the operator."""
+    parameters = {name: value for name, value in given.items() if value is not None}
+    if parameters.pop("drop_original"):
+        parameters["keep_original_sample"] = False
+    for group, names in NAMED_PARAMETERS.items():
+        named = {name: parameters.pop(name) for name in names if name in parameters}
+        twice = sorted(set(named) & set(parameters[group]))
+        if twice:
+            raise click.UsageError(f"{twice[0]} is given more than once")
+        parameters[group] = {**named, **parameters[group]} or None
+    return parameters

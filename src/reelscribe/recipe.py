@@ -1,0 +1,199 @@
+"""Data-Juicer recipes: the YAML files that `dj-process --config` takes, as far as this operator alone can run them.
+
+What a recipe says about other operators, or about the data in ways that are not read here, is an error; what only
+concerns how Data-Juicer itself works is noted and left aside.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError, SettingsError
+from .mapper import OPERATOR_NAME
+from .runners.settings import check_names, parameter_names
+
+OPERATOR_DEFAULTS = {
+    "text_keys": "text_key",
+    "video_key": "video_key",
+    "video_special_token": "video_token",
+    "image_special_token": "image_token",
+    "audio_special_token": "audio_token",
+    "eoc_special_token": "eoc_token",
+    "np": "num_proc",
+    "skip_op_error": "skip_op_error",
+}
+"""Top-level key to the operator's parameter that it sets, where the operator's own entry does not."""
+
+READ_KEYS = ("dataset_path", "dataset", "export_path", "export_type", "process", *OPERATOR_DEFAULTS)
+"""Top-level keys that are read."""
+
+REFUSED_KEYS = {
+    "generated_dataset_config": "the data set must be a file or folder",
+    "validators": "rows are not validated before the run",
+    "suffixes": "name one file in dataset_path",
+    "load_dataset_kwargs": "files are read as they are",
+    "export_shard_size": "the output is one file",
+    "encrypt_before_export": "the output would not be encrypted",
+    "decrypt_after_reading": "the input must not be encrypted",
+}
+"""Top-level keys that would change the result and are not supported, and why; harmless while empty, 0 or false."""
+
+IGNORED_PARAMETERS = (
+    "memory", "mem_required", "cpu_required", "gpu_required", "num_cpus", "num_gpus", "runtime_env",
+    "ray_execution_mode", "turbo", "batch_mode", "adaptive_batching", "auto_op_parallelism", "work_dir", "index_key",
+    "image_key", "audio_key", "image_bytes_key", "system_key", "instruction_key", "query_key", "response_key",
+    "history_key", "input_columns", "output_columns",
+)  # fmt: skip
+"""Parameters every Data-Juicer operator takes that mean nothing here."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe asks for."""
+
+    dataset_path: str
+    """The input."""
+    export_path: str
+    """The output."""
+    parameters: dict[str, Any]
+    """The operator's parameters."""
+    notes: list[str] = field(default_factory=list)
+    """What is left aside, for the user to read."""
+
+
+def read_recipe(path: str | Path) -> Recipe:
+    """Read a recipe file.
+
+    Raises:
+        DataError: the file cannot be read, or is not YAML.
+        SettingsError: it asks for something that is not supported; the text names it.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as exc:
+        raise DataError(f"cannot read the recipe {str(path)!r}: {getattr(exc, 'strerror', None) or exc}") from exc
+    except yaml.YAMLError as exc:
+        raise DataError(f"the recipe {str(path)!r} is not YAML: {' '.join(str(exc).split())}") from exc
+    if not isinstance(values, Mapping):
+        raise SettingsError(f"the recipe {str(path)!r} must hold keys and values; it holds {type(values).__name__}")
+    return parse_recipe(values)
+
+
+def parse_recipe(values: Mapping[str, Any]) -> Recipe:
+    """What a recipe asks for, from its values.
+
+    Raises:
+        SettingsError: it asks for something that is not supported; the text names it.
+    """
+    _check_keys(values)
+    own, notes = _own_parameters(_operator_entry(values.get("process")))
+    return Recipe(
+        dataset_path=_dataset_path(values),
+        export_path=_export_path(values),
+        parameters={**_defaults(values), **own},
+        notes=[*_ignored_keys(values), *notes],
+    )
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    for key, reason in REFUSED_KEYS.items():
+        if values.get(key):
+            raise SettingsError(f"the recipe sets {key} to {values[key]!r}, which is not supported: {reason}")
+    for key in values:
+        close = difflib.get_close_matches(str(key), READ_KEYS, n=1, cutoff=0.9)
+        if close and key not in READ_KEYS:
+            raise SettingsError(f"the recipe has a key {key!r}; did you mean {close[0]}?")
+
+
+def _ignored_keys(values: Mapping[str, Any]) -> list[str]:
+    ignored = [str(key) for key in values if key not in READ_KEYS and key not in REFUSED_KEYS]
+    return [f"keys of the recipe that are not used here: {', '.join(ignored)}"] if ignored else []
+
+
+def _operator_entry(process: Any) -> Mapping[str, Any]:
+    """The parameters of this operator, which must be the only one."""
+    if not isinstance(process, list) or not process:
+        raise SettingsError(f"the recipe needs a list `process` that holds {OPERATOR_NAME}; got {process!r}")
+    entries = [_entry(item) for item in process]
+    others = [name for name, _ in entries if name != OPERATOR_NAME]
+    if others:
+        raise SettingsError(
+            f"only {OPERATOR_NAME} can be run here; the recipe also asks for {', '.join(dict.fromkeys(others))}"
+            " (run those with dj-process, before or after)"
+        )
+    if len(entries) > 1:
+        raise SettingsError(f"the recipe asks for {OPERATOR_NAME} {len(entries)} times; once is supported")
+    return entries[0][1]
+
+
+def _entry(item: Any) -> tuple[str, Mapping[str, Any]]:
+    if isinstance(item, str):
+        return item, {}
+    if isinstance(item, Mapping) and len(item) == 1:
+        name, parameters = next(iter(item.items()))
+        if parameters is None or isinstance(parameters, Mapping):
+            return str(name), parameters or {}
+    raise SettingsError(f"each item of `process` must be an operator's name with its parameters; got {item!r}")
+
+
+def _own_parameters(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The parameters that are passed on, and a note on those that are not."""
+    check_names(entry, [*parameter_names(), *IGNORED_PARAMETERS], what=f"{OPERATOR_NAME} has no parameter")
+    ignored = [name for name in entry if name in IGNORED_PARAMETERS]
+    own = {name: value for name, value in entry.items() if name not in ignored}
+    if own.get("num_proc") == -1:  # Data-Juicer's way to say: you choose
+        del own["num_proc"]
+    notes = [f"parameters of {OPERATOR_NAME} that are not used here: {', '.join(ignored)}"] if ignored else []
+    return own, notes
+
+
+def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the top level of the recipe sets for every operator."""
+    found = {name: values[key] for key, name in OPERATOR_DEFAULTS.items() if values.get(key) is not None}
+    text_keys = found.get("text_key")
+    if isinstance(text_keys, list) and text_keys:
+        found["text_key"] = text_keys[0]  # as Data-Juicer does
+    return found
+
+
+def _dataset_path(values: Mapping[str, Any]) -> str:
+    """The one local path of `dataset_path` or `dataset`."""
+    path, dataset = values.get("dataset_path"), values.get("dataset")
+    if dataset:
+        if path:
+            raise SettingsError("the recipe has both dataset_path and dataset; leave one out")
+        return _path_of_config(dataset)
+    if not isinstance(path, str) or not path:
+        raise SettingsError(f"the recipe needs a dataset_path; got {path!r}")
+    return path
+
+
+def _path_of_config(dataset: Any) -> str:
+    configs = dataset.get("configs") if isinstance(dataset, Mapping) else dataset
+    extra = sorted(set(dataset) - {"configs"}) if isinstance(dataset, Mapping) else []
+    if extra:
+        raise SettingsError(f"the recipe sets dataset.{extra[0]}, which is not supported")
+    if not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], Mapping):
+        raise SettingsError(f"dataset.configs must hold one entry with a type and a path; got {configs!r}")
+    config = dict(configs[0])
+    kind, path, _ = config.pop("type", "local"), config.pop("path", None), config.pop("weight", None)
+    if kind != "local" or not isinstance(path, str) or config:
+        raise SettingsError(
+            f"dataset.configs can hold `type: local` and a `path`, and nothing else, here; got {configs[0]!r}"
+        )
+    return path
+
+
+def _export_path(values: Mapping[str, Any]) -> str:
+    path, kind = values.get("export_path"), values.get("export_type")
+    if not isinstance(path, str) or not path:
+        raise SettingsError(f"the recipe needs an export_path; got {path!r}")
+    if kind and f".{kind}" not in Path(path).suffixes:
+        raise SettingsError(f"export_type is {kind!r}, but the suffix of export_path decides; it is {path!r}")
+    return path

@@ -1,0 +1,1 @@
+"""Ways to run the operator over a data set: one module an engine."""

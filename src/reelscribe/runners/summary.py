@@ -1,0 +1,115 @@
+"""What a run did: plain data while it runs, a table when it has ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..record import FAILURE_KINDS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..plan import RowOutcome
+
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 3
+DEMONSTRATION_MODELS = ("reelscribe/shapes",)
+DEMONSTRATION_NOTE = (
+    "{model} is a demonstration model: it knows rendered coloured shapes, and its words mean nothing for other videos."
+)
+
+
+@dataclass
+class RunSummary:
+    """Counts and times of one run."""
+
+    output: Path
+    """Where the rows are."""
+    model: str | None = None
+    """The model's name, where it is known."""
+    rows_in: int = 0
+    """Rows read."""
+    rows_out: int = 0
+    """Rows written."""
+    videos: int = 0
+    """Videos asked about."""
+    captions: int = 0
+    """Captions kept."""
+    failed_rows: int = 0
+    """Rows with a failure."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Failed videos by kind."""
+    failures_path: Path | None = None
+    """Where the failures are, if there are any."""
+    prompt_tokens: int = 0
+    """Tokens of the prompts, vision tokens included."""
+    completion_tokens: int = 0
+    """Generated tokens, all candidates."""
+    load_seconds: float = 0.0
+    """Time it took to load the model."""
+    seconds: float = 0.0
+    """Time from the first row to the last, without loading."""
+
+    def add(self, outcome: RowOutcome, *, rows_out: int) -> None:
+        """Count one row."""
+        self.rows_in += 1
+        self.rows_out += rows_out
+        self.videos += outcome.videos
+        self.captions += sum(len(kept) for kept in outcome.captions)
+        self.failed_rows += bool(outcome.failures)
+        self.failures.update(failure.kind for _, failure in outcome.failures)
+        self.prompt_tokens += outcome.usage.prompt_tokens
+        self.completion_tokens += outcome.usage.completion_tokens
+
+    @property
+    def videos_per_second(self) -> float:
+        """Videos done each second, loading left out."""
+        return self.videos / self.seconds if self.seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens generated each second, loading left out."""
+        return self.completion_tokens / self.seconds if self.seconds else 0.0
+
+    @property
+    def exit_code(self) -> int:
+        """0: every row got its caption; 3: some failed."""
+        return EXIT_SOME_FAILED if self.failed_rows else EXIT_DONE
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the captions must know."""
+        is_demonstration = self.model in DEMONSTRATION_MODELS
+        return [DEMONSTRATION_NOTE.format(model=self.model)] if is_demonstration else []
+
+
+def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
+    """The summary as (name, value) pairs."""
+    yield "rows in", f"{summary.rows_in:,}"
+    yield "rows out", f"{summary.rows_out:,}"
+    yield "captions", f"{summary.captions:,} for {summary.videos:,} videos"
+    yield "failed", f"{summary.failed_rows:,} rows"
+    for kind, count in sorted(summary.failures.items(), key=lambda item: (-item[1], item[0])):
+        yield f"  {kind}", f"{count:,}  {FAILURE_KINDS[kind]}"
+    yield "speed", f"{summary.videos_per_second:.2f} videos/s, {summary.tokens_per_second:,.1f} tokens/s"
+    yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
+    yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
+    yield "output", str(summary.output)
+    if summary.failures_path is not None:
+        yield "failures", str(summary.failures_path)
+
+
+def print_summary(summary: RunSummary, console: Console) -> None:
+    """Print the summary, a line for each name and value; lines are never broken, so that paths can be copied."""
+    from rich.text import Text
+
+    lines = list(summary_lines(summary))
+    width = max(len(name) for name, _ in lines)
+    for name, value in lines:
+        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
+    for note in summary.notes:
+        console.print(Text(f"note: {note}"), soft_wrap=True)

@@ -1,0 +1,299 @@
+"""The commands: options to parameters, exit codes, one line an error, and a light start."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import reelscribe
+from reelscribe import ScriptedCaptioner, cli
+from reelscribe.mapper import OPERATOR_NAME, VideoCaptioningFromVLMMapper
+from reelscribe.models.base import ModelSpec
+from reelscribe.runners.settings import build_operator, parameter_names
+
+HEAVY = ("torch", "torchvision", "transformers", "av", "numpy", "pyarrow", "datasets", "pydantic", "rich", "yaml")
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ModelSpec]:
+    """Specs of the models that were asked for; a scripted one answers for them all."""
+    specs: list[ModelSpec] = []
+
+    def load(spec: ModelSpec) -> ScriptedCaptioner:
+        specs.append(spec)
+        return ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else f"{request.prompt[:8]} {i}")
+
+    monkeypatch.setattr("reelscribe.mapper.load_captioner", load)
+    return specs
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+
+
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def load(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    return jsonl(tmp_path / "in.jsonl", [{"video": f"{i}.mp4"} for i in range(3)])
+
+
+# caption
+
+
+def test_every_row_captioned_is_exit_code_0(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
+    output = tmp_path / "out.jsonl"
+    result = run("caption", good, "-o", output, "--candidates", 2, "--keep", "all", "--prompt", "Describe it.")
+    assert result.exit_code == 0, result.output
+    assert load(output)[2] == {"video": "2.mp4", "captions": ["Describe 0", "Describe 1"]}
+    for part in ("rows in   3", "captions  6 for 3 videos", "failed    0 rows", "videos/s", str(output)):
+        assert part in result.stdout
+    assert "Traceback" not in result.output
+
+
+def test_some_rows_failed_is_exit_code_3(tmp_path: Path, loaded: list[ModelSpec]) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "broken.mp4"}])
+    output = tmp_path / "out.jsonl"
+    result = run("caption", source, "-o", output)
+    assert result.exit_code == 3
+    assert "empty_caption  1  the model gave no text" in result.stdout
+    assert str(output) + ".failures.jsonl" in result.stdout.replace("\n", "")
+    assert [row["kind"] for row in load(tmp_path / "out.jsonl.failures.jsonl")] == ["empty_caption"]
+    assert run("caption", source, "-o", output, "--drop-original").exit_code == 3
+    assert len(load(output)) == 1
+
+
+def test_options_become_the_operators_parameters(
+    tmp_path: Path, good: Path, loaded: list[ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    def spy(parameters: dict[str, Any]) -> VideoCaptioningFromVLMMapper:
+        made.append(parameters)
+        return build_operator(parameters)
+
+    monkeypatch.setattr("reelscribe.runners.settings.build_operator", spy)
+    options = (
+        "--model m --candidates 3 --keep similar_one_simhash --drop-original --prompt p --system-prompt s --fps 2.5 "
+        "--min-frames 2 --max-frames 9 --min-pixels 1000 --max-pixels 9000 --start 0 --end 4.5 --max-tokens 64 "
+        "--temperature 0 --top-p 0.5 --top-k -1 --seed 7 --text-key t --video-key video --caption-key c "
+        "--failure-key f --workers 2 --device cpu --dtype float32 --batch-size 4 --model-param revision=main "
+        "--model-param trust_remote_code=true --sampling-param stop=[a,b] --sampling-param min_p=0.1"
+    )
+    expected = {
+        "hf_model": "m", "caption_num": 3, "keep_candidate_mode": "similar_one_simhash",
+        "keep_original_sample": False, "prompt": "p", "system_prompt": "s", "fps": 2.5, "min_frames": 2,
+        "max_frames": 9, "min_pixels": 1000, "max_pixels": 9000, "start_seconds": 0.0, "end_seconds": 4.5, "seed": 7,
+        "text_key": "t", "video_key": "video", "caption_key": "c", "failure_key": "f", "num_proc": 2, "batch_size": 4,
+        "model_params": {"device": "cpu", "dtype": "float32", "revision": "main", "trust_remote_code": True},
+        "sampling_params": {
+            "max_tokens": 64, "temperature": 0.0, "top_p": 0.5, "top_k": -1, "stop": ["a", "b"], "min_p": 0.1
+        },
+    }  # fmt: skip
+    result = run("caption", good, "-o", tmp_path / "out.jsonl", *options.split())
+    assert result.exit_code == 0, result.output
+    assert made == [expected]
+
+
+def test_no_option_leaves_everything_to_the_operator() -> None:
+    given = {name: None for name in parameter_names() if name != "keep_original_sample"}
+    assert cli.parameters_of({**given, "drop_original": False, "model_params": {}, "sampling_params": {}}) == {
+        "model_params": None,
+        "sampling_params": None,
+    }
+
+
+def test_every_option_of_caption_is_a_parameter_of_the_operator_or_of_the_run() -> None:
+    names = {parameter.name for parameter in cli.main.commands["caption"].params}
+    inside = {name for group in cli.NAMED_PARAMETERS.values() for name in group}
+    assert names - set(parameter_names()) - inside == {"input", "output", "limit", "drop_original"}
+
+
+def test_limit(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
+    assert run("caption", good, "-o", tmp_path / "out.jsonl", "--limit", 2).exit_code == 0
+    assert len(load(tmp_path / "out.jsonl")) == 2
+
+
+def test_an_unknown_back_end_is_one_line(tmp_path: Path, good: Path) -> None:
+    result = run("caption", good, "-o", tmp_path / "out.jsonl", "--vllm")
+    if result.exit_code == 0:
+        pytest.skip("vLLM is here")
+    assert result.exit_code == 1
+    assert "error: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["gone.jsonl", "-o", "out.jsonl"], "there is no file or folder 'gone.jsonl'"),
+        (["in.jsonl", "-o", "out.txt"], "cannot tell the format of output 'out.txt'"),
+        (["in.jsonl", "-o", "in.jsonl"], "which is read"),
+        (["in.jsonl", "-o", "out.jsonl", "--prompt-key", "ask"], "no row has that field; there are video"),
+        (["in.jsonl", "-o", "out.jsonl", "--fps", "2", "--num-frames", "4"], "fps"),
+        (["in.jsonl", "-o", "out.jsonl", "--start", "2", "--end", "1"], "must not end before it starts"),
+        (["in.jsonl", "-o", "out.jsonl", "--sampling-param", "temprature=1"], "did you mean temperature"),
+        (["bad.jsonl", "-o", "out.jsonl"], "bad.jsonl:1 is not JSON"),
+    ],
+)
+def test_set_up_errors_are_one_line_and_exit_code_1(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], what: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.jsonl").write_text("{")
+    before = sorted(tmp_path.iterdir())
+    result = run("caption", *arguments)
+    assert result.exit_code == 1, result.output
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert what in last
+    assert "Traceback" not in result.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["caption"],
+        ["caption", "in.jsonl"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--candidates", "0"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--keep", "best"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--model-param", "revision"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--model-param", "a=[1"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--model-param", "a=1", "--model-param", "a=2"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--top-k", "5", "--sampling-param", "top_k=6"],
+        ["caption", "in.jsonl", "-o", "x.jsonl", "--no-such-option"],
+        ["process"],
+        ["no-such-command"],
+    ],
+)
+def test_usage_errors_are_exit_code_2(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+# process
+
+
+def test_a_recipe_is_run(tmp_path: Path, loaded: list[ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    jsonl(tmp_path / "in.jsonl", [{"text": "<v> old", "videos": ["a.mp4"]}])
+    (tmp_path / "recipe.yaml").write_text(
+        "dataset_path: in.jsonl\nexport_path: out/out.jsonl\nvideo_special_token: '<v>'\nproject_name: x\n"
+        f"process:\n  - {OPERATOR_NAME}: {{hf_model: m, caption_num: 2, keep_candidate_mode: all, memory: 1GB}}\n"
+    )
+    result = run("process", "--config", "recipe.yaml")
+    assert result.exit_code == 0, result.output
+    assert [row["text"] for row in load(tmp_path / "out/out.jsonl")] == [
+        "<v> old", "<v> Describe 0 <|__dj__eoc|>", "<v> Describe 1 <|__dj__eoc|>"
+    ]  # fmt: skip
+    assert "note: keys of the recipe that are not used here: project_name" in result.stderr
+    assert "not used here: memory" in result.stderr
+    assert [spec.model for spec in loaded] == ["m"]
+
+
+def test_a_recipe_with_other_operators_names_them(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        f"dataset_path: x\nexport_path: y\nprocess: [{{video_duration_filter: }}, {{{OPERATOR_NAME}: }}]"
+    )
+    result = run("process", "--config", tmp_path / "recipe.yaml")
+    assert result.exit_code == 1
+    assert "also asks for video_duration_filter" in result.stderr
+
+
+# the rest
+
+
+def test_demo_hands_its_options_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def run_demo(folder: Path, **options: Any) -> int:
+        seen.update(options, folder=folder)
+        return 3
+
+    monkeypatch.setattr("reelscribe.demo.run.run_demo", run_demo)
+    result = run("demo", "--out", tmp_path / "d", "--clips", 2, "--candidates", 1, "--seed", 5)
+    assert result.exit_code == 3, result.output
+    assert seen.pop("console")
+    assert seen == {"folder": tmp_path / "d", "clips": 2, "candidates": 1, "seed": 5}
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.output.strip()) == (0, f"reelscribe, version {reelscribe.__version__}")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["caption", "--help"], ["process", "-h"], ["demo", "-h"]])
+def test_help_is_there(arguments: list[str]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert result.output.startswith("Usage: ")
+
+
+def test_nothing_heavy_is_imported_for_help() -> None:
+    code = f"import sys, reelscribe.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_help_answers_in_half_a_second_of_the_processors_time() -> None:
+    def seconds() -> float:
+        before = os.times()
+        subprocess.run([sys.executable, "-m", "reelscribe", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_ctrl_c_stops_cleanly_with_one_line(tmp_path: Path, good: Path) -> None:
+    code = (
+        "import os, signal, reelscribe.mapper as mapper, reelscribe.cli as cli\n"
+        "from reelscribe import ScriptedCaptioner\n"
+        "stop = lambda request, i: os.kill(os.getpid(), signal.SIGINT) or 'x'\n"
+        "mapper.load_captioner = lambda spec: ScriptedCaptioner(stop)\n"
+        "cli.main()\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, "caption", good, "-o", tmp_path / "out.jsonl"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (result.returncode, signal.SIGINT) == (130, 2), result.stderr
+    assert result.stderr.splitlines()[1:] == ["stopped: the output was not written"]
+    assert list(tmp_path.iterdir()) == [good]
+
+
+def test_real_videos_through_the_bundled_model(tmp_path: Path, video: Callable[[str], Path]) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    (folder / "good.mp4").symlink_to(video("h264.mp4"))
+    (folder / "missing.mp4").symlink_to(tmp_path / "gone.mp4")
+    (folder / "text.mp4").write_text("no video at all")
+    output = tmp_path / "out.jsonl"
+    result = run("caption", folder, "-o", output, "--model", "reelscribe/shapes", "--device", "cpu")
+    assert result.exit_code == 3, result.output
+    assert "is a demonstration model" in result.stdout
+    captions = [row["captions"] for row in load(output)]
+    assert [bool(kept) for kept in captions] == [True, False, False]
+    assert [row["kind"] for row in load(tmp_path / "out.jsonl.failures.jsonl")] == ["not_found", "unreadable"]
