@@ -11,10 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reelscribe import DataError, FailedSamplesError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe import (
+    DataError,
+    FailedSamplesError,
+    ModelError,
+    ScriptedCaptioner,
+    SettingsError,
+    VideoCaptioningFromVLMMapper,
+)
 from reelscribe.data.rows import CAPTIONS_FIELD, FieldNames, VideoForm, VideosForm, choose_form
 from reelscribe.mapper import DEFAULT_PROMPT
-from reelscribe.models.base import ModelSpec
 from reelscribe.record import CaptionRequest
 from reelscribe.runners.failures import describe_video
 from reelscribe.runners.local import caption_file
@@ -56,9 +62,12 @@ def single(count: int) -> Rows:
     return [{"id": i, "video": f"clip{i}.mp4"} for i in range(count)]
 
 
-def loads_nothing() -> VideoCaptioningFromVLMMapper:
-    """An operator whose model cannot be loaded: what is checked first shows first."""
-    return VideoCaptioningFromVLMMapper(captioner=ModelSpec("no such back end", "none"))
+class LoadsNothing(VideoCaptioningFromVLMMapper):
+    """An operator whose model cannot be loaded: what is checked before it shows before it."""
+
+    @property
+    def captioner(self) -> Any:
+        raise ModelError("the model cannot be loaded")
 
 
 # rows with a list of videos
@@ -219,7 +228,7 @@ def test_videos_as_bytes_go_from_parquet_to_parquet(tmp_path: Path) -> None:
     caption_file(operator(), source, output)
     assert load(output) == [{**rows[0], "captions": ["a 0"]}, {**rows[1], "captions": None}]
     with pytest.raises(DataError, match=r"field 'video': JSON cannot hold bytes"):
-        caption_file(loads_nothing(), source, tmp_path / "out.jsonl")
+        caption_file(LoadsNothing(), source, tmp_path / "out.jsonl")
     assert [describe_video(v) for v in ({"path": "p", "bytes": b""}, {"bytes": b"1234"}, b"", None, 7)] == [
         "p", "<4 bytes>", "<0 bytes>", None, "7"
     ]  # fmt: skip
@@ -262,7 +271,7 @@ def test_rows_without_a_form_are_an_error_before_the_model_is_loaded(
     tmp_path: Path, row: dict[str, Any], what: str
 ) -> None:
     with pytest.raises(DataError, match=what):
-        caption_file(loads_nothing(), jsonl(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
+        caption_file(LoadsNothing(), jsonl(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl")
 
 
 def test_captions_replace_a_field_that_is_named(tmp_path: Path) -> None:
@@ -279,7 +288,7 @@ def test_a_prompt_field_that_no_row_has_stops_the_run_at_once(tmp_path: Path) ->
     table = tmp_path / "in.parquet"
     pq.write_table(pa.Table.from_pylist(listed(3)), table)
     for source in (lines, table):
-        op = VideoCaptioningFromVLMMapper(captioner=ModelSpec("no such back end", "none"), prompt_key="ask")
+        op = LoadsNothing(prompt_key="ask")
         with pytest.raises(SettingsError, match=r"'ask', but no row has that field; there are id, text, videos"):
             caption_file(op, source, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
@@ -299,22 +308,22 @@ def test_an_input_is_never_replaced(tmp_path: Path, output: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.jsonl").symlink_to(source)
     with pytest.raises(DataError, match="which is read"):
-        caption_file(loads_nothing(), source, tmp_path / output)
+        caption_file(LoadsNothing(), source, tmp_path / output)
     jsonl(tmp_path / "x.jsonl.failures.jsonl", single(1))
     with pytest.raises(DataError, match="which is read"):
-        caption_file(loads_nothing(), tmp_path / "x.jsonl.failures.jsonl", tmp_path / "x.jsonl")
+        caption_file(LoadsNothing(), tmp_path / "x.jsonl.failures.jsonl", tmp_path / "x.jsonl")
 
 
 def test_cheap_checks_come_first(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "in.jsonl", single(1))
     with pytest.raises(DataError, match="no file or folder"):
-        caption_file(loads_nothing(), tmp_path / "nothing.jsonl", tmp_path / "out.jsonl")
+        caption_file(LoadsNothing(), tmp_path / "nothing.jsonl", tmp_path / "out.jsonl")
     with pytest.raises(DataError, match="format of output"):
-        caption_file(loads_nothing(), source, tmp_path / "out.txt")
+        caption_file(LoadsNothing(), source, tmp_path / "out.txt")
     with pytest.raises(DataError, match="cannot write"):
-        caption_file(loads_nothing(), source, source / "out.jsonl")
-    with pytest.raises(SettingsError, match="no such back end"):
-        caption_file(loads_nothing(), source, tmp_path / "out.jsonl")
+        caption_file(LoadsNothing(), source, source / "out.jsonl")
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        caption_file(LoadsNothing(), source, tmp_path / "out.jsonl")
     assert list(tmp_path.iterdir()) == [source]
 
 

@@ -148,6 +148,16 @@ def test_variable_rates_keep_their_true_times(tmp_path: Path, name: str) -> None
     assert (sparse.pts_seconds * 1000).tolist() == pytest.approx([0, 1500, 2680, 4000])
 
 
+def test_a_last_frame_that_stays_counts_into_the_length(tmp_path: Path) -> None:
+    path = clips.render_video(
+        tmp_path / "slides.gif", codec="gif", pix_fmt="rgb8", count=5, pts=[0, 100, 200, 300, 400],
+        time_base=Fraction(1, 100), container_options={"final_delay": "900"},
+    )  # fmt: skip
+    clip = clip_of(path)
+    assert clip.duration_seconds == pytest.approx(13)
+    assert clip.pts_seconds.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_a_gif_with_uneven_delays_keeps_them(tmp_path: Path) -> None:
     pts = [0, 10, 20, 90, 100, 300]
     path = clips.render_video(

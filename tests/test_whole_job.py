@@ -40,7 +40,8 @@ def _huge(path):
 
 
 def _endless(path):
-    clips.render_video(path, count=2, pts=[0, 200_000], time_base=clips.Fraction(1, 1))
+    ticks = {"video_track_timescale": "100"}
+    clips.render_video(path, count=2, pts=[0, 200_000], time_base=clips.Fraction(1, 1), container_options=ticks)
 
 
 BREAKAGES = {
