@@ -53,6 +53,11 @@ def one_line(exc: ValidationError) -> str:
     "caption_num: input should be greater than 0; got 0"
     """
     return " | ".join(
-        f"{'.'.join(map(str, error['loc']))}: {error['msg'][:1].lower()}{error['msg'][1:]}; got {error['input']!r}"
-        for error in exc.errors()
+        f"{'.'.join(map(str, error['loc']))}: {_rule(error['msg'])}; got {error['input']!r}" for error in exc.errors()
     )
+
+
+def _rule(message: str) -> str:
+    """Pydantic's sentence in the middle of ours."""
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

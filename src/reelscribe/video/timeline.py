@@ -28,6 +28,8 @@ FALLBACK_FPS = 25.0
 """Rate of a stream that has neither times nor a rate."""
 _SHOWN_BIT = 0x10
 """In the first byte of a VP8 frame; without it the frame is only referred to."""
+_LONG_LAST_FRAME = 1.5
+"""A last frame that stays longer than so many frames is no rounding: slide shows end so."""
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
@@ -183,14 +185,18 @@ def _timeline(
     if count == 1:
         fps = float(stream.average_rate or 0) or (1 / length if length else _header_rate(stream))
         return Timeline(seconds, ticks, keys, fps, length or 1 / fps)
+    step = float(np.median(np.diff(seconds)))
     if is_constant_rate(seconds):
-        fps = _constant_rate(seconds, float(stream.average_rate or 0))
-        return Timeline(seconds, ticks, keys, fps, count / fps)
-    duration = float(seconds[-1] - seconds[0]) + (length or float(np.median(np.diff(seconds))))
+        header_fps = float(stream.average_rate or 0)
+        fps = _constant_rate(seconds, header_fps)
+        if fps == header_fps or length <= _LONG_LAST_FRAME * step:
+            return Timeline(seconds, ticks, keys, fps, count / fps)
+    duration = float(seconds[-1] - seconds[0]) + (length or step)
     return Timeline(seconds, ticks, keys, count / duration, duration)
 
 
 def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:
+    """The header's rate where it fits the times, which is the rate other readers see; else the measured one."""
     steps = len(seconds) - 1
     measured = steps / float(seconds[-1] - seconds[0])
     if header_fps and math.isfinite(header_fps) and abs(measured / header_fps - 1) * steps <= _MAX_DRIFT_FRAMES:
