@@ -16,6 +16,7 @@ from reelscribe import (
     VideoCaptioningFromVLMMapper,
 )
 from reelscribe.mapper import DEFAULT_PROMPT
+from reelscribe.models.base import generation_config, resolve_sampling
 
 TOKEN, EOC = "<__dj__video>", "<|__dj__eoc|>"
 
@@ -95,6 +96,21 @@ def test_the_callers_dicts_are_not_changed():
     model, sampling = {"dtype": "float32"}, {"temperature": 0.5}
     VideoCaptioningFromVLMMapper("reelscribe/shapes", model_params=model, sampling_params=sampling, accelerator="cpu")
     assert (model, sampling) == ({"dtype": "float32"}, {"temperature": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("params", "temperature"),
+    [
+        ({"do_sample": True}, 0.7),
+        ({"do_sample": False}, 0.0),
+        ({"do_sample": True, "temperature": 0.3}, 0.3),
+        ({}, 0.0),
+    ],
+)
+def test_do_sample_takes_the_models_temperature(params, temperature):
+    config = generation_config(params)
+    own = {"temperature": 0.7, "do_sample": False}
+    assert resolve_sampling(config, num_candidates=1, model_defaults=own).temperature == temperature
 
 
 def test_not_a_captioner():
@@ -262,6 +278,21 @@ def test_run_on_a_dataset():
         "empty_caption",
     ]
     assert [row for row, _, _ in op.failures] == [2, 4]
+
+
+def test_run_on_splits():
+    parts = {name: datasets.Dataset.from_dict(batch_of(n)) for name, n in (("train", 2), ("test", 1))}
+    op = operator(lambda request, i: "" if request.video == "v0.mp4" else "x")
+    out = op.run(datasets.DatasetDict(parts))
+    assert {name: part["id"][:] for name, part in out.items()} == {"train": [0, 1, 1], "test": [0]}
+    assert [row for row, _, _ in op.failures] == [0, 2]
+
+
+def test_a_value_that_is_no_video_belongs_to_its_row(tmp_path):
+    op = VideoCaptioningFromVLMMapper("reelscribe/shapes")
+    assert op.process_batched({"text": [TOKEN, TOKEN], "videos": [5, [5]]})["videos"] == [5, [5]]
+    assert [(row, failure.kind) for row, _, failure in op.failures] == [(0, "bad_sample"), (1, "bad_sample")]
+    op.close()
 
 
 def test_run_on_rows_and_columns():

@@ -1,4 +1,4 @@
-"""The main job on real files: good and broken videos in one folder; the same file from the same seed, in any batches."""
+"""The main job on real files: good and broken videos in a folder; the same file from the same seed, in any batches."""
 
 import json
 import shutil

@@ -282,11 +282,13 @@ class VideoCaptioningFromVLMMapper:
         """Caption a whole data set and give back one of the same kind.
 
         Args:
-            dataset: a `datasets.Dataset` or `IterableDataset`, a list of dicts, or a dict of lists.
+            dataset: a `datasets.Dataset`, `IterableDataset` or `DatasetDict`, a list of dicts, or a dict of lists.
 
         Raises:
             SettingsError: `prompt_key` is a field that no row has.
         """
+        if isinstance(dataset, Mapping) and any(hasattr(part, "map") for part in dataset.values()):
+            return self._run_splits(dataset)
         if isinstance(dataset, Mapping):
             self.check_fields(dataset.keys())
             return self.process_batched(dict(dataset))
@@ -309,6 +311,17 @@ class VideoCaptioningFromVLMMapper:
         )
         self.failures = failures
         return mapped
+
+    def _run_splits(self, splits: Mapping[str, Any]) -> Any:
+        """Every split of a `DatasetDict`; failures count rows over the splits in their order."""
+        kind: Any = type(splits)
+        done, failures, first = {}, [], 0
+        for name, split in splits.items():
+            done[name] = self.run(split)
+            failures += [(first + row, video, failure) for row, video, failure in self.failures]
+            first += len(split) if hasattr(split, "__len__") else 0
+        self.failures = failures
+        return kind(done)
 
     def _run_rows(self, rows: list[Sample]) -> list[Sample]:
         self.check_fields({key for row in rows for key in row})

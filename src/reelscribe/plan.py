@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,10 +178,10 @@ class Planner:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """The videos of a sample: none, one given bare, or a sequence."""
+    """The videos of a sample: none, one given bare, or a sequence; what is no video is the reader's to refuse."""
     if value is None:
         return []
-    if isinstance(value, (str, bytes, Mapping)):
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [value]
     return list(value)
 

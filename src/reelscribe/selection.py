@@ -68,7 +68,7 @@ def _similar_one_simhash(candidates: Sequence[str], choice: Choice) -> list[str]
     return [min(candidates, key=lambda text: hamming_distance(simhash(text, by_character=by_character), target))]
 
 
-def _all(candidates: Sequence[str], choice: Choice) -> list[str]:
+def _all(candidates: Sequence[str], _choice: Choice) -> list[str]:
     return list(candidates)
 
 

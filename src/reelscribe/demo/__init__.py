@@ -1,1 +1,1 @@
-"""Rendered scenes whose captions can be checked for truth: values and sentences (`scenes`), pixels and files (`render`)."""
+"""Rendered scenes whose captions can be checked for truth: sentences (`scenes`), pixels and files (`render`)."""

@@ -33,6 +33,8 @@ class GenerationConfig(BaseModel):
     """Longest caption, in tokens."""
     temperature: Annotated[float, Field(ge=0)] | None = None
     """Softmax temperature; 0 is greedy."""
+    do_sample: bool | None = None
+    """Whether to draw tokens where `temperature` does not say; true takes the model's own temperature, or 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Nucleus: the smallest set of tokens whose probabilities reach this sum."""
     top_k: Annotated[int, Field(ge=-1)] | None = None
@@ -51,9 +53,9 @@ class GenerationConfig(BaseModel):
 
 _HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"}
 _ELSEWHERE = {
-    "n": "caption_num",
-    "num_return_sequences": "caption_num",
-    "num_beams": "nothing: beam search is not offered",
+    "n": "use caption_num",
+    "num_return_sequences": "use caption_num",
+    "num_beams": "beam search is not offered",
 }
 
 
@@ -67,24 +69,22 @@ def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
     values: dict[str, Any] = {}
     for name, value in (params or {}).items():
         key = _canonical(name)
-        if key == "do_sample":
-            continue
         if key == "stop":
             value = (value,) if isinstance(value, str) else tuple(value or ())
         if key in values and values[key] != value:
             raise SettingsError(f"sampling_params sets {key!r} twice with different values: {values[key]!r}, {value!r}")
         values[key] = value
     try:
-        return GenerationConfig(**_apply_do_sample(values, params or {}))
+        return GenerationConfig(**_agreeing(values))
     except ValidationError as exc:
         raise SettingsError(f"sampling_params: {_first_error(exc)}") from exc
 
 
 def _canonical(name: str) -> str:
     if name in _ELSEWHERE:
-        raise SettingsError(f"sampling_params does not take {name!r}; use {_ELSEWHERE[name]}")
+        raise SettingsError(f"sampling_params does not take {name!r}: {_ELSEWHERE[name]}")
     key = _HF_NAMES.get(name, name)
-    known = [*GenerationConfig.model_fields, *_HF_NAMES, "do_sample"]
+    known = [*GenerationConfig.model_fields, *_HF_NAMES]
     if key not in known:
         close = difflib.get_close_matches(name, known, n=2)
         hint = f"; did you mean {' or '.join(close)}?" if close else f"; choose from {', '.join(known)}"
@@ -92,18 +92,14 @@ def _canonical(name: str) -> str:
     return key
 
 
-def _apply_do_sample(values: dict[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    do_sample = params.get("do_sample")
-    if do_sample is None:
-        return values
-    if not isinstance(do_sample, bool):
-        raise SettingsError(f"sampling_params: do_sample must be true or false; got {do_sample!r}")
-    temperature = values.get("temperature")
-    if do_sample and temperature == 0:
+def _agreeing(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with `do_sample: false` said as temperature 0."""
+    do_sample, temperature = values.get("do_sample"), values.get("temperature")
+    if do_sample is True and temperature == 0:
         raise SettingsError("sampling_params: do_sample=true needs a temperature above 0; got 0")
-    if not do_sample and temperature:
+    if do_sample is False and temperature:
         raise SettingsError(f"sampling_params: do_sample=false is greedy, but temperature is {temperature}")
-    return {**values, "temperature": (temperature or 1.0) if do_sample else 0.0}
+    return {**values, "temperature": 0.0} if do_sample is False else values
 
 
 def _first_error(exc: ValidationError) -> str:
@@ -152,7 +148,7 @@ def resolve_sampling(
         model_defaults: the model's `generation_config` as plain values (`do_sample`, `temperature`, …).
     """
     own = dict(model_defaults or {})
-    samples = _samples(own)
+    samples = _samples(own) or bool(config.do_sample)
 
     def pick(name: str, off: float) -> Any:
         given = getattr(config, name)
@@ -164,7 +160,7 @@ def resolve_sampling(
     temperature = config.temperature
     top_p = pick("top_p", 1.0) if samples else (config.top_p if config.top_p is not None else 1.0)
     if temperature is None:
-        temperature = float(own.get("temperature") or 1.0) if samples else 0.0
+        temperature = _own_temperature(own) if samples else 0.0
         if not samples and num_candidates > 1:
             temperature = SAMPLED_TEMPERATURE
             top_p = config.top_p if config.top_p is not None else SAMPLED_TOP_P
@@ -187,12 +183,17 @@ def _samples(own: Mapping[str, Any]) -> bool:
     return drawn and bool(own.get("do_sample", False))
 
 
+def _own_temperature(own: Mapping[str, Any]) -> float:
+    temperature = own.get("temperature")
+    return float(temperature) if temperature is not None and temperature > ALL_BUT_GREEDY else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Plain values from which a captioner is built, here or in another process."""
 
     backend: str
-    """A key of `CAPTIONERS`: `hf`, `vllm`, `server`, `scripted`."""
+    """A key of `CAPTIONERS`: `hf` or `scripted`."""
     model: str
     """Model name on the hub, local folder, or served name; `reelscribe/shapes` is the bundled demonstration model."""
     options: Mapping[str, Any] = field(default_factory=dict)
