@@ -1,0 +1,1 @@
+"""How the bundled demonstration checkpoint was made, and how it is measured."""
