@@ -464,3 +464,14 @@ def test_the_summary_counts_by_kind_and_names_the_demonstration_model() -> None:
     print_summary(summary, Console(file=screen, width=60))
     assert "demonstration model" in screen.getvalue()
     assert not RunSummary(Path("x"), model="other").notes
+
+
+@pytest.mark.parametrize(
+    ("videos", "shown"), [("broken.mp4", "broken.mp4"), ({"path": "broken.mp4"}, "broken.mp4"), (["broken"], "broken")]
+)
+def test_a_late_row_with_a_bare_video_fails_alone(tmp_path: Path, videos: Any, shown: str) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"text": "a", "videos": ["x.mp4"]}, {"text": "b", "videos": videos}])
+    summary = caption_file(operator(), source, tmp_path / "out.jsonl")
+    assert (summary.captions, summary.failed_rows) == (1, 1)
+    (failure,) = load(tmp_path / "out.jsonl.failures.jsonl")
+    assert (failure["row"], failure["video"]) == (1, shown)

@@ -209,7 +209,7 @@ def test_windows_from_the_row_and_the_operator():
     assert [(w.start_seconds, w.end_seconds) for w in seen] == [(1.0, 2.5), (3.0, 9.0), (4.0, 9.0), (5.0, 9.0)]
 
 
-@pytest.mark.parametrize(("start", "end"), [("soon", None), (-1, None), (5, 2), (float("nan"), None), (True, None)])
+@pytest.mark.parametrize(("start", "end"), [("soon", None), (-1, None), (5, 2), (True, None)])
 def test_unusable_window_is_the_rows_own_failure(start, end):
     op = operator()
     out = op.process_batched({**batch_of(1), "start_seconds": [start], "end_seconds": [end]})
@@ -278,6 +278,44 @@ def test_run_on_a_dataset():
         "empty_caption",
     ]
     assert [row for row, _, _ in op.failures] == [2, 4]
+
+
+def test_run_on_an_arrow_formatted_and_an_empty_dataset():
+    data = datasets.Dataset.from_dict(batch_of(3))
+    assert len(operator().run(data.with_format("arrow"))) == 6
+    empty = operator(caption_key="captions").run(data.select([]))
+    assert (len(empty), set(empty.column_names)) == (0, {"text", "videos", "id", "captions"})
+
+
+def test_failures_of_a_streamed_dataset():
+    data = datasets.Dataset.from_dict({"text": [TOKEN] * 3, "videos": [["bad"], ["a"], ["b"]]}).to_iterable_dataset()
+    op = operator(lambda request, i: "" if request.video == "bad" else "x", batch_size=1)
+    assert len(list(op.run(data))) == 5
+    assert [row for row, _, _ in op.failures] == [0]
+
+
+def test_a_prompt_field_that_only_a_later_row_or_split_has():
+    def rows():
+        yield {"text": TOKEN, "videos": ["a"]}
+        yield {"text": TOKEN, "videos": ["b"], "ask": "Why?"}
+
+    op = operator(prompt_key="ask")
+    assert len(list(op.run(datasets.IterableDataset.from_generator(rows)))) == 4
+    with_it = datasets.Dataset.from_dict({**batch_of(1), "ask": ["Why?"]})
+    assert len(op.run(datasets.DatasetDict(a=with_it, b=datasets.Dataset.from_dict(batch_of(1))))["b"]) == 2
+
+
+def test_numpy_windows():
+    seen = []
+    op = operator(lambda request, i: seen.append(request.window.start_seconds) or "x")
+    op.process_batched({**batch_of(3), "start_seconds": [np.int64(3), np.array([2.5]), float("nan")]})
+    assert seen == [3.0, 2.5, None]
+
+
+@pytest.mark.parametrize("keys", [{"caption_key": "text"}, {"failure_key": "videos"}, {"text_key": "videos"}])
+def test_fields_that_would_be_one(keys):
+    with pytest.raises(SettingsError, match="give one of them another name"):
+        operator(**keys)
 
 
 def test_run_on_splits():

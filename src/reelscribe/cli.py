@@ -41,6 +41,9 @@ class Commands(click.Group):
         except ReelscribeError as exc:
             click.echo(f"error: {' '.join(str(exc).split())}", err=True)
             ctx.exit(EXIT_ERROR)
+        except OSError as exc:
+            click.echo(f"error: {exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}", err=True)
+            ctx.exit(EXIT_ERROR)
         except KeyboardInterrupt:
             click.echo("stopped: the output was not written", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -184,7 +187,9 @@ def process(ctx: click.Context, /, config: Path, limit: int | None) -> None:
 @option("--out", type=PATH, default=Path("demo-output"), show_default=True, help="Folder for clips and captions.")
 @count_option("--clips", default=12, show_default=True, help="Clips to render.")
 @count_option("--candidates", default=4, show_default=True, help="Candidate captions for each clip.")
-@option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the clips and the captions.")
+@option(
+    "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of clips and captions."
+)
 @click.pass_context
 def demo(ctx: click.Context, /, out: Path, clips: int, candidates: int, seed: int) -> None:
     """Render clips, caption them with the bundled model, and show which captions are right."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
-from .batches import batch_fields, batch_to_rows, output_features, rows_to_batch
+from .batches import batch_fields, batch_to_rows, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
 from .models import check_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
@@ -163,6 +163,7 @@ class VideoCaptioningFromVLMMapper:
             failure_key=failure_key,
         )
         """The rules for samples: `plan` and `finish`."""
+        _check_distinct(text_key=text_key, video_key=video_key, caption_key=caption_key, failure_key=failure_key)
         self.limits = ReadLimits(
             max_frame_pixels=max_source_pixels, max_duration_seconds=max_source_seconds, max_bytes=max_source_bytes
         )
@@ -294,20 +295,28 @@ class VideoCaptioningFromVLMMapper:
             return self.process_batched(dict(dataset))
         if isinstance(dataset, list):
             return self._run_rows(dataset)
-        self.check_fields(dataset.column_names or next(iter(dataset), {}).keys())
+        self.check_fields(_fields_of(dataset, until=self.planner.prompt_key))
+        return self._run_dataset(dataset)
+
+    def _run_dataset(self, dataset: Any) -> Any:
         failures: list[tuple[int, int, Failure]] = []
 
         def step(batch: Any, indices: list[int]) -> Any:
-            out = self.process_batched(dict(batch))
-            failures.extend((indices[row], video, failure) for row, video, failure in self.failures)
+            out = self.process_batched(batch if is_table(batch) else dict(batch))
+            failures.extend((int(indices[row]), video, failure) for row, video, failure in self.failures)
+            self.failures = failures
             return out
 
+        options = _map_options(dataset, self.planner)
+        if options and not len(dataset):
+            self.failures = failures
+            return type(dataset).from_dict({name: [] for name in options["features"]}, features=options["features"])
         mapped = dataset.map(
             step,
             batched=True,
             with_indices=True,
             batch_size=self.batch_size or DEFAULT_BATCH_SIZE,
-            **_map_options(dataset, self.planner),
+            **options,
         )
         self.failures = failures
         return mapped
@@ -315,9 +324,11 @@ class VideoCaptioningFromVLMMapper:
     def _run_splits(self, splits: Mapping[str, Any]) -> Any:
         """Every split of a `DatasetDict`; failures count rows over the splits in their order."""
         kind: Any = type(splits)
+        wanted = self.planner.prompt_key
+        self.check_fields({name for split in splits.values() for name in _fields_of(split, until=wanted)})
         done, failures, first = {}, [], 0
         for name, split in splits.items():
-            done[name] = self.run(split)
+            done[name] = self._run_dataset(split)
             failures += [(first + row, video, failure) for row, video, failure in self.failures]
             first += len(split) if hasattr(split, "__len__") else 0
         self.failures = failures
@@ -343,6 +354,32 @@ class VideoCaptioningFromVLMMapper:
             raise SettingsError(
                 f"prompt_key is {wanted!r}, but no row has that field; there are {', '.join(sorted(known))}"
             )
+
+
+def _check_distinct(**keys: str | None) -> None:
+    """Stop where two fields would be one.
+
+    Raises:
+        SettingsError: naming both.
+    """
+    seen: dict[str, str] = {}
+    for name, field in keys.items():
+        if field is not None and field in seen:
+            raise SettingsError(f"{name} and {seen[field]} are both {field!r}; give one of them another name")
+        if field is not None:
+            seen[field] = name
+
+
+def _fields_of(dataset: Any, *, until: str | None) -> list[str]:
+    """Fields of a data set; a streamed one that does not know them is read up to the first row with `until`."""
+    if until is None or dataset.column_names:
+        return list(dataset.column_names or [])
+    seen: dict[str, None] = {}
+    for row in dataset:
+        seen.update(dict.fromkeys(row))
+        if until in seen:
+            break
+    return list(seen)
 
 
 def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:

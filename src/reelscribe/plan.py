@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +85,7 @@ class Planner:
             sample: the row.
             row: its index in the stream.
         """
-        videos = _as_list(sample.get(self.video_key))
+        videos = videos_of(sample.get(self.video_key))
         if not videos:
             return Plan(sample)
         chunks = video_chunks(_as_text(sample.get(self.text_key)), num_videos=len(videos), tokens=self.tokens)
@@ -157,7 +156,7 @@ class Planner:
         return [list(captions) for captions in zip(*columns, strict=False) if all(captions)]
 
     def _generated(self, plan: Plan, captions: Sequence[str]) -> Sample:
-        sample = copy.deepcopy(plan.sample)
+        sample = {name: _copied(value) for name, value in plan.sample.items()}
         waiting = iter(captions)
         sample[self.text_key] = "".join(
             insert_captions(chunk, [next(waiting) for _ in range(chunk.num_videos)], self.tokens)
@@ -177,13 +176,20 @@ class Planner:
         return sample
 
 
-def _as_list(value: Any) -> list[Any]:
+def videos_of(value: Any) -> list[Any]:
     """The videos of a sample: none, one given bare, or a sequence; what is no video is the reader's to refuse."""
     if value is None:
         return []
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+    if isinstance(value, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(value, Iterable):
         return [value]
     return list(value)
+
+
+def _copied(value: Any) -> Any:
+    """A value whose lists and dicts are new; what they hold in the end is shared."""
+    if isinstance(value, dict):
+        return {name: _copied(part) for name, part in value.items()}
+    return [_copied(part) for part in value] if isinstance(value, list) else value
 
 
 def _as_text(value: Any) -> str | None:
@@ -191,12 +197,14 @@ def _as_text(value: Any) -> str | None:
 
 
 def _seconds(sample: Sample, key: str, video_index: int) -> float | None:
-    value = sample.get(key)
+    value: Any = sample.get(key)
+    if value is not None and hasattr(value, "tolist"):  # a NumPy scalar or array
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         value = value[video_index] if video_index < len(value) else None
-    if value is None:
+    if value is None or value != value:  # NaN is how pandas writes null
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
         raise SettingsError(f"field {key!r} must be seconds, 0 or more, or null; got {value!r}")
     return float(value)
 

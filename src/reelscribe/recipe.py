@@ -156,6 +156,8 @@ def _own_parameters(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the top level of the recipe sets for every operator."""
     found = {name: values[key] for key, name in OPERATOR_DEFAULTS.items() if values.get(key) is not None}
+    if found.get("num_proc") == -1:  # Data-Juicer's way to say: you choose
+        del found["num_proc"]
     text_keys = found.get("text_key")
     if isinstance(text_keys, list) and text_keys:
         found["text_key"] = text_keys[0]  # as Data-Juicer does
@@ -176,7 +178,7 @@ def _dataset_path(values: Mapping[str, Any]) -> str:
 
 def _path_of_config(dataset: Any) -> str:
     configs = dataset.get("configs") if isinstance(dataset, Mapping) else dataset
-    extra = sorted(set(dataset) - {"configs"}) if isinstance(dataset, Mapping) else []
+    extra = sorted(map(str, set(dataset) - {"configs"})) if isinstance(dataset, Mapping) else []
     if extra:
         raise SettingsError(f"the recipe sets dataset.{extra[0]}, which is not supported")
     if not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], Mapping):

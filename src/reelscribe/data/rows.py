@@ -94,7 +94,10 @@ class VideosForm:
 
     def videos(self, row: Sample) -> Sequence[Any]:
         """The list."""
-        return row.get(self.column) or []
+        value = row.get(self.column)
+        if value is None or isinstance(value, (list, tuple)):
+            return value or []
+        return [value]
 
     def new_fields(self) -> NewFields:
         """The text, and the fields asked for."""
@@ -193,7 +196,11 @@ def _form_of(row: Sample, names: FieldNames) -> RowForm | None:
 
 
 def _checked(form: RowForm, row: Sample, names: FieldNames) -> RowForm:
-    if isinstance(form, VideoForm) and names.caption_key is None and CAPTIONS_FIELD in row:
+    if not isinstance(form, VideoForm):
+        return form
+    if form.column in (names.caption_key, names.failure_key):
+        raise DataError(f"captions or failures would replace the field {form.column!r} with the videos; name another")
+    if names.caption_key is None and CAPTIONS_FIELD in row:
         raise DataError(
             f"the rows have a field {CAPTIONS_FIELD!r} already; name another with --caption-key (or caption_key), "
             "or that one to replace it"

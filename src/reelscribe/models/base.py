@@ -70,7 +70,13 @@ def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
     for name, value in (params or {}).items():
         key = _canonical(name)
         if key == "stop":
-            value = (value,) if isinstance(value, str) else tuple(value or ())
+            value = (
+                (value,)
+                if isinstance(value, str)
+                else tuple(value)
+                if isinstance(value, (list, tuple))
+                else value or ()
+            )
         if key in values and values[key] != value:
             raise SettingsError(f"sampling_params sets {key!r} twice with different values: {values[key]!r}, {value!r}")
         values[key] = value

@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
-from ..data import Sink, Source, open_sink, open_source
+from ..data import SINKS, Sink, Source, open_sink, open_source
+from ..data.base import by_suffix
 from ..data.rows import FieldNames, RowForm, choose_form
 from ..errors import DataError, FailedSamplesError
 from ..mapper import VideoCaptioningFromVLMMapper
@@ -52,6 +53,7 @@ def caption_file(
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
     output = Path(output)
+    by_suffix(SINKS, output, role="output")
     source = open_source(input)
     check_output(output, source)
     form = choose_form(islice(source, limit), field_names(operator))
