@@ -318,6 +318,13 @@ def test_fields_that_would_be_one(keys):
         operator(**keys)
 
 
+def test_a_late_failure_in_a_mapped_arrow_dataset():
+    data = datasets.Dataset.from_dict({**batch_of(6), "videos": [["a"]] * 5 + [["bad"]]})
+    op = operator(lambda request, i: "" if request.video == "bad" else "x", caption_key="c", failure_key="f")
+    out = data.with_format("arrow").map(op.process_batched, batched=True, batch_size=2, writer_batch_size=2)
+    assert [why and why["kind"] for why in out.with_format(None)["f"]] == [None] * 10 + ["empty_caption"]
+
+
 def test_run_on_splits():
     parts = {name: datasets.Dataset.from_dict(batch_of(n)) for name, n in (("train", 2), ("test", 1))}
     op = operator(lambda request, i: "" if request.video == "v0.mp4" else "x")

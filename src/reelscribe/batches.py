@@ -37,14 +37,20 @@ def batch_fields(batch: Any, *, made: Sequence[Sample], extra: Sequence[str]) ->
     return list(fields)
 
 
-def rows_to_batch(rows: Sequence[Sample], fields: Sequence[str], *, like: Any) -> Any:
-    """Rows as a batch of the same kind as `like`; the Arrow types of its fields are kept."""
+def rows_to_batch(
+    rows: Sequence[Sample], fields: Sequence[str], *, like: Any, caption_key: str | None, failure_key: str | None
+) -> Any:
+    """Rows as a batch of the same kind as `like`; in Arrow its types are kept, and new fields have theirs, also where
+    every value is null."""
     columns = {name: [row.get(name) for row in rows] for name in fields}
     if not is_table(like):
         return columns
     import pyarrow as pa
 
     known = {field.name: field.type for field in like.schema}
+    failure = pa.struct({"kind": pa.string(), "message": pa.string(), "video_index": pa.int64()})
+    new = {caption_key: pa.list_(pa.string()), failure_key: failure}
+    known |= {key: type_ for key, type_ in new.items() if key is not None}
     return pa.table({name: _array(values, known.get(name), pa) for name, values in columns.items()})
 
 

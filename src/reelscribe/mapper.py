@@ -259,7 +259,8 @@ class VideoCaptioningFromVLMMapper:
         self.failures = [(o.row, video, failure) for o in outcomes for video, failure in o.failures]
         extra = [key for key in (self.planner.caption_key, self.planner.failure_key) if key is not None]
         fields = batch_fields(samples, made=[sample for o in outcomes for sample in o.samples], extra=extra)
-        batch = rows_to_batch([sample for o in outcomes for sample in o.samples], fields, like=samples)
+        keys = {"caption_key": self.planner.caption_key, "failure_key": self.planner.failure_key}
+        batch = rows_to_batch([sample for o in outcomes for sample in o.samples], fields, like=samples, **keys)
         self._report(batch)
         return batch
 
