@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import DataError
@@ -35,6 +35,16 @@ def batch_fields(batch: Any, *, made: Sequence[Sample], extra: Sequence[str]) ->
     for sample in made:
         fields.update(dict.fromkeys(sample))
     return list(fields)
+
+
+def fields_until(wanted: str, rows: Iterable[Sample]) -> list[str]:
+    """Names of the fields of rows, read up to the first row that has the field `wanted`."""
+    seen: dict[str, None] = {}
+    for row in rows:
+        seen.update(dict.fromkeys(row))
+        if wanted in seen:
+            break
+    return list(seen)
 
 
 def rows_to_batch(

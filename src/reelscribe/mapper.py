@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
-from .batches import batch_fields, batch_to_rows, is_table, output_features, rows_to_batch
+from .batches import batch_fields, batch_to_rows, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
 from .models import check_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
@@ -375,12 +375,7 @@ def _fields_of(dataset: Any, *, until: str | None) -> list[str]:
     """Fields of a data set; a streamed one that does not know them is read up to the first row with `until`."""
     if until is None or dataset.column_names:
         return list(dataset.column_names or [])
-    seen: dict[str, None] = {}
-    for row in dataset:
-        seen.update(dict.fromkeys(row))
-        if until in seen:
-            break
-    return list(seen)
+    return fields_until(until, dataset)
 
 
 def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:

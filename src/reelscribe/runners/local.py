@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
+from ..batches import fields_until
 from ..data import SINKS, Sink, Source, open_sink, open_source
 from ..data.base import by_suffix
 from ..data.rows import FieldNames, RowForm, choose_form
@@ -166,16 +167,7 @@ def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, 
     """
     wanted = operator.planner.prompt_key
     if wanted is not None:
-        operator.check_fields(source.fields() or _fields_until(wanted, islice(source, limit)))
-
-
-def _fields_until(wanted: str, rows: Iterator[Sample]) -> list[str]:
-    seen: dict[str, None] = {}
-    for row in rows:
-        seen.update(dict.fromkeys(row))
-        if wanted in seen:
-            break
-    return list(seen)
+        operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
 
 
 def _check_first_row(sink: Sink, source: Source, form: RowForm) -> None:
