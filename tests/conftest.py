@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 import clips
+from chat_server import ChatServer, running
 
 # A busy machine is no fault of the code under test.
 settings.register_profile("reelscribe", deadline=None)
@@ -31,3 +34,38 @@ def video(video_folder: Path) -> Callable[[str], Path]:
 def broken_video(video_folder: Path) -> Callable[[str], Path]:
     """Path of a file by its name in `clips.BROKEN`."""
     return lambda name: clips.break_video(name, video_folder)
+
+
+HAS_VLLM = find_spec("vllm") is not None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """vLLM and what it imports warn; only our own warnings are errors beside it."""
+    if HAS_VLLM:
+        config.addinivalue_line("filterwarnings", "default:::(?!reelscribe|test_)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs vLLM where there is none, unless it must be there."""
+    if HAS_VLLM or os.environ.get("REQUIRE_VLLM") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("vllm"):
+            item.add_marker(pytest.mark.skip(reason="vLLM is not installed (make test-vllm installs it)"))
+
+
+@pytest.fixture(scope="session")
+def chat_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server with the bundled checkpoint: vLLM's where it is installed, else one that makes texts up."""
+    if not HAS_VLLM:
+        server = ChatServer()
+        server.models = [{"id": "reelscribe/shapes"}]
+        with running(server) as url:
+            yield url
+        return
+    from vllm_server import VLLMServer
+
+    real = VLLMServer(tmp_path_factory.mktemp("server"))
+    real.start()
+    yield real.url
+    real.kill()

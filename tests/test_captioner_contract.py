@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import torch
 from reelscribe.errors import SettingsError
 from reelscribe.models import CAPTIONERS, Captioner, ModelSpec, load_captioner
 from reelscribe.models.base import generation_config
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.record import CaptionRequest, Clip, RequestId, Usage
 
 SHORT = generation_config({"max_tokens": 8})
 SPECS = {
     "hf": ModelSpec("hf", "reelscribe/shapes", generation=SHORT),
+    "vllm": ModelSpec("vllm", "reelscribe/shapes", generation=SHORT),
+    "server": ModelSpec("server", "reelscribe/shapes", {"base_url": "set by the fixture"}, generation=SHORT),
     "scripted": ModelSpec("scripted", "scripted", options={"template": "{video} {i} {prompt}"}, generation=SHORT),
 }
 
@@ -29,9 +32,15 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=sorted(CAPTIONERS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.vllm if name == "vllm" else ()) for name in sorted(CAPTIONERS)],
+)
 def captioner(request):
-    loaded = load_captioner(SPECS[request.param])
+    spec = SPECS[request.param]
+    if request.param == "server":
+        spec = replace(spec, options={"base_url": request.getfixturevalue("chat_url")})
+    loaded = load_captioner(spec)
     yield loaded
     loaded.close()
 
@@ -85,6 +94,7 @@ def test_one_result_for_each_request(captioner):
 def test_as_many_candidates_as_asked_for(captioner, candidates):
     for result in captioner.caption(jobs(captioner, 2, candidates)):
         assert len(result.candidates) == candidates
+        assert result.usage.completion_tokens == sum(one.tokens for one in result.candidates) or result.usage == Usage()
         for one in result.candidates:
             assert isinstance(one.text, str)
             assert one.tokens > 0

@@ -20,7 +20,7 @@ EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 NAMED_PARAMETERS = {
-    "model_params": ("device", "dtype"),
+    "model_params": ("base_url", "device", "dtype"),
     "sampling_params": ("max_tokens", "temperature", "top_p", "top_k"),
 }
 """Parameters inside another one that have an option of their own."""
@@ -90,10 +90,12 @@ pairs_option = partial(click.option, callback=key_values, multiple=True, metavar
 MODEL_OPTIONS = options(
     option("--model", "hf_model", metavar="NAME", help="Model on the hub, or a local folder; reelscribe/shapes is the "
            "bundled demonstration model.  [default: Qwen/Qwen3-VL-8B-Instruct]"),
-    option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM."),
+    option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM instead of transformers."),
+    option("--server", "base_url", metavar="URL", help="Send videos to this OpenAI-compatible server, which runs the "
+           "model, e.g. http://localhost:8000/v1."),
     option("--device", metavar="DEVICE", help="Device of the model: cpu, cuda, cuda:1, mps.  [default: best]"),
     option("--dtype", metavar="DTYPE", help="Number type of the model: bfloat16, float16, float32."),
-    count_option("--batch-size", help="Most videos in one batch of the model."),
+    count_option("--batch-size", help="Most videos the model works on at once."),
     pairs_option("--model-param", "model_params", help="Parameter for loading the model; may be repeated."),
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .batches import batch_fields, batch_to_rows, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
-from .models import check_backend, load_captioner
+from .models import batch_size_options, check_backend, choose_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
 from .pipe import run_pipe
 from .plan import Planner, RowOutcome
@@ -182,9 +182,8 @@ class VideoCaptioningFromVLMMapper:
         given = self.parameters
         if captioner is None:
             options = dict(given["model_params"] or {})
-            return self._with_operator_settings(
-                ModelSpec("vllm" if given["enable_vllm"] else "hf", given["hf_model"], options)
-            )
+            backend = choose_backend(options, enable_vllm=given["enable_vllm"])
+            return self._with_operator_settings(ModelSpec(backend, given["hf_model"], options))
         if given["model_params"] is not None or given["enable_vllm"]:
             raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
         if isinstance(captioner, ModelSpec):
@@ -195,14 +194,14 @@ class VideoCaptioningFromVLMMapper:
         return None
 
     def _with_operator_settings(self, spec: ModelSpec) -> ModelSpec:
+        check_backend(spec.backend)
         options = dict(spec.options)
         if self.parameters["accelerator"] is not None:
             options.setdefault("device", self.parameters["accelerator"])
-        if self.batch_size is not None and spec.backend == "hf":
-            options.setdefault("max_batch_size", self.batch_size)
+        if self.batch_size is not None:
+            options = {**batch_size_options(spec.backend, self.batch_size), **options}
         generation = self.generation if self.parameters["sampling_params"] is not None else spec.generation
         frames = self.frames if self.frames != FrameSettings() else spec.frames
-        check_backend(spec.backend)
         return replace(spec, options=options, generation=generation, frames=frames)
 
     @property

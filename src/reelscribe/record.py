@@ -26,6 +26,9 @@ FAILURE_KINDS = {
     "too_long": "the video is over the duration limit",
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video)",
     "out_of_memory": "this video alone does not fit in the memory of the device",
+    "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
+    "engine_died": "the engine died twice while it worked on this video",
+    "server_error": "the server refused the request, or failed on it again and again",
     "empty_caption": "the model gave no text",
     "model_error": "the model raised an error for this video",
 }

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 from ..errors import SettingsError
 from .base import Captioner, ModelSpec
 
 CAPTIONERS = {
     "hf": "reelscribe.models.hf:HFCaptioner",
+    "vllm": "reelscribe.models.vllm_engine:VLLMCaptioner",
+    "server": "reelscribe.models.server:ServerCaptioner",
     "scripted": "reelscribe.models.scripted:ScriptedCaptioner",
 }
 """Back end name to `module:class`; the class has a `from_spec(spec)`."""
+
+BATCH_SIZES = {"hf": "max_batch_size", "vllm": "max_in_flight", "server": "max_in_flight"}
+"""Back end to its option that says how many videos the model works on at once."""
 
 
 def load_captioner(spec: ModelSpec) -> Captioner:
@@ -34,9 +40,26 @@ def check_backend(name: str) -> None:
     Raises:
         SettingsError: naming it and those there are.
     """
-    if name == "vllm" and name not in CAPTIONERS:
-        raise SettingsError(
-            "vLLM is not supported yet; leave enable_vllm (--vllm) out to run the model with transformers"
-        )
     if name not in CAPTIONERS:
         raise SettingsError(f"unknown back end {name!r}; choose from {', '.join(CAPTIONERS)}")
+
+
+def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool) -> str:
+    """The back end that an operator's parameters mean: a server where they name one, else vLLM or transformers.
+
+    Raises:
+        SettingsError: they mean two.
+    """
+    if "base_url" not in model_params:
+        return "vllm" if enable_vllm else "hf"
+    if enable_vllm:
+        raise SettingsError(
+            f"model_params names a server ({model_params['base_url']!r}), which runs the model itself: leave out "
+            "enable_vllm (--vllm), or base_url (--server)"
+        )
+    return "server"
+
+
+def batch_size_options(backend: str, batch_size: int) -> dict[str, int]:
+    """What the operator's `batch_size` means to a back end."""
+    return {BATCH_SIZES[backend]: batch_size} if backend in BATCH_SIZES else {}

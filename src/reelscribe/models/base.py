@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -22,6 +22,10 @@ SAMPLED_TEMPERATURE = 0.9
 SAMPLED_TOP_P = 0.95
 ALL_BUT_GREEDY = 0.01
 """A model's own temperature at or below this counts as 0."""
+LONGEST_MESSAGE = 300
+"""Characters kept of an exception's text; some carry whole pixel arrays."""
+
+PromptOrder = Literal["video_first", "text_first"]
 
 
 class GenerationConfig(BaseModel):
@@ -92,9 +96,8 @@ def _canonical(name: str) -> str:
     key = _HF_NAMES.get(name, name)
     known = [*GenerationConfig.model_fields, *_HF_NAMES]
     if key not in known:
-        close = difflib.get_close_matches(name, known, n=2)
-        hint = f"; did you mean {' or '.join(close)}?" if close else f"; choose from {', '.join(known)}"
-        raise SettingsError(f"sampling_params does not know {name!r}{hint}")
+        hint = close_matches(name, known, otherwise=f"choose from {', '.join(known)}")
+        raise SettingsError(f"sampling_params does not know {name!r}; {hint}")
     return key
 
 
@@ -106,6 +109,44 @@ def _agreeing(values: dict[str, Any]) -> dict[str, Any]:
     if do_sample is False and temperature:
         raise SettingsError(f"sampling_params: do_sample=false is greedy, but temperature is {temperature}")
     return {**values, "temperature": 0.0} if do_sample is False else values
+
+
+class PromptOptions(BaseModel):
+    """Parameters of `model_params` that every model takes; back ends add their own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    prompt_order: PromptOrder = "video_first"
+    """Which stands first in the user's turn: `video_first` or `text_first`."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further variables for the chat template, e.g. `{"enable_thinking": False}`."""
+
+
+Options = TypeVar("Options", bound=PromptOptions)
+
+
+def read_options(kind: type[Options], params: Mapping[str, Any]) -> Options:
+    """A back end's own part of `model_params`.
+
+    Raises:
+        SettingsError: for a value that cannot work.
+    """
+    try:
+        return kind(**{name: value for name, value in params.items() if name in kind.model_fields})
+    except ValidationError as exc:
+        raise SettingsError(f"model_params: {_first_error(exc)}") from exc
+
+
+def close_matches(name: str, known: Iterable[str], *, otherwise: str) -> str:
+    """What a message about an unknown name ends with: the known names close to it, or `otherwise`."""
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f"did you mean {' or '.join(close)}?" if close else otherwise
+
+
+def short_message(exc: BaseException) -> str:
+    """An exception in one line of at most `LONGEST_MESSAGE` characters, its type first."""
+    message = " ".join(str(exc)[: 4 * LONGEST_MESSAGE].split())
+    return f"{type(exc).__name__}: {message}"[:LONGEST_MESSAGE]
 
 
 def _first_error(exc: ValidationError) -> str:
@@ -199,7 +240,7 @@ class ModelSpec:
     """Plain values from which a captioner is built, here or in another process."""
 
     backend: str
-    """A key of `CAPTIONERS`: `hf` or `scripted`."""
+    """A key of `CAPTIONERS`: `hf`, `vllm`, `server` or `scripted`."""
     model: str
     """Model name on the hub, local folder, or served name; `reelscribe/shapes` is the bundled demonstration model."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -226,3 +267,8 @@ class Captioner(Protocol):
 
     def close(self) -> None:
         """Free the model; the captioner is not used afterwards."""
+
+
+def captioner_notes(captioner: Captioner) -> list[str]:
+    """What a captioner says about itself for the summary of a run, in its `notes`; a captioner need not have any."""
+    return list(getattr(captioner, "notes", ()))

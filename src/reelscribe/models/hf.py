@@ -15,20 +15,21 @@ import torch
 
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import FramePolicy, frame_metadata
-from .base import GenerationConfig, ModelSpec, Sampling, resolve_sampling
+from .base import GenerationConfig, ModelSpec, Sampling, resolve_sampling, short_message
 from .batching import token_batches
 from .continuation import CachedContinuation
 from .decoding import Row, write
 from .loading import LoadedModel, load_model, quiet_transformers
 from .memory import is_out_of_memory, token_budget
-from .prompting import cap_pixels_per_frame, chat_messages, has_exact_policy, policy_from_processor
-
-TOKENS_PER_FRAME = 1024
-"""Assumed for a model whose rule is not known here, until its first batch has shown the true number."""
-TOKENS_PER_TIMESTAMP = 12
-"""Room for the marks and times around the frames of an exact family."""
-LONGEST_MESSAGE = 300
-"""Characters kept of an exception's text; some carry whole pixel arrays."""
+from .prompting import (
+    TOKENS_PER_FRAME,
+    TOKENS_PER_TIMESTAMP,
+    frame_arguments,
+    has_exact_policy,
+    policy_from_processor,
+    render_prompt,
+    wants_special_tokens,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class HFCaptioner:
         self._options = loaded.options
         self._generation = generation
         self._exact = has_exact_policy(loaded.processor)
-        self._tokens_per_frame = TOKENS_PER_FRAME
+        self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
         self._defaults = loaded.model.generation_config.to_dict()
         self._eos_ids = eos_ids(loaded.model, loaded.processor)
         self._budget = token_budget(
@@ -157,7 +158,7 @@ class HFCaptioner:
     def _inputs(self, batch: Sequence[Job]) -> Mapping[str, Any]:
         """What the processor makes of a batch, left-padded, on the model's device."""
         with quiet_transformers():
-            texts = [self._prompt(job.request) for job in batch]
+            texts = [render_prompt(self._processor, job.request, self._options) for job in batch]
             inputs = self._processor(
                 text=texts,
                 videos=[[_writable(job.clip.frames)] for job in batch],
@@ -167,29 +168,19 @@ class HFCaptioner:
             )
         return {name: self._placed(name, value) for name, value in inputs.items()}
 
-    def _prompt(self, request: CaptionRequest) -> str:
-        messages = chat_messages(request, order=self._options.prompt_order)
-        prompt: str = self._processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, **self._options.chat_template_kwargs
-        )
-        return prompt
-
     def _text_arguments(self, prompt: str) -> dict[str, Any]:
         arguments = {"padding": True, "padding_side": "left"}
-        bos = self._processor.tokenizer.bos_token
-        if bos is not None and prompt.startswith(bos):
+        if not wants_special_tokens(self._processor, prompt):
             arguments["add_special_tokens"] = False
         return arguments
 
     def _video_arguments(self, batch: Sequence[Job]) -> dict[str, Any]:
         """The frames are the ones to show, with their own times; where the policy is exact, at their final size."""
         arguments: dict[str, Any] = {
-            "do_sample_frames": False,
+            **frame_arguments(self._processor),
             "video_metadata": [[frame_metadata(job.clip)] for job in batch],
             "input_data_format": "channels_last",
         }
-        if self._exact:
-            arguments |= {"do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(self._processor)}
         if self._model.device.type == "cuda":
             arguments["device"] = self._model.device
         return arguments
@@ -238,8 +229,7 @@ def failure_of(exc: Exception) -> Failure:
     """The failure that an exception of the model means for a video shown alone."""
     if is_out_of_memory(exc):
         return Failure("out_of_memory", "the video does not fit in the memory of the device, even alone in its batch")
-    message = " ".join(str(exc)[: 4 * LONGEST_MESSAGE].split())
-    return Failure("model_error", f"{type(exc).__name__}: {message}"[:LONGEST_MESSAGE])
+    return Failure("model_error", short_message(exc))
 
 
 def free_memory() -> None:

@@ -5,17 +5,17 @@ The boundary to transformers' loaders: their errors become one sentence, their c
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from ..errors import ModelError, SettingsError
-from .prompting import PromptOrder, resolve_model
+from .base import PromptOptions, close_matches, read_options
+from .prompting import resolve_model
 
 HUB_ARGUMENTS = frozenset(
     {
@@ -36,19 +36,13 @@ MODEL_ARGUMENTS = frozenset(
 """Further arguments of `from_pretrained`; fields of the model's config are taken as well."""
 
 
-class HFOptions(BaseModel):
+class HFOptions(PromptOptions):
     """Parameters of `model_params` that are ours; every other goes to `from_pretrained`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     device: str | None = None
     """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None takes the best there is."""
     rank: Annotated[int, Field(ge=0)] | None = None
     """Number of this process among those that share the machine; picks its CUDA card."""
-    prompt_order: PromptOrder = "video_first"
-    """Which stands first in the user's turn: `video_first` or `text_first`."""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
-    """Further variables for the chat template, e.g. `{"enable_thinking": False}`."""
     max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory."""
     max_batch_size: Annotated[int, Field(gt=0)] | None = None
@@ -82,7 +76,7 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
     folder = resolve_model(name)
     hub = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     with loading_errors(name), quiet_transformers():
-        config = _load_config(folder, hub)
+        config = load_config(folder, hub)
         _check_fields(arguments, config)
         processor = load_processor(folder, hub)
         model = _load_weights(folder, arguments, options)
@@ -107,19 +101,10 @@ def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
         )
     if "torch_dtype" in arguments:
         arguments.setdefault("dtype", arguments.pop("torch_dtype"))
-    return _options(own), arguments
-
-
-def _options(own: Mapping[str, Any]) -> HFOptions:
-    try:
-        options = HFOptions(**own)
-    except ValidationError as exc:
-        error = exc.errors()[0]
-        place = ".".join(map(str, error["loc"]))
-        raise SettingsError(f"model_params: {place}: {error['msg']}; got {error['input']!r}") from exc
+    options = read_options(HFOptions, own)
     if options.device is not None:
         _check_device(options.device)
-    return options
+    return options, arguments
 
 
 def _check_device(device: str) -> None:
@@ -138,12 +123,17 @@ def _check_fields(arguments: Mapping[str, Any], config: Any) -> None:
     known = HUB_ARGUMENTS | MODEL_ARGUMENTS | set(config.to_dict())
     for name in arguments:
         if name not in known:
-            close = difflib.get_close_matches(name, [*known, *HFOptions.model_fields], n=2)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"ours are {', '.join(HFOptions.model_fields)}"
+            ours = f"ours are {', '.join(HFOptions.model_fields)}"
+            hint = close_matches(name, [*known, *HFOptions.model_fields], otherwise=ours)
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor from_pretrained's; {hint}")
 
 
-def _load_config(folder: str, hub: Mapping[str, Any]) -> Any:
+def load_config(folder: str, hub: Mapping[str, Any]) -> Any:
+    """The model's config.
+
+    Raises:
+        ModelError: when it is an encoder-decoder.
+    """
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, **hub)
@@ -169,6 +159,18 @@ def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
     if processor.tokenizer.pad_token is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token
     return processor
+
+
+def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation config that comes with a model, as plain values; empty where it has none."""
+    from transformers import GenerationConfig
+
+    try:
+        with quiet_transformers():
+            config = GenerationConfig.from_pretrained(folder, **hub)
+    except OSError:
+        return {}
+    return dict(config.to_dict())
 
 
 def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions) -> Any:

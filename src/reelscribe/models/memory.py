@@ -38,7 +38,7 @@ def token_budget(model: Any, *, max_tokens: int | None, max_size: int | None, to
     """The budget of a loaded model: what the user set, else what the free memory holds."""
     device: torch.device = model.device
     limits = DEVICE_LIMITS.get(device.type, DEVICE_LIMITS["cuda"])
-    room = int(CACHE_SHARE * free_bytes(device)) // cache_bytes_per_token(model)
+    room = int(CACHE_SHARE * free_bytes(device)) // cache_bytes_per_token(model.config, itemsize=model.dtype.itemsize)
     return TokenBudget(
         max_tokens=max_tokens or max(SMALLEST_BUDGET, min(room, limits.max_tokens)),
         max_size=max_size or limits.max_size,
@@ -46,12 +46,16 @@ def token_budget(model: Any, *, max_tokens: int | None, max_size: int | None, to
     )
 
 
-def cache_bytes_per_token(model: Any) -> int:
-    """Bytes that keys and values of one token take over all layers."""
-    config = model.config.get_text_config(decoder=True)
+def cache_bytes_per_token(config: Any, *, itemsize: int) -> int:
+    """Bytes that keys and values of one token take over all layers.
+
+    Args:
+        config: the model's config.
+        itemsize: bytes of one number.
+    """
+    config = config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize: int = model.dtype.itemsize
     return int(2 * config.num_hidden_layers * heads * head_dim * itemsize)
 
 

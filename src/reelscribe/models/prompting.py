@@ -6,18 +6,24 @@ Shared by every back end that runs a Hugging Face checkpoint in this process; ru
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import ModelError
 from ..record import CaptionRequest
-from ..video.sampling import FramePolicy
+from ..video.sampling import FramePolicy, target_size
+from .base import PromptOptions, PromptOrder
 
 BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "demo"}
 """Models that come with the package: name to folder."""
 
-PromptOrder = Literal["video_first", "text_first"]
 Message = dict[str, Any]
+
+TOKENS_PER_FRAME = 1024
+"""Assumed for a model whose rule is not known here."""
+TOKENS_PER_TIMESTAMP = 12
+"""Room for the marks and times around the frames of an exact family."""
 
 _VIDEO = {"type": "video"}
 
@@ -60,6 +66,54 @@ def chat_messages(request: CaptionRequest, *, order: PromptOrder = "video_first"
     if request.system_prompt is None:
         return [user]
     return [{"role": "system", "content": [_text(request.system_prompt)]}, user]
+
+
+def render_prompt(processor: Any, request: CaptionRequest, options: PromptOptions) -> str:
+    """The text of a request as the model's chat template writes it, with one placeholder for the video."""
+    prompt: str = processor.apply_chat_template(
+        chat_messages(request, order=options.prompt_order),
+        tokenize=False,
+        add_generation_prompt=True,
+        **options.chat_template_kwargs,
+    )
+    return prompt
+
+
+def wants_special_tokens(processor: Any, prompt: str) -> bool:
+    """Whether the tokenizer must add its special tokens: not where the chat template has written them already."""
+    bos = processor.tokenizer.bos_token
+    return not (bos is not None and prompt.startswith(bos))
+
+
+def frame_arguments(processor: Any) -> dict[str, Any]:
+    """What the processor is told about the frames: they are the ones to show; where the policy is exact, at their
+    final size."""
+    if not has_exact_policy(processor):
+        return {"do_sample_frames": False}
+    return {"do_sample_frames": False, "do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(processor)}
+
+
+def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:
+    """Tokens that no clip of a policy exceeds, marks and times included; shapes longer than 4 to 1 aside.
+
+    Args:
+        policy: which frames, at which size.
+        exact: whether the sizes of the policy are final; else a frame counts `TOKENS_PER_FRAME`.
+    """
+    most = policy.num_frames or policy.max_frames
+    if not exact:
+        return most * TOKENS_PER_FRAME
+    return max(_video_tokens(policy, frames, *shape) for frames in range(1, most + 1) for shape in _LARGE_SHAPES)
+
+
+_LARGE_SHAPES = ((16384, 16384), (16384, 9216), (9216, 16384), (16384, 4096), (4096, 16384))
+"""Heights and widths of sources that every budget shrinks."""
+
+
+def _video_tokens(policy: FramePolicy, frames: int, height: int, width: int) -> int:
+    height, width = target_size(policy, frames, height, width)
+    steps = -(-frames // policy.temporal_patch)
+    return steps * (height * width // policy.multiple**2 + TOKENS_PER_TIMESTAMP)
 
 
 def _text(text: str) -> dict[str, str]:
@@ -124,18 +178,21 @@ def _size(video: Any) -> Mapping[str, int]:
     return video.size if isinstance(video.size, Mapping) else dict(video.size)
 
 
+OTHER_POLICY = FramePolicy(
+    sampler="linspace",
+    sizer="fit",
+    fps=DEFAULT_FPS,
+    min_frames=2,
+    max_frames=DEFAULT_MAX_FRAMES,
+    multiple=1,
+    max_pixels=DEFAULT_MAX_PIXELS,
+)
+"""Frames for a model whose own rule is not known here."""
+
+
 def _other_policy(video: Any) -> FramePolicy:
     number = getattr(video, "num_frames", None)
-    return FramePolicy(
-        sampler="linspace",
-        sizer="fit",
-        fps=None if number else DEFAULT_FPS,
-        num_frames=number,
-        min_frames=2,
-        max_frames=DEFAULT_MAX_FRAMES,
-        multiple=1,
-        max_pixels=DEFAULT_MAX_PIXELS,
-    )
+    return replace(OTHER_POLICY, fps=None, num_frames=number) if number else OTHER_POLICY
 
 
 POLICIES: dict[str, Callable[[Any], FramePolicy]] = {

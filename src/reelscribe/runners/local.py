@@ -17,6 +17,7 @@ from ..data.base import by_suffix
 from ..data.rows import FieldNames, RowForm, choose_form
 from ..errors import DataError, FailedSamplesError
 from ..mapper import VideoCaptioningFromVLMMapper
+from ..models.base import captioner_notes
 from ..plan import RowOutcome
 from ..record import Sample
 from .failures import FailureLog, failure_row, failures_path
@@ -108,6 +109,7 @@ class _Run:
         began = time.monotonic()
         self._operator.run_stream(self._wrapped(islice(source, limit)), self._take)
         self.summary.seconds = time.monotonic() - began
+        self.summary.engine = captioner_notes(self._operator.captioner)
 
     def _wrapped(self, rows: Iterator[Sample]) -> Iterator[Sample]:
         for number, row in enumerate(rows):

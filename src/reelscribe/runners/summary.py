@@ -49,6 +49,8 @@ class RunSummary:
     """Tokens of the prompts, vision tokens included."""
     completion_tokens: int = 0
     """Generated tokens, all candidates."""
+    engine: list[str] = field(default_factory=list)
+    """What the captioner says about itself: how it ran the model, in which form it showed the videos."""
     load_seconds: float = 0.0
     """Time it took to load the model."""
     seconds: float = 0.0
@@ -98,6 +100,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "speed", f"{summary.videos_per_second:.2f} videos/s, {summary.tokens_per_second:,.1f} tokens/s"
     yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
     yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
+    for line in summary.engine:
+        yield "engine", line
     yield "output", str(summary.output)
     if summary.failures_path is not None:
         yield "failures", str(summary.failures_path)

@@ -193,7 +193,8 @@ def _spread(indices: Indices, total: int) -> Indices:
     """Move equal neighbours apart, upwards first, so that all indices below `total` differ."""
     steps = np.arange(len(indices))
     apart = np.maximum.accumulate(indices - steps) + steps
-    return np.minimum(apart, total - len(indices) + steps)
+    spread: Indices = np.minimum(apart, total - len(indices) + steps)
+    return spread
 
 
 def pad_frames(

@@ -1,0 +1,109 @@
+"""Clips like those of a data set: a moving camera, moving things, sensor noise, H.264 with B-frames.
+
+The same seed gives the same file content on the same build of FFmpeg.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+NOISE = 6.0
+"""Standard deviation of the sensor noise, in grey levels."""
+DRIFT = 0.02
+"""Largest shake of the camera from frame to frame, as a share of the picture's height."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClipKind:
+    """One kind of file."""
+
+    height: int
+    """Height in pixels."""
+    width: int
+    """Width in pixels."""
+    seconds: float
+    """Length."""
+    fps: int = 24
+    """Frames per second."""
+    key_frame_every: int = 48
+    """Frames between two key frames."""
+
+
+REALISTIC = (
+    ClipKind(360, 640, 10),
+    ClipKind(480, 854, 12, key_frame_every=250),
+    ClipKind(360, 640, 20, fps=30, key_frame_every=120),
+    ClipKind(640, 360, 15, key_frame_every=24),
+)
+"""10-20 s, 360p to 480p, landscape and portrait, short and long groups of pictures."""
+
+
+def make_clips(folder: Path, count: int, *, kinds: tuple[ClipKind, ...] = REALISTIC) -> list[Path]:
+    """Render `count` clips, kinds in turn; those that are there already are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for seed in range(count):
+        kind = kinds[seed % len(kinds)]
+        path = folder / f"{seed:04d}_{kind.width}x{kind.height}_{kind.seconds:g}s.mp4"
+        if not path.exists():
+            unfinished = path.with_name(f".{path.name}")
+            render_clip(unfinished, kind, seed=seed)
+            unfinished.rename(path)
+        paths.append(path)
+    return paths
+
+
+def render_clip(path: Path, kind: ClipKind, *, seed: int) -> None:
+    """Encode one clip."""
+    rng = np.random.default_rng(seed)
+    scene = _scene(rng, kind)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=kind.fps)
+        stream.height, stream.width, stream.pix_fmt = kind.height, kind.width, "yuv420p"
+        stream.time_base = Fraction(1, kind.fps)
+        stream.options = {"preset": "veryfast", "crf": "23", "bf": "3", "g": str(kind.key_frame_every), "threads": "2"}
+        for picture in _pictures(rng, scene, kind):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def _scene(rng: np.random.Generator, kind: ClipKind) -> np.ndarray:
+    """A picture larger than the frame, with structure of all sizes, uint8 `[H, W, 3]`."""
+    height, width = kind.height * 3 // 2, kind.width * 3 // 2
+    scene = np.zeros((height, width, 3), np.float32)
+    for cells in (4, 16, 64):
+        coarse = rng.normal(0, 40 / np.sqrt(cells / 4), (cells + 1, cells + 1, 3)).astype(np.float32)
+        rows = np.linspace(0, cells, height, dtype=np.float32)
+        columns = np.linspace(0, cells, width, dtype=np.float32)
+        scene += _between(_between(coarse, rows, axis=0), columns, axis=1)
+    return np.clip(scene + 120, 0, 255).astype(np.uint8)
+
+
+def _between(values: np.ndarray, places: np.ndarray, *, axis: int) -> np.ndarray:
+    low = np.minimum(places.astype(int), values.shape[axis] - 2)
+    share = (places - low).reshape([-1 if one == axis else 1 for one in range(3)])
+    return np.take(values, low, axis) * (1 - share) + np.take(values, low + 1, axis) * share
+
+
+def _pictures(rng: np.random.Generator, scene: np.ndarray, kind: ClipKind):
+    count = round(kind.seconds * kind.fps)
+    room = np.array(scene.shape[:2]) - (kind.height, kind.width)
+    start, end = rng.uniform(0, 1, (2, 2)) * room
+    shake = np.cumsum(rng.normal(0, DRIFT * kind.height / 20, (count, 2)), axis=0)
+    noise = rng.normal(0, NOISE, (kind.height + 64, kind.width + 64)).astype(np.int16)
+    colour, thing = rng.integers(0, 255, 3), rng.uniform(0.1, 0.9, (2, 2))
+    side = kind.height // 5
+    for index in range(count):
+        share = index / max(count - 1, 1)
+        y, x = np.clip(start + (end - start) * share + shake[index], 0, room).astype(int)
+        picture = scene[y : y + kind.height, x : x + kind.width].astype(np.int16)
+        top, left = ((thing[0] + (thing[1] - thing[0]) * share) * (kind.height - side, kind.width - side)).astype(int)
+        picture[top : top + side, left : left + side] = colour
+        dy, dx = rng.integers(0, 64, 2)
+        picture += noise[dy : dy + kind.height, dx : dx + kind.width, None]
+        yield np.clip(picture, 0, 255).astype(np.uint8)

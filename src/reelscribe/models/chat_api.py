@@ -1,0 +1,230 @@
+"""Caption requests in the words of the OpenAI chat API, and its answers as results.
+
+Plain values on both sides: nothing here sends anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
+from ..video.sampling import frame_metadata
+from .base import (
+    LONGEST_MESSAGE,
+    SAMPLED_TEMPERATURE,
+    SAMPLED_TOP_P,
+    GenerationConfig,
+    PromptOptions,
+    Sampling,
+    resolve_sampling,
+)
+from .prompting import chat_messages
+
+Form = Literal["video", "images"]
+FrameFormat = Literal["jpeg", "png"]
+JPEG_QUALITY = 95
+SEEDS = 2**62
+"""Seeds count up by one a candidate and stay within 64 bits with a sign."""
+
+OPTIONAL = {
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+}
+"""Settings that are sent only where they are not off, or where the user says so, and their values when off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How much of the API a server understands."""
+
+    form: Form
+    """`video`: one video of JPEG or PNG frames with their times, as vLLM takes it; `images`: an image a frame, each
+    behind its time."""
+    several: bool
+    """Whether one request may ask for several candidates (`n`)."""
+    logprobs: bool
+    """Whether it tells the probabilities of its tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFormat:
+    """How requests are written."""
+
+    model: str
+    """Name the server knows the model by."""
+    options: PromptOptions
+    """Order of the prompt, and variables for the chat template."""
+    generation: GenerationConfig
+    """What the user says of generation."""
+    defaults: Mapping[str, Any] | None
+    """The model's generation config; None where it is not known here: then the server's own rules."""
+    frame_format: FrameFormat
+    """How frames are packed."""
+    frame_arguments: Mapping[str, Any]
+    """What the server's processor is told about the frames."""
+
+    def sampling(self, num_candidates: int) -> tuple[dict[str, Any], bool]:
+        """Fields of a request that say how tokens are chosen, and whether all candidates are the same text."""
+        if self.defaults is None:
+            return _unresolved(self.generation, num_candidates)
+        sampling = resolve_sampling(self.generation, num_candidates=num_candidates, model_defaults=self.defaults)
+        return _fields(self.generation, sampling), sampling.greedy
+
+    def body(self, request: CaptionRequest, clip: Clip, dialect: Dialect, *, seed: int, count: int) -> dict[str, Any]:
+        """The JSON body of one request.
+
+        Args:
+            request: what is asked.
+            clip: what is shown.
+            dialect: what the server understands.
+            seed: seed of the first candidate; each further one counts up by one.
+            count: candidates of this one request.
+        """
+        fields, _ = self.sampling(request.num_candidates)
+        body: dict[str, Any] = {"model": self.model, **fields, "seed": seed}
+        if count > 1:
+            body["n"] = count
+        if dialect.logprobs:
+            body["logprobs"] = True
+        if self.options.chat_template_kwargs:
+            body["chat_template_kwargs"] = dict(self.options.chat_template_kwargs)
+        show = _as_video if dialect.form == "video" else _as_images
+        parts, extra = show(clip, self)
+        return {**body, **extra, "messages": _messages(request, parts, self.options)}
+
+
+def _unresolved(config: GenerationConfig, num_candidates: int) -> tuple[dict[str, Any], bool]:
+    given = {name: getattr(config, name) for name in ("temperature", *OPTIONAL)}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if num_candidates > 1 and "temperature" not in fields:
+        fields = {"temperature": SAMPLED_TEMPERATURE, "top_p": SAMPLED_TOP_P, **fields}
+    return {**fields, **_ends(config.max_tokens, config.stop)}, fields.get("temperature") == 0
+
+
+def _fields(config: GenerationConfig, sampling: Sampling) -> dict[str, Any]:
+    values = {name: getattr(sampling, name) for name in OPTIONAL}
+    said = {
+        name: value for name, value in values.items() if value != OPTIONAL[name] or getattr(config, name) is not None
+    }
+    return {"temperature": sampling.temperature, **said, **_ends(sampling.max_tokens, sampling.stop)}
+
+
+def _ends(max_tokens: int, stop: Sequence[str]) -> dict[str, Any]:
+    return {"max_tokens": max_tokens, **({"stop": list(stop)} if stop else {})}
+
+
+def _messages(request: CaptionRequest, shown: list[dict[str, Any]], options: PromptOptions) -> list[dict[str, Any]]:
+    """The conversation, with the parts that show the clip in the place of the video."""
+    messages = chat_messages(request, order=options.prompt_order)
+    content = messages[-1]["content"]
+    messages[-1]["content"] = [part for old in content for part in (shown if old["type"] == "video" else [old])]
+    return messages
+
+
+def _as_video(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: A002
+    """One video made of frames, and their times.
+
+    The form of vLLM's `VideoMediaIO.load_base64` (0.32): frames in base64 with commas between them, whatever picture
+    format they are in, under the type video/jpeg; times as frame numbers over a rate in `media_io_kwargs`.
+    """
+    frames = ",".join(pack_frames(clip.frames, format.frame_format))
+    times = frame_metadata(clip)
+    video = {
+        "num_frames": -1,
+        "fps": times["fps"],
+        "frames_indices": times["frames_indices"],
+        "total_num_frames": max(times["total_num_frames"], len(clip.frames)),
+        "duration": times["duration"],
+    }
+    extra = {"media_io_kwargs": {"video": video}, "mm_processor_kwargs": dict(format.frame_arguments)}
+    return [{"type": "video_url", "video_url": {"url": f"data:video/jpeg;base64,{frames}"}}], extra
+
+
+def _as_images(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: A002
+    """An image a frame, each behind its time; repeated frames that only fill up the model's step are left out."""
+    parts: list[dict[str, Any]] = []
+    count = _unpadded(clip.pts_seconds)
+    for seconds, frame in zip(
+        clip.pts_seconds[:count], pack_frames(clip.frames[:count], format.frame_format), strict=True
+    ):
+        parts.append({"type": "text", "text": f"<{seconds:.1f} seconds>"})
+        url = f"data:image/{format.frame_format};base64,{frame}"
+        parts.append({"type": "image_url", "image_url": {"url": url}})
+    return parts, {}
+
+
+def _unpadded(pts_seconds: np.ndarray) -> int:
+    """Frames before the first one that has the time of the one before it."""
+    repeats = np.flatnonzero(np.diff(pts_seconds) <= 0)
+    return int(repeats[0]) + 1 if len(repeats) else len(pts_seconds)
+
+
+def pack_frames(frames: np.ndarray, frame_format: FrameFormat) -> list[str]:
+    """Frames uint8 `[T, H, W, 3]` as T pictures in base64; JPEG at quality 95 with full colour resolution."""
+    from PIL import Image
+
+    settings: dict[str, Any] = (
+        {"quality": JPEG_QUALITY, "subsampling": 0} if frame_format == "jpeg" else {"compress_level": 1}
+    )
+    packed = []
+    for frame in frames:
+        picture = io.BytesIO()
+        Image.fromarray(frame).save(picture, frame_format, **settings)
+        packed.append(base64.b64encode(picture.getvalue()).decode("ascii"))
+    return packed
+
+
+def result_of(request: CaptionRequest, answers: Sequence[Mapping[str, Any]], *, same: bool) -> CaptionResult:
+    """What the server's answers to one request mean.
+
+    Args:
+        request: what was asked.
+        answers: bodies of the answers, in candidate order; each has one choice or more.
+        same: whether one text stands for all candidates.
+    """
+    choices = [
+        choice for answer in answers for choice in sorted(answer["choices"], key=lambda one: one.get("index", 0))
+    ]
+    filtered = [choice for choice in choices if choice.get("finish_reason") == "content_filter"]
+    if filtered:
+        return CaptionResult(request.id, failure=Failure("server_error", "the server's content filter ended the text"))
+    usages = [answer.get("usage") or {} for answer in answers]
+    written = sum(int(usage.get("completion_tokens") or 0) for usage in usages)
+    own = [_candidate_of(choice, tokens=written if len(choices) == 1 else 0) for choice in choices]
+    wanted = request.num_candidates
+    if not own or (len(own) < wanted and not same):
+        lost = f"the server gave {len(own)} candidates where {wanted} were asked for"
+        return CaptionResult(request.id, failure=Failure("server_error", lost))
+    candidates = tuple(own * wanted if same else own)[:wanted]
+    usage = Usage(max(int(one.get("prompt_tokens") or 0) for one in usages), written * (wanted if same else 1))
+    return CaptionResult(request.id, candidates, usage=usage)
+
+
+def _candidate_of(choice: Mapping[str, Any], *, tokens: int) -> Candidate:
+    told = (choice.get("logprobs") or {}).get("content") or []
+    logprobs = [float(one["logprob"]) for one in told]
+    return Candidate(
+        text=choice["message"].get("content") or "",
+        finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+        tokens=len(logprobs) or tokens,
+        mean_logprob=math.fsum(logprobs) / len(logprobs) if logprobs else None,
+    )
+
+
+def error_text(body: Any) -> str:
+    """What an error answer says, in one line; servers put it in various places."""
+    found = body
+    for key in ("error", "detail", "message"):
+        if isinstance(found, Mapping) and key in found:
+            found = found[key]
+    return " ".join(str(found)[: 4 * LONGEST_MESSAGE].split())[:LONGEST_MESSAGE]

@@ -1,0 +1,89 @@
+"""Many requests answered at the same time: a stream in, an event loop in a thread of its own, a stream out.
+
+Knows nothing of models: what answers a request is a coroutine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from ..record import CaptionRequest, CaptionResult, Clip
+
+MAX_BYTES_IN_FLIGHT = 1 << 30
+"""Pixels of the requests being answered, in bytes, at which no further request is taken."""
+
+Answer = Callable[[CaptionRequest, Clip | None], Coroutine[Any, Any, CaptionResult]]
+T = TypeVar("T")
+
+
+class InFlight:
+    """Keeps a bounded number of requests in the hands of an asynchronous back end.
+
+    Args:
+        max_requests: requests being answered at once, at most.
+        max_bytes: no further request is taken while the pixels of those being answered reach this many bytes.
+    """
+
+    def __init__(self, *, max_requests: int, max_bytes: int = MAX_BYTES_IN_FLIGHT) -> None:
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="captioner-loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run one coroutine in the loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    def stream(self, clips: Iterable[tuple[CaptionRequest, Clip | None]], answer: Answer) -> Iterator[CaptionResult]:
+        """Send requests as they come, yield results as they finish.
+
+        `clips` is advanced in the caller's thread, whenever there is room. An exception, of `clips` or of `answer`,
+        is raised here, and what is in flight is cancelled; so it is when the generator is closed.
+        """
+        flight: dict[Future[CaptionResult], int] = {}
+        done: SimpleQueue[Future[CaptionResult]] = SimpleQueue()
+        try:
+            for request, clip in clips:
+                future = asyncio.run_coroutine_threadsafe(answer(request, clip), self._loop)
+                flight[future] = 0 if clip is None else clip.nbytes
+                future.add_done_callback(done.put)
+                while flight and (self._is_full(flight) or not done.empty()):
+                    yield _landed(flight, done)
+            while flight:
+                yield _landed(flight, done)
+        finally:
+            for future in flight:
+                future.cancel()
+
+    def _is_full(self, flight: dict[Future[CaptionResult], int]) -> bool:
+        return len(flight) >= self._max_requests or sum(flight.values()) >= self._max_bytes
+
+    def close(self) -> None:
+        """End what is left in the loop, then the loop and its thread."""
+        if self._loop.is_closed():
+            return
+        self.run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+
+def _landed(flight: dict[Future[CaptionResult], int], done: SimpleQueue[Future[CaptionResult]]) -> CaptionResult:
+    """Wait for the next finished request."""
+    future = done.get()
+    del flight[future]
+    return future.result()
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)

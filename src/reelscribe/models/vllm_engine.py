@@ -1,0 +1,338 @@
+"""Video models run by vLLM's engine, started by this process.
+
+One asynchronous engine lives as long as the captioner: requests enter as clips arrive, results leave as they finish.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from itertools import count
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..errors import MissingExtraError, ModelError, SettingsError
+from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
+from ..video.sampling import FramePolicy, frame_metadata
+from .base import (
+    GenerationConfig,
+    ModelSpec,
+    PromptOptions,
+    Sampling,
+    read_options,
+    resolve_sampling,
+    short_message,
+)
+from .engine_arguments import EngineSetting, engine_arguments
+from .inflight import InFlight
+from .loading import load_config, load_generation_defaults, load_processor, loading_errors, quiet_transformers
+from .prompting import (
+    frame_arguments,
+    has_exact_policy,
+    policy_from_processor,
+    render_prompt,
+    resolve_model,
+    wants_special_tokens,
+)
+from .reviving import EngineDiedError, RevivingEngine
+
+REQUESTS_PER_ENGINE = 64
+"""Requests in flight for each engine: with four candidates they fill its default of 256 sequences."""
+SEEDS = 2**62
+"""vLLM counts candidates up from the request's seed, in 64 bits with a sign."""
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+"""Environment of the engine unless the user's own says otherwise: errors only, and no usage reports to anybody."""
+
+HUB_ARGUMENTS = {
+    "revision": "revision",
+    "trust_remote_code": "trust_remote_code",
+    "hf_token": "token",
+    "download_dir": "cache_dir",
+}
+"""Arguments of the engine that say which files to read, and their names in transformers."""
+
+
+class VLLMOptions(PromptOptions):
+    """Parameters of `model_params` that are ours; every other goes to vLLM's `AsyncEngineArgs`."""
+
+    device: str | None = None
+    """`cpu` or `cuda`, as a check: which it is depends on the vLLM that is installed."""
+    max_in_flight: Annotated[int, Field(gt=0)] | None = None
+    """Videos in the engine at once; None: 64 for each engine."""
+    max_deaths_in_a_row: Annotated[int, Field(ge=0)] = 4
+    """Deaths of the engine without a caption in between after which the run stops."""
+
+
+class VLLMCaptioner:
+    """A video model in vLLM as a captioner.
+
+    >>> captioner = VLLMCaptioner.from_spec(ModelSpec("vllm", "reelscribe/shapes"))  # doctest: +SKIP
+    """
+
+    def __init__(self, engine: RevivingEngine, *, policy: FramePolicy, flight: InFlight, summary: str) -> None:
+        self.policy: FramePolicy | None = policy
+        """Moments and sizes the model wants."""
+        self._engine = engine
+        self._flight = flight
+        self._summary = summary
+        self._end = weakref.finalize(self, _end, engine, flight)
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> VLLMCaptioner:
+        """Start the engine with the model that `spec` names.
+
+        Raises:
+            MissingExtraError: vLLM is not installed.
+            SettingsError: for an unknown or unusable parameter.
+            ModelError: when the model cannot be loaded or takes no videos, or the engine does not start.
+        """
+        start = _EngineStart.from_spec(spec)
+        flight = InFlight(max_requests=start.options.max_in_flight or REQUESTS_PER_ENGINE * start.engines)
+        try:
+            engine = flight.run(_revived(start))
+        except BaseException:
+            flight.close()
+            raise
+        return cls(engine, policy=start.setting.policy, flight=flight, summary=start.summary)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the summary of a run says about this captioner."""
+        deaths = self._engine.deaths
+        died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
+        return [self._summary + died]
+
+    def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
+        """Send clips as there is room, yield results as they finish."""
+        return self._flight.stream(clips, self._answer)
+
+    async def _answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
+        if clip is None:
+            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+        return await self._engine.answer(request, clip)
+
+    def close(self) -> None:
+        """End the engine; it ends with this process at the latest."""
+        self._end()
+
+
+def _end(engine: RevivingEngine, flight: InFlight) -> None:
+    flight.run(engine.close())
+    flight.close()
+
+
+async def _revived(start: _EngineStart) -> RevivingEngine:
+    return RevivingEngine(start, max_deaths_in_a_row=start.options.max_deaths_in_a_row)
+
+
+class _EngineStart:
+    """Everything an engine is started from, so that it can be started again."""
+
+    def __init__(self, spec: ModelSpec, *, options: VLLMOptions, processor: Any, setting: EngineSetting) -> None:
+        self.options = options
+        self.setting = setting
+        self._model = spec.model
+        self._generation = spec.generation
+        self._processor = processor
+        self._arguments = engine_arguments(setting, known=_argument_names())
+        self._defaults = load_generation_defaults(resolve_model(spec.model), _hub(setting.given))
+
+    @classmethod
+    def from_spec(cls, spec: ModelSpec) -> _EngineStart:
+        own = {name: value for name, value in spec.options.items() if name in VLLMOptions.model_fields}
+        given = {name: value for name, value in spec.options.items() if name not in own}
+        options = read_options(VLLMOptions, own)
+        on_cpu, devices = _platform(options.device)
+        folder = resolve_model(spec.model)
+        with loading_errors(spec.model), quiet_transformers():
+            config, processor = load_config(folder, _hub(given)), load_processor(folder, _hub(given))
+        setting = EngineSetting(
+            policy=policy_from_processor(processor).override(spec.frames),
+            exact=has_exact_policy(processor),
+            config=config,
+            max_tokens=spec.generation.max_tokens,
+            on_cpu=on_cpu,
+            devices=devices,
+            given=given,
+        )
+        return cls(spec, options=options, processor=processor, setting=setting)
+
+    @property
+    def engines(self) -> int:
+        """Copies of the model."""
+        return int(self._arguments.get("data_parallel_size") or 1)
+
+    @property
+    def summary(self) -> str:
+        """One line about the engine."""
+        spread = int(self._arguments.get("tensor_parallel_size") or 1)
+        copies = f"{self.engines} engines" if self.engines > 1 else "one engine"
+        return f"vLLM, {copies}{f' of {spread} devices each' if spread > 1 else ''}"
+
+    def __call__(self) -> _Engine:
+        """Start one; blocks until it is ready.
+
+        Raises:
+            ModelError: it does not start.
+        """
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = AsyncEngineArgs(model=resolve_model(self._model), **self._arguments)
+        try:
+            llm = AsyncLLM.from_engine_args(arguments)
+        except Exception as exc:
+            raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
+        return _Engine(llm, self._processor, options=self.options, generation=self._generation, defaults=self._defaults)
+
+
+class _Engine:
+    """One living engine; translates requests to vLLM and answers back."""
+
+    def __init__(
+        self,
+        llm: Any,
+        processor: Any,
+        *,
+        options: VLLMOptions,
+        generation: GenerationConfig,
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self._llm = llm
+        self._processor = processor
+        self._options = options
+        self._generation = generation
+        self._defaults = defaults
+        self._frame_arguments = frame_arguments(processor)
+        self._names = map(str, count())
+
+    async def answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
+        """Send one request and wait for all its candidates."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        sampling = resolve_sampling(
+            self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
+        )
+        try:
+            outputs = self._llm.generate(self._prompt(request, clip), _params(request, sampling), next(self._names))
+            output = [one async for one in outputs][-1]
+        except EngineDeadError as exc:
+            raise EngineDiedError from exc
+        except Exception as exc:  # what else it raises belongs to the request
+            if self._llm.errored:
+                raise EngineDiedError from exc
+            return CaptionResult(request.id, failure=_failure_of(exc))
+        return _result_of(request, output)
+
+    def _prompt(self, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
+        text = render_prompt(self._processor, request, self._options)
+        ids = self._processor.tokenizer(text, add_special_tokens=wants_special_tokens(self._processor, text))
+        return {
+            "prompt_token_ids": list(ids["input_ids"]),
+            "multi_modal_data": {"video": [(clip.frames, frame_metadata(clip))]},
+            "mm_processor_kwargs": self._frame_arguments,
+        }
+
+    def close(self) -> None:
+        """End it."""
+        self._llm.shutdown()
+
+
+def _params(request: CaptionRequest, sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        n=1 if sampling.greedy else request.num_candidates,
+        seed=request.seed % SEEDS,
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        stop=list(sampling.stop),
+        logprobs=0,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _result_of(request: CaptionRequest, output: Any) -> CaptionResult:
+    ended = {one.finish_reason for one in output.outputs}
+    if not ended <= {"stop", "length"}:
+        reason = Failure("model_error", f"the engine ended the request with {', '.join(sorted(map(str, ended)))}")
+        return CaptionResult(request.id, failure=reason)
+    own = [_candidate_of(one) for one in output.outputs]
+    candidates = tuple(own * (request.num_candidates // len(own)))
+    usage = Usage(len(output.prompt_token_ids), sum(one.tokens for one in candidates))
+    return CaptionResult(request.id, candidates, usage=usage)
+
+
+def _candidate_of(output: Any) -> Candidate:
+    tokens = len(output.token_ids)
+    return Candidate(
+        text=output.text,
+        finish_reason=output.finish_reason,
+        tokens=tokens,
+        mean_logprob=None if output.cumulative_logprob is None else output.cumulative_logprob / max(tokens, 1),
+    )
+
+
+_TOO_MANY = ("max_model_len", "maximum model length", "longer than the maximum", "encoder cache", "max_num_batched")
+"""Parts of vLLM's messages about a request that is too long for it."""
+
+
+def _failure_of(exc: BaseException) -> Failure:
+    """The failure that an error about one request means; the first cause in its chain says what was wrong."""
+    cause: BaseException = exc
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if any(part in str(cause) for part in _TOO_MANY):
+        advice = "show fewer or smaller frames (max_frames, max_pixels), or raise max_model_len"
+        return Failure("too_many_tokens", f"{short_message(cause)}; {advice}")
+    return Failure("model_error", short_message(cause))
+
+
+def _start_advice(exc: BaseException) -> str:
+    if "core initialization failed" in str(exc):
+        return (
+            "its process ended at start; what it printed before says why (a script needs "
+            "`if __name__ == '__main__':` around what it does, since vLLM starts processes of its own)"
+        )
+    return short_message(exc)
+
+
+def _platform(device: str | None) -> tuple[bool, int]:
+    """Whether the installed vLLM runs on a CPU, and how many accelerators it sees.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        SettingsError: it does not run on `device`.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        from vllm.platforms import current_platform
+    except ImportError as exc:
+        raise MissingExtraError("vllm", extra="vllm", purpose="enable_vllm (--vllm)") from exc
+    kind = str(current_platform.device_type)
+    if device not in (None, kind):
+        raise SettingsError(
+            f"model_params: device {device!r} is not what this vLLM runs on, which is {kind!r}; leave device out "
+            "(CUDA_VISIBLE_DEVICES chooses among cards)"
+        )
+    return current_platform.is_cpu(), 0 if current_platform.is_cpu() else current_platform.device_count()
+
+
+def _argument_names() -> list[str]:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    return [one.name for one in fields(AsyncEngineArgs)]
+
+
+def _hub(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {HUB_ARGUMENTS[name]: value for name, value in given.items() if name in HUB_ARGUMENTS}

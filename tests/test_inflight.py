@@ -1,0 +1,148 @@
+"""Requests in flight: bounds, order, errors, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from reelscribe.models.inflight import InFlight
+from reelscribe.record import Candidate, CaptionRequest, CaptionResult, Clip, RequestId
+
+
+@pytest.fixture
+def flights():
+    made = []
+
+    def make(**settings):
+        made.append(InFlight(**{"max_requests": 4, **settings}))
+        return made[-1]
+
+    yield make
+    for flight in made:
+        flight.close()
+
+
+def jobs(count, clip=None):
+    for row in range(count):
+        yield CaptionRequest(RequestId(row, 0), f"{row}.mp4", "What?"), clip
+
+
+def result(request):
+    return CaptionResult(request.id, (Candidate(request.video),))
+
+
+def clip_of(nbytes):
+    frames = np.zeros((1, 1, nbytes // 3, 3), np.uint8)
+    return Clip(frames, np.zeros(1), duration_seconds=1, source_fps=1, source_height=1, source_width=nbytes // 3)
+
+
+class Answers:
+    """Answers when told to, and knows how many requests it held at once."""
+
+    def __init__(self, wait=0.0):
+        self.wait, self.held, self.most, self.cancelled = wait, 0, 0, 0
+        self.threads = set()
+
+    async def __call__(self, request, clip):
+        self.threads.add(threading.get_ident())
+        self.held += 1
+        self.most = max(self.most, self.held)
+        try:
+            await asyncio.sleep(self.wait)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.held -= 1
+        return result(request)
+
+
+def test_every_request_is_answered_once(flights):
+    rows = [one.request_id.row for one in flights().stream(jobs(50), Answers(0.001))]
+    assert sorted(rows) == list(range(50))
+
+
+def test_no_more_than_the_bound_is_in_flight(flights):
+    answers = Answers(0.005)
+    list(flights(max_requests=3).stream(jobs(20), answers))
+    assert answers.most == 3
+
+
+def test_bytes_are_bounded_too(flights):
+    answers = Answers(0.005)
+    list(flights(max_requests=100, max_bytes=600).stream(jobs(12, clip_of(300)), answers))
+    assert answers.most == 2
+
+
+def test_the_stream_is_pulled_in_the_callers_thread_and_only_when_there_is_room(flights):
+    pulled, threads = 0, set()
+
+    def source():
+        nonlocal pulled
+        for job in jobs(10**9):
+            pulled += 1
+            threads.add(threading.get_ident())
+            yield job
+
+    stream = flights(max_requests=4).stream(source(), Answers())
+    for _ in range(10):
+        next(stream)
+    stream.close()
+    assert pulled <= 10 + 4
+    assert threads == {threading.get_ident()}
+
+
+def test_answers_are_made_in_another_thread(flights):
+    answers = Answers()
+    list(flights().stream(jobs(3), answers))
+    assert answers.threads.isdisjoint({threading.get_ident()})
+
+
+def test_a_slow_request_holds_nobody_up(flights):
+    async def answer(request, clip):
+        await asyncio.sleep(0.3 if request.id.row == 0 else 0)
+        return result(request)
+
+    rows = [one.request_id.row for one in flights(max_requests=2).stream(jobs(20), answer)]
+    assert rows[-1] == 0
+
+
+def test_an_error_of_an_answer_comes_out_and_ends_the_rest(flights):
+    others = Answers(60)
+
+    async def answer(request, clip):
+        if request.id.row == 2:
+            raise RuntimeError("a bug")
+        return await others(request, clip)
+
+    flight = flights()
+    with pytest.raises(RuntimeError, match="a bug"):
+        list(flight.stream(jobs(9), answer))
+    assert flight.run(asyncio.sleep(0, "still there")) == "still there"
+    assert others.held == 0
+
+
+def test_closing_the_stream_cancels_what_is_in_flight(flights):
+    answers = Answers(60)
+    flight = flights(max_requests=3)
+
+    def source():
+        yield from jobs(2)
+        raise OSError("the reader died")
+
+    with pytest.raises(OSError, match="the reader died"):
+        list(flight.stream(source(), answers))
+    flight.run(asyncio.sleep(0))
+    assert answers.held == 0
+
+
+def test_a_closed_flight_leaves_no_thread():
+    before = threading.active_count()
+    flight = InFlight(max_requests=2)
+    list(flight.stream(jobs(3), Answers()))
+    flight.close()
+    flight.close()
+    assert threading.active_count() == before
