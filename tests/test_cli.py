@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -130,13 +131,19 @@ def test_limit(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
     assert len(load(tmp_path / "out.jsonl")) == 2
 
 
-def test_an_unknown_back_end_is_one_line(tmp_path: Path, good: Path) -> None:
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_a_package_that_is_missing_is_one_line(tmp_path: Path, good: Path) -> None:
     result = run("caption", good, "-o", tmp_path / "out.jsonl", "--vllm")
-    if result.exit_code == 0:
-        pytest.skip("vLLM is here")
     assert result.exit_code == 1
-    assert "error: " in result.stderr
+    assert "error: enable_vllm (--vllm) needs the package 'vllm': pip install 'reelscribe[vllm]'" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_server_is_named_by_its_address(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
+    options = ["--model", "m", "--server", "http://localhost:8000/v1", "--model-param", "api_key_env=KEY"]
+    assert run("caption", good, "-o", tmp_path / "out.jsonl", *options).exit_code == 0
+    assert loaded == [ModelSpec("server", "m", {"base_url": "http://localhost:8000/v1", "api_key_env": "KEY"})]
+    assert run("caption", good, "-o", tmp_path / "out.jsonl", *options, "--vllm").exit_code == 1
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,11 @@ from reelscribe import CAPTIONERS, SELECTORS, VideoCaptioningFromVLMMapper
 from reelscribe.cli import main
 from reelscribe.data import SINKS, SOURCES
 from reelscribe.models import ModelSpec
-from reelscribe.models.base import _HF_NAMES, Captioner, GenerationConfig
+from reelscribe.models.base import _HF_NAMES, Captioner, GenerationConfig, PromptOptions
+from reelscribe.models.engine_arguments import DEFAULTS
 from reelscribe.models.loading import HFOptions
+from reelscribe.models.server import ServerOptions
+from reelscribe.models.vllm_engine import VLLMOptions
 from reelscribe.recipe import parse_recipe
 from reelscribe.record import FAILURE_KINDS
 
@@ -121,6 +124,20 @@ def test_settings_stand_in_the_operator_page_with_their_defaults(heading, model)
     shown = {row[0]: row[1] for row in table(section(text_of(OPERATOR_PAGE), heading))}
     fields = model.model_fields.items()
     assert shown == {name: repr(field.get_default(call_default_factory=True)) for name, field in fields}
+
+
+@pytest.mark.parametrize(("heading", "model"), [("With vLLM", VLLMOptions), ("Behind a server", ServerOptions)])
+def test_settings_of_other_back_ends_stand_in_the_operator_page_with_their_defaults(heading, model):
+    rows = table(section(text_of(OPERATOR_PAGE), heading))
+    shown = {row[0]: row[1].strip("`") for row in rows if row[0] not in DEFAULTS or row[0] in model.model_fields}
+    own = {name: field for name, field in model.model_fields.items() if name not in PromptOptions.model_fields}
+    assert shown == {name: "required" if field.is_required() else repr(field.default) for name, field in own.items()}
+
+
+def test_every_default_of_the_engine_stands_in_the_operator_page_with_its_reason():
+    rows = {row[0]: row for row in table(section(text_of(OPERATOR_PAGE), "With vLLM"))}
+    assert [name for name in rows if name in DEFAULTS] == list(DEFAULTS)
+    assert all(len(rows[name]) == 3 and rows[name][2] for name in DEFAULTS)
 
 
 def test_the_hub_names_of_settings_stand_in_the_operator_page():

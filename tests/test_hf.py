@@ -387,7 +387,7 @@ def test_on_the_cpu_it_computes_in_float32_unless_told():
     [
         ({"max_batch_sizes": 4}, "did you mean max_batch_size"),
         ({"attn_implementations": "sdpa"}, "did you mean attn_implementation"),
-        ({"zzz": 4}, "ours are device, rank, prompt_order"),
+        ({"zzz": 4}, "ours are prompt_order, chat_template_kwargs, device"),
         ({"max_batch_size": 0}, "greater than 0; got 0"),
         ({"prompt_order": "last"}, "video_first.*got 'last'"),
         ({"dtype": "f16"}, "dtype must be.*got 'f16'"),

@@ -123,16 +123,29 @@ def test_a_spec_can_stand_for_the_model():
     assert op.process_batched(batch_of(1))["text"][1] == f"{TOKEN} v0-0 {EOC}"
 
 
+def test_back_ends_that_are_not_there():
+    with pytest.raises(SettingsError, match="unknown back end 'nonesuch'; choose from hf, vllm, server, scripted"):
+        VideoCaptioningFromVLMMapper(captioner=ModelSpec("nonesuch", "any"))
+
+
 @pytest.mark.parametrize(
-    ("params", "needle"),
+    ("params", "backend", "options"),
     [
-        ({"captioner": ModelSpec("nonesuch", "any")}, "unknown back end 'nonesuch'; choose from hf, scripted"),
-        ({"enable_vllm": True}, "vLLM is not supported yet"),
+        ({}, "hf", {"max_batch_size": 3}),
+        ({"enable_vllm": True}, "vllm", {"max_in_flight": 3}),
+        ({"model_params": {"base_url": "http://host"}}, "server", {"base_url": "http://host", "max_in_flight": 3}),
+        ({"enable_vllm": True, "model_params": {"max_in_flight": 9}}, "vllm", {"max_in_flight": 9}),
+        ({"captioner": ModelSpec("scripted", "any")}, "scripted", {}),
     ],
 )
-def test_back_ends_that_are_not_there(params, needle):
-    with pytest.raises(SettingsError, match=needle):
-        VideoCaptioningFromVLMMapper(**params)
+def test_parameters_choose_the_back_end_and_what_the_batch_size_means_to_it(params, backend, options):
+    spec = VideoCaptioningFromVLMMapper(batch_size=3, **params).spec
+    assert (spec.backend, spec.options) == (backend, options)
+
+
+def test_a_server_and_vllm_exclude_each_other():
+    with pytest.raises(SettingsError, match="leave out enable_vllm"):
+        VideoCaptioningFromVLMMapper(enable_vllm=True, model_params={"base_url": "http://host"})
 
 
 def test_result_does_not_depend_on_batch_size_or_order():

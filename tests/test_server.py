@@ -423,11 +423,6 @@ def test_parameters_that_mean_nothing_are_errors(connect, options, what):
         connect(**options)
 
 
-def test_a_server_and_vllm_are_one_too_many():
-    with pytest.raises(SettingsError, match="leave out enable_vllm"):
-        VideoCaptioningFromVLMMapper("served", True, model_params={"base_url": "http://localhost"})
-
-
 def test_the_operator_reaches_a_server(url, server, video):
     operator = VideoCaptioningFromVLMMapper(
         "served", caption_num=2, keep_candidate_mode="all", keep_original_sample=False, batch_size=2,

@@ -90,7 +90,7 @@ pairs_option = partial(click.option, callback=key_values, multiple=True, metavar
 MODEL_OPTIONS = options(
     option("--model", "hf_model", metavar="NAME", help="Model on the hub, or a local folder; reelscribe/shapes is the "
            "bundled demonstration model.  [default: Qwen/Qwen3-VL-8B-Instruct]"),
-    option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM instead of transformers."),
+    option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM, not transformers."),
     option("--server", "base_url", metavar="URL", help="Send videos to this OpenAI-compatible server, which runs the "
            "model, e.g. http://localhost:8000/v1."),
     option("--device", metavar="DEVICE", help="Device of the model: cpu, cuda, cuda:1, mps.  [default: best]"),

@@ -264,8 +264,18 @@ class VideoCaptioningFromVLMMapper:
         return batch
 
     def _place(self, rank: int | None) -> None:
-        """Tell the model to come which process of a parallel `map` it is for, so that each takes its own device."""
-        if rank is not None and self._captioner is None and self.spec is not None and self.spec.backend == "hf":
+        """Tell the model to come which process of a parallel `map` it is for, so that each takes its own device.
+
+        Raises:
+            SettingsError: a second process would start a second vLLM on the same devices.
+        """
+        if rank is None or self._captioner is not None or self.spec is None:
+            return
+        if self.spec.backend == "vllm" and rank > 0:
+            raise SettingsError(
+                f"vLLM uses all visible devices from one process, and this is number {rank + 1}: give map num_proc=1"
+            )
+        if self.spec.backend == "hf":
             self.spec = replace(self.spec, options={"rank": rank, **self.spec.options})
 
     def _report(self, batch: Any) -> None:

@@ -54,8 +54,8 @@ def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool) -> str
         return "vllm" if enable_vllm else "hf"
     if enable_vllm:
         raise SettingsError(
-            f"model_params names a server ({model_params['base_url']!r}), which runs the model itself: leave out "
-            "enable_vllm (--vllm), or base_url (--server)"
+            "model_params names a server, which runs the model itself: leave out enable_vllm (--vllm), or base_url "
+            "(--server)"
         )
     return "server"
 

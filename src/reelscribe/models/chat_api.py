@@ -78,7 +78,7 @@ class ChatFormat:
         if self.defaults is None:
             return _unresolved(self.generation, num_candidates)
         sampling = resolve_sampling(self.generation, num_candidates=num_candidates, model_defaults=self.defaults)
-        return _fields(self.generation, sampling), sampling.greedy
+        return _fields(self.generation, sampling, self.defaults), sampling.greedy
 
     def body(self, request: CaptionRequest, clip: Clip, dialect: Dialect, *, seed: int, count: int) -> dict[str, Any]:
         """The JSON body of one request.
@@ -111,10 +111,16 @@ def _unresolved(config: GenerationConfig, num_candidates: int) -> tuple[dict[str
     return {**fields, **_ends(config.max_tokens, config.stop)}, fields.get("temperature") == 0
 
 
-def _fields(config: GenerationConfig, sampling: Sampling) -> dict[str, Any]:
+def _fields(config: GenerationConfig, sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are on, or that the user or the model's own config would have otherwise: a server fills in what is
+    left out from that config."""
     values = {name: getattr(sampling, name) for name in OPTIONAL}
     said = {
-        name: value for name, value in values.items() if value != OPTIONAL[name] or getattr(config, name) is not None
+        name: value
+        for name, value in values.items()
+        if value != OPTIONAL[name]
+        or getattr(config, name) is not None
+        or defaults.get(name) not in (None, OPTIONAL[name])
     }
     return {"temperature": sampling.temperature, **said, **_ends(sampling.max_tokens, sampling.stop)}
 
@@ -214,7 +220,7 @@ def _candidate_of(choice: Mapping[str, Any], *, tokens: int) -> Candidate:
     told = (choice.get("logprobs") or {}).get("content") or []
     logprobs = [float(one["logprob"]) for one in told]
     return Candidate(
-        text=choice["message"].get("content") or "",
+        text=(choice.get("message") or {}).get("content") or "",
         finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
         tokens=len(logprobs) or tokens,
         mean_logprob=math.fsum(logprobs) / len(logprobs) if logprobs else None,

@@ -105,18 +105,33 @@ def _max_num_batched_tokens(setting: EngineSetting) -> int:
     would be read in pieces.
     """
     clip = min(longest_clip(setting), _length(setting))
-    step = setting.given.get("max_num_scheduled_tokens") or _max_num_scheduled_tokens(setting)
-    return max(SMALLEST_STEP, clip) if step is None else int(step) + clip
+    given = setting.given.get("max_num_scheduled_tokens")
+    step = given if isinstance(given, int) else _max_num_scheduled_tokens(setting)
+    return max(SMALLEST_STEP, clip) if step is None else step + clip
 
 
 def _length(setting: EngineSetting) -> int:
-    return int(setting.given.get("max_model_len") or _max_model_len(setting))
+    """The longest request; where the user leaves it to vLLM (-1), what we would say."""
+    given = setting.given.get("max_model_len")
+    return given if isinstance(given, int) and given > 0 else _max_model_len(setting)
+
+
+def _given_count(setting: EngineSetting, name: str) -> int:
+    """A number of devices the user gives, or 1.
+
+    Raises:
+        SettingsError: it is none.
+    """
+    value = setting.given.get(name, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"model_params: {name} must be a whole number above 0; got {value!r}")
+    return value
 
 
 def _data_parallel_size(setting: EngineSetting) -> int | None:
     """An engine for each device, or for each group of them that one model is spread over."""
-    group = int(setting.given.get("tensor_parallel_size", 1)) * int(setting.given.get("pipeline_parallel_size", 1))
-    return None if setting.on_cpu else max(1, setting.devices // max(1, group))
+    group = _given_count(setting, "tensor_parallel_size") * _given_count(setting, "pipeline_parallel_size")
+    return None if setting.on_cpu else max(1, setting.devices // group)
 
 
 def _kv_cache_memory_bytes(setting: EngineSetting) -> int | None:

@@ -6,7 +6,6 @@ Knows addresses, keys, status codes and waiting; not what the requests say.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from dataclasses import dataclass, field
@@ -22,6 +21,9 @@ FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 BUSY_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
 """The server, or what stands before it, has no room just now; no fault of the request."""
+IMPATIENT_TRIES = 3
+BROKEN_OFF = frozenset({"abort", "error"})
+"""Reasons vLLM gives for the end of a text when it is shut down, or fails, in the midst of it."""
 HOPELESS_STATUSES = {
     401: "it wants a key, or another one: name the variable that holds it with api_key_env",
     403: "it does not let this key in",
@@ -77,6 +79,7 @@ class ChatClient:
         give_up_seconds: float,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self._key = key
         self._max_tries = max_tries
         self._give_up_seconds = give_up_seconds
         self._last_answer = time.monotonic()
@@ -104,11 +107,15 @@ class ChatClient:
             return None
         return found if answer.is_success and isinstance(found, list) else None
 
-    async def ask(self, body: bytes) -> dict[str, Any]:
+    async def ask(self, body: bytes, *, patient: bool = True) -> dict[str, Any]:
         """Send one chat request, as often as it takes.
 
+        Args:
+            body: the request.
+            patient: whether it is worth to wait for; else three failed tries count as a refusal.
+
         Raises:
-            RefusedError: the server refuses it, or fails on it again and again while it answers others.
+            RefusedError: the server refuses it, or fails on it again and again while it is there for others.
             ModelError: the server answers nobody.
         """
         trial = _Trial()
@@ -116,7 +123,11 @@ class ChatClient:
             try:
                 answer = await self._try(body)
             except _TroubleError as trouble:
-                self._judge(trial, trouble)
+                trial.tries += 1
+                trial.blamed += trouble.blames
+                if not patient and trial.tries >= IMPATIENT_TRIES:
+                    raise RefusedError(str(trouble)) from trouble
+                await self._judge(trial, trouble)
                 await asyncio.sleep(max(trouble.wait_seconds, _backoff(trial.tries)))
                 continue
             self._last_answer = time.monotonic()
@@ -135,7 +146,7 @@ class ChatClient:
             return self._parsed(answer)
         if answer.status_code in HOPELESS_STATUSES:
             raise ModelError(self._hopeless(answer))
-        what = f"status {answer.status_code}: {_told(answer)}"
+        what = f"status {answer.status_code}: {self._told(answer)}"
         if answer.status_code in BUSY_STATUSES or answer.status_code >= 500:
             blames = answer.status_code not in BUSY_STATUSES
             raise _TroubleError(what, blames=blames, wait_seconds=_retry_after(answer))
@@ -144,19 +155,21 @@ class ChatClient:
     def _parsed(self, answer: httpx.Response) -> dict[str, Any]:
         try:
             parsed = answer.json()
-            if parsed["choices"] is not None:
-                return dict(parsed)
-        except (ValueError, KeyError, TypeError):
-            pass
-        raise RefusedError(f"the answer is not one of the chat API: {answer.text[:200]}")
+            reasons = {choice.get("finish_reason") for choice in parsed["choices"]}
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise RefusedError(f"the answer is not one of the chat API: {self._scrubbed(answer.text[:200])}") from exc
+        if reasons & BROKEN_OFF:
+            raise _TroubleError(
+                f"the server broke the text off ({', '.join(sorted(reasons & BROKEN_OFF))})", blames=True
+            )
+        return dict(parsed)
 
-    def _judge(self, trial: _Trial, trouble: _TroubleError) -> None:
+    async def _judge(self, trial: _Trial, trouble: _TroubleError) -> None:
         """Give up, or let it be tried again."""
-        trial.tries += 1
-        trial.blamed += trouble.blames
-        others_fare_better = self._last_answer > trial.began
         now = time.monotonic()
-        if others_fare_better and (trial.blamed >= self._max_tries or now - trial.began > self._give_up_seconds):
+        others_fare_better = self._last_answer > trial.began
+        blamed = trial.blamed >= self._max_tries and (others_fare_better or await self._is_there())
+        if blamed or (others_fare_better and now - trial.began > self._give_up_seconds):
             raise RefusedError(f"given up after {trial.tries} tries; the last: {trouble}")
         if now - max(trial.began, self._last_answer) > self._give_up_seconds:
             raise ModelError(
@@ -164,20 +177,30 @@ class ChatClient:
                 f"word: {trouble}"
             )
 
+    async def _is_there(self) -> bool:
+        """Whether the server answers anything at all."""
+        try:
+            return (await self._http.get(f"{self.base_url}/models")).status_code < 500
+        except httpx.HTTPError:
+            return False
+
     def _hopeless(self, answer: httpx.Response) -> str:
         advice = HOPELESS_STATUSES[answer.status_code]
-        return f"the server {self.base_url} says {answer.status_code}: {_told(answer)}; {advice}"
+        return f"the server {self.base_url} says {answer.status_code}: {self._told(answer)}; {advice}"
+
+    def _told(self, answer: httpx.Response) -> str:
+        try:
+            return self._scrubbed(error_text(answer.json()))
+        except ValueError:
+            return self._scrubbed(error_text(answer.text))
+
+    def _scrubbed(self, text: str) -> str:
+        """A text of the server without the key, should it repeat it."""
+        return text.replace(self._key, "***") if self._key else text
 
     async def close(self) -> None:
         """Close its connections."""
         await self._http.aclose()
-
-
-def _told(answer: httpx.Response) -> str:
-    try:
-        return error_text(answer.json())
-    except json.JSONDecodeError:
-        return error_text(answer.text)
 
 
 def _retry_after(answer: httpx.Response) -> float:

@@ -32,6 +32,7 @@ class InFlight:
     def __init__(self, *, max_requests: int, max_bytes: int = MAX_BYTES_IN_FLIGHT) -> None:
         self._max_requests = max_requests
         self._max_bytes = max_bytes
+        self._closing = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="captioner-loop", daemon=True)
         self._thread.start()
@@ -64,14 +65,27 @@ class InFlight:
     def _is_full(self, flight: dict[Future[CaptionResult], int]) -> bool:
         return len(flight) >= self._max_requests or sum(flight.values()) >= self._max_bytes
 
-    def close(self) -> None:
-        """End what is left in the loop, then the loop and its thread."""
-        if self._loop.is_closed():
+    def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
+        """End what is in flight, run `last`, then end the loop and its thread; once is enough.
+
+        The garbage collector may call this in the loop's own thread, which must not wait for itself.
+        """
+        if self._closing:
             return
+        self._closing = True
+        if threading.current_thread() is self._thread:
+            threading.Thread(target=self._end, args=(last,), name="captioner-end").start()
+            return
+        self._end(last)
+
+    def _end(self, last: Callable[[], Coroutine[Any, Any, None]] | None) -> None:
         self.run(_cancel_others())
+        if last is not None:
+            self.run(last())
+        self.run(self._loop.shutdown_asyncgens())
+        self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..errors import ModelError
 from ..record import CaptionRequest, CaptionResult, Clip, Failure
@@ -17,14 +17,39 @@ from ..record import CaptionRequest, CaptionResult, Clip, Failure
 log = logging.getLogger(__name__)
 
 
+WATCH_SECONDS = 1.0
+"""Time between two looks at whether the engine that works on a request still lives."""
+
+T = TypeVar("T")
+
+
 class EngineDiedError(Exception):
     """The engine is dead; it answers nothing any more."""
+
+
+async def unless_dead(work: Coroutine[Any, Any, T], is_dead: Callable[[], bool]) -> T:
+    """What `work` gives, as long as the engine lives.
+
+    For engines that forget to tell some of their requests that they are dead.
+
+    Raises:
+        EngineDiedError: the engine is dead and `work` has not ended.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=WATCH_SECONDS)
+            if not task.done() and is_dead():
+                raise EngineDiedError
+    finally:
+        task.cancel()
+    return task.result()
 
 
 class Engine(Protocol):
     """Something that answers many requests at once, until it dies."""
 
-    async def answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
+    async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
         """Answer one request.
 
         Raises:
@@ -52,11 +77,12 @@ class RevivingEngine:
         self._deaths_in_a_row = 0
         self._engine: Engine | None = start()
         self._broken: ModelError | None = None
+        self._closed = False
         self._room = _Room()
         self.deaths = 0
         """Engines that died so far."""
 
-    async def answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
+    async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
         """Answer one request, over the death of an engine.
 
         Raises:
@@ -73,7 +99,7 @@ class RevivingEngine:
         )
         return CaptionResult(request.id, failure=died)
 
-    async def _try(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
+    async def _try(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
         engine = self._living()
         try:
             result = await engine.answer(request, clip)
@@ -84,6 +110,8 @@ class RevivingEngine:
         return result
 
     def _living(self) -> Engine:
+        if self._closed:
+            raise ModelError("the captioner is closed")
         if self._broken is not None:
             raise self._broken
         if self._engine is None:
@@ -111,7 +139,8 @@ class RevivingEngine:
             raise self._broken
 
     async def close(self) -> None:
-        """End the living engine, if there is one."""
+        """End the living engine, if there is one; no other follows it."""
+        self._closed = True
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -146,6 +175,8 @@ class _Room:
                 self._taken = True
         finally:
             self._wanting -= 1
+            if not self._taken:
+                await self._tell()
         try:
             yield
         finally:

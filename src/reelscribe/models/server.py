@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -23,7 +25,7 @@ from ..video.sampling import FramePolicy
 from .base import ModelSpec, PromptOptions, close_matches, generation_config, read_options
 from .chat_api import SEEDS, ChatFormat, Dialect, Form, FrameFormat, result_of
 from .http_client import ChatClient, RefusedError
-from .inflight import InFlight
+from .inflight import MAX_BYTES_IN_FLIGHT, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
 from .prompting import (
     BUNDLED_MODELS,
@@ -53,11 +55,13 @@ class ServerOptions(PromptOptions):
     """How frames are packed: `jpeg` (quality 95), or `png`, without loss and several times the bytes."""
     max_in_flight: Annotated[int, Field(gt=0)] = 32
     """Videos at the server at once."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 600.0
+    max_bytes_in_flight: Annotated[int, Field(gt=0)] = MAX_BYTES_IN_FLIGHT
+    """Bytes of pixels on their way to the server at once."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
     """How long one answer may take."""
     max_tries: Annotated[int, Field(gt=0)] = 5
     """Failed answers to one request after which it is given up, if the server answers others meanwhile."""
-    give_up_seconds: Annotated[float, Field(gt=0)] = 600.0
+    give_up_seconds: Annotated[float, Field(gt=0)] = 900.0
     """How long the server may answer nobody before the run stops."""
 
 
@@ -82,11 +86,9 @@ class ServerCaptioner:
         """Moments and sizes the model wants."""
         self.notes = list(notes)
         """What the summary of a run says about this captioner."""
-        self._client = client
-        self._format = format
-        self._dialect = dialect
+        self._answer = partial(_answer, client, format, dialect)
         self._flight = flight
-        self._end = weakref.finalize(self, _end, client, flight)
+        self._end = weakref.finalize(self, flight.close, client.close)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> ServerCaptioner:
@@ -97,7 +99,7 @@ class ServerCaptioner:
             ModelError: no server answers, it does not serve the model, or it takes no frames in any form.
         """
         options = _options(spec.options)
-        flight = InFlight(max_requests=options.max_in_flight)
+        flight = InFlight(max_requests=options.max_in_flight, max_bytes=options.max_bytes_in_flight)
         try:
             return flight.run(_connect(spec, options, flight))
         except BaseException:
@@ -108,22 +110,24 @@ class ServerCaptioner:
         """Send clips as there is room, yield results as they come back."""
         return self._flight.stream(clips, self._answer)
 
-    async def _answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        if clip is None:
-            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
-        try:
-            return await _ask(self._client, self._format, self._dialect, request, clip)
-        except RefusedError as exc:
-            return CaptionResult(request.id, failure=_failure_of(str(exc)))
-
     def close(self) -> None:
         """Close the connections."""
         self._end()
 
 
-def _end(client: ChatClient, flight: InFlight) -> None:
-    flight.run(client.close())
-    flight.close()
+async def _answer(
+    client: ChatClient,
+    format: ChatFormat,  # noqa: A002
+    dialect: Dialect,
+    request: CaptionRequest,
+    clip: Clip | None,
+) -> CaptionResult:
+    if clip is None:
+        raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+    try:
+        return await _ask(client, format, dialect, request, clip)
+    except RefusedError as exc:
+        return CaptionResult(request.id, failure=_failure_of(str(exc)))
 
 
 async def _ask(
@@ -132,6 +136,8 @@ async def _ask(
     dialect: Dialect,
     request: CaptionRequest,
     clip: Clip,
+    *,
+    patient: bool = True,
 ) -> CaptionResult:
     """One request for all candidates, or one for each where the server takes no `n`; seeds are the same either way."""
     _, same = format.sampling(request.num_candidates)
@@ -144,9 +150,12 @@ async def _ask(
         body = format.body(request, clip, dialect, seed=seed, count=counts[0])
         return [json.dumps({**body, "seed": seed + index}).encode() for index in range(len(counts))]
 
-    bodies = await asyncio.to_thread(pack)
-    answers = await asyncio.gather(*(client.ask(body) for body in bodies))
-    return result_of(request, answers, same=same)
+    asked = [asyncio.ensure_future(client.ask(body, patient=patient)) for body in await asyncio.to_thread(pack)]
+    try:
+        return result_of(request, await asyncio.gather(*asked), same=same)
+    finally:
+        for one in asked:  # what is left where one was refused
+            one.cancel()
 
 
 _TOO_LONG = ("context length", "context_length", "max_model_len", "maximum model length", "longer than the maximum")
@@ -214,7 +223,7 @@ async def find_dialect(client: ChatClient, format: ChatFormat, wanted: str) -> D
         dialect = Dialect(form, several, logprobs)
         request = CaptionRequest(RequestId(0, 0), "", "Say yes.", num_candidates=2 if several else 1)
         try:
-            result = await _ask(client, trial, dialect, request, clip)
+            result = await _ask(client, trial, dialect, request, clip, patient=False)
         except RefusedError as exc:
             refusal = str(exc)
             continue
@@ -310,13 +319,18 @@ def base_url(text: str) -> str:
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"base_url must be an address like http://localhost:8000/v1; got {text!r}")
+        raise SettingsError(f"base_url must be an address like http://localhost:8000/v1; got {_unsecret(text)!r}")
     if parts.username is not None or parts.password is not None:
         raise SettingsError("base_url must not hold a user or a password; put the key in a variable and name it in "
                             "api_key_env")  # fmt: skip
     if parts.query or parts.fragment:
-        raise SettingsError(f"base_url must end with its path; got {text!r}")
+        raise SettingsError(f"base_url must end with its path; got {_unsecret(text)!r}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
+
+
+def _unsecret(text: str) -> str:
+    """An address without what may be a secret in it: what stands before an @, and behind a question mark."""
+    return re.sub(r"[?#].*", "?…", re.sub(r"[^/]*@", "…@", text))
 
 
 def _key(name: str | None) -> str | None:
@@ -327,7 +341,9 @@ def _key(name: str | None) -> str | None:
     """
     if name is None:
         return None
-    key = os.environ.get(name)
+    key = os.environ.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise SettingsError(f"the variable {name!r} holds no key: a key has printable ASCII characters alone")
     if not key:
         raise SettingsError(
             f"api_key_env names {name!r}, but that variable is not set; set it, or leave api_key_env out"

@@ -27,7 +27,7 @@ from .base import (
     short_message,
 )
 from .engine_arguments import EngineSetting, engine_arguments
-from .inflight import InFlight
+from .inflight import MAX_BYTES_IN_FLIGHT, InFlight
 from .loading import load_config, load_generation_defaults, load_processor, loading_errors, quiet_transformers
 from .prompting import (
     frame_arguments,
@@ -37,14 +37,19 @@ from .prompting import (
     resolve_model,
     wants_special_tokens,
 )
-from .reviving import EngineDiedError, RevivingEngine
+from .reviving import EngineDiedError, RevivingEngine, unless_dead
 
 REQUESTS_PER_ENGINE = 64
 """Requests in flight for each engine: with four candidates they fill its default of 256 sequences."""
 SEEDS = 2**62
 """vLLM counts candidates up from the request's seed, in 64 bits with a sign."""
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-"""Environment of the engine unless the user's own says otherwise: errors only, and no usage reports to anybody."""
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+}
+"""Environment of the engine unless the user's own says otherwise: errors only, no usage reports to anybody, and no fork
+of a process that has threads."""
 
 HUB_ARGUMENTS = {
     "revision": "revision",
@@ -62,7 +67,9 @@ class VLLMOptions(PromptOptions):
     """`cpu` or `cuda`, as a check: which it is depends on the vLLM that is installed."""
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
     """Videos in the engine at once; None: 64 for each engine."""
-    max_deaths_in_a_row: Annotated[int, Field(ge=0)] = 4
+    max_bytes_in_flight: Annotated[int, Field(gt=0)] | None = None
+    """Bytes of pixels in the engine at once; None: 1 GiB for each engine."""
+    max_deaths_in_a_row: Annotated[int, Field(ge=0)] = 8
     """Deaths of the engine without a caption in between after which the run stops."""
 
 
@@ -78,7 +85,7 @@ class VLLMCaptioner:
         self._engine = engine
         self._flight = flight
         self._summary = summary
-        self._end = weakref.finalize(self, _end, engine, flight)
+        self._end = weakref.finalize(self, flight.close, engine.close)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> VLLMCaptioner:
@@ -90,7 +97,10 @@ class VLLMCaptioner:
             ModelError: when the model cannot be loaded or takes no videos, or the engine does not start.
         """
         start = _EngineStart.from_spec(spec)
-        flight = InFlight(max_requests=start.options.max_in_flight or REQUESTS_PER_ENGINE * start.engines)
+        flight = InFlight(
+            max_requests=start.options.max_in_flight or REQUESTS_PER_ENGINE * start.engines,
+            max_bytes=start.options.max_bytes_in_flight or MAX_BYTES_IN_FLIGHT * start.engines,
+        )
         try:
             engine = flight.run(_revived(start))
         except BaseException:
@@ -107,21 +117,11 @@ class VLLMCaptioner:
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they finish."""
-        return self._flight.stream(clips, self._answer)
-
-    async def _answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        if clip is None:
-            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
-        return await self._engine.answer(request, clip)
+        return self._flight.stream(clips, self._engine.answer)
 
     def close(self) -> None:
         """End the engine; it ends with this process at the latest."""
         self._end()
-
-
-def _end(engine: RevivingEngine, flight: InFlight) -> None:
-    flight.run(engine.close())
-    flight.close()
 
 
 async def _revived(start: _EngineStart) -> RevivingEngine:
@@ -181,8 +181,8 @@ class _EngineStart:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(model=resolve_model(self._model), **self._arguments)
         try:
+            arguments = AsyncEngineArgs(model=resolve_model(self._model), **self._arguments)
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
             raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
@@ -209,23 +209,35 @@ class _Engine:
         self._frame_arguments = frame_arguments(processor)
         self._names = map(str, count())
 
-    async def answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
+    async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
         """Send one request and wait for all its candidates."""
+        if clip is None:
+            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = resolve_sampling(
             self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
         )
         try:
-            outputs = self._llm.generate(self._prompt(request, clip), _params(request, sampling), next(self._names))
-            output = [one async for one in outputs][-1]
+            output = await unless_dead(self._generate(request, clip, sampling), lambda: bool(self._llm.errored))
+        except EngineDiedError:
+            raise
         except EngineDeadError as exc:
             raise EngineDiedError from exc
         except Exception as exc:  # what else it raises belongs to the request
             if self._llm.errored:
                 raise EngineDiedError from exc
             return CaptionResult(request.id, failure=_failure_of(exc))
+        if any(
+            one.finish_reason == "abort" for one in output.outputs
+        ):  # nobody here aborts: an engine that is ended does
+            raise EngineDiedError
         return _result_of(request, output)
+
+    async def _generate(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> Any:
+        """vLLM's output with all candidates; it has but one."""
+        outputs = self._llm.generate(self._prompt(request, clip), _params(request, sampling), next(self._names))
+        return [one async for one in outputs][-1]
 
     def _prompt(self, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
         text = render_prompt(self._processor, request, self._options)
@@ -313,7 +325,7 @@ def _platform(device: str | None) -> tuple[bool, int]:
         MissingExtraError: vLLM is not installed.
         SettingsError: it does not run on `device`.
     """
-    for name, value in QUIET.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         from vllm.platforms import current_platform
