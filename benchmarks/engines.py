@@ -29,6 +29,7 @@ CLIPS = 24
 DECODED = 16
 IDLE_CLIPS = 200
 ROUNDS = 3
+MARK = "measured: "
 
 
 # one measurement, in a process of its own
@@ -209,7 +210,8 @@ def measure(name: str) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     if done.returncode:
         raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]  # vLLM prints there too
+    return dict(json.loads(lines[-1].removeprefix(MARK)))
 
 
 def all_rounds(say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
@@ -256,7 +258,7 @@ def main() -> None:
     name = parser.parse_args().measure
     model, paths = make_model(WORK / "model"), make_clips(WORK / "clips", CLIPS)
     if name is not None:
-        print(json.dumps(MEASURES[name](paths, str(model))))
+        print(MARK + json.dumps(MEASURES[name](paths, str(model))), flush=True)
         return
     from benchmarks.page import write_page
 

@@ -55,6 +55,16 @@ def test_one_engine_for_each_card_before_tensor_parallel():
     assert arguments(devices=0)["data_parallel_size"] == 1
 
 
+@pytest.mark.parametrize("wrong", [0, -1, "two", True, 1.5])
+def test_numbers_of_devices_are_whole_and_above_0(wrong):
+    with pytest.raises(SettingsError, match="tensor_parallel_size must be a whole number"):
+        arguments({"tensor_parallel_size": wrong})
+
+
+def test_a_length_left_to_vllm_is_planned_as_ours():
+    assert arguments({"max_model_len": -1})["max_num_batched_tokens"] == arguments()["max_num_batched_tokens"]
+
+
 def test_one_pass_captioning_keeps_the_prefix_cache_and_not_the_cache_of_inputs():
     made = arguments()
     assert made["enable_prefix_caching"] is True

@@ -139,10 +139,36 @@ def test_closing_the_stream_cancels_what_is_in_flight(flights):
     assert answers.held == 0
 
 
+def test_a_flight_can_be_closed_where_a_loop_is_running_and_runs_one_last_thing():
+    last = []
+
+    async def say():
+        last.append("bye")
+
+    async def notebook():
+        flight = InFlight(max_requests=2)
+        list(flight.stream(jobs(3), Answers()))
+        flight.close(say)
+
+    asyncio.run(notebook())
+    assert last == ["bye"]
+
+
+def test_a_flight_closed_in_its_own_thread_does_not_wait_for_itself():
+    flight = InFlight(max_requests=2)
+
+    async def close():
+        flight.close()
+
+    flight.run(close())
+    flight._thread.join(5)
+    assert not flight._thread.is_alive()
+
+
 def test_a_closed_flight_leaves_no_thread():
-    before = threading.active_count()
     flight = InFlight(max_requests=2)
     list(flight.stream(jobs(3), Answers()))
     flight.close()
     flight.close()
-    assert threading.active_count() == before
+    assert not flight._thread.is_alive()
+    assert flight._loop.is_closed()

@@ -143,6 +143,12 @@ def test_parameters_choose_the_back_end_and_what_the_batch_size_means_to_it(para
     assert (spec.backend, spec.options) == (backend, options)
 
 
+def test_a_second_process_does_not_start_a_second_vllm_on_the_same_devices():
+    op = VideoCaptioningFromVLMMapper(enable_vllm=True)
+    with pytest.raises(SettingsError, match="num_proc=1"):
+        op.process_batched(batch_of(1), rank=1)
+
+
 def test_a_server_and_vllm_exclude_each_other():
     with pytest.raises(SettingsError, match="leave out enable_vllm"):
         VideoCaptioningFromVLMMapper(enable_vllm=True, model_params={"base_url": "http://host"})

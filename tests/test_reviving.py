@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from reelscribe.errors import ModelError
+from reelscribe.models import reviving
 from reelscribe.models.inflight import InFlight
-from reelscribe.models.reviving import EngineDiedError, RevivingEngine
+from reelscribe.models.reviving import EngineDiedError, RevivingEngine, unless_dead
 from reelscribe.record import Candidate, CaptionRequest, CaptionResult, RequestId
 
 
@@ -70,6 +71,51 @@ def run(factory, count=20, *, max_requests=8, max_deaths_in_a_row=4):
         flight.close()
     assert sorted(results) == list(range(count))
     return {row: one.failure.kind for row, one in results.items() if one.failure is not None}, engine
+
+
+class DeafEngine(FakeEngine):
+    """Tells its first request that it is dead, and leaves the others waiting for ever."""
+
+    async def answer(self, request, clip):
+        return await unless_dead(self._answer(request), lambda: self.dead.is_set())
+
+    async def _answer(self, request):
+        if request.video in self.factory.poison:
+            self.dead.set()
+            raise EngineDiedError
+        if len(self.factory.engines) == 1:
+            await asyncio.Event().wait()
+        return CaptionResult(request.id, (Candidate("caption"),))
+
+
+def test_requests_that_a_dead_engine_forgets_are_asked_again(monkeypatch):
+    monkeypatch.setattr(reviving, "WATCH_SECONDS", 0.02)
+    factory = Factory("5.mp4")
+    monkeypatch.setattr("test_reviving.FakeEngine", DeafEngine)
+    failed, _ = run(factory)
+    assert {type(engine) for engine in factory.engines} == {DeafEngine}
+    assert failed == {5: "engine_died"}
+
+
+def test_work_that_ends_is_not_asked_about_the_engine():
+    async def work():
+        return 7
+
+    assert asyncio.run(unless_dead(work(), lambda: True)) == 7
+
+
+def test_a_closed_engine_is_not_started_again():
+    async def go():
+        factory = Factory()
+        engine = RevivingEngine(factory, max_deaths_in_a_row=1)
+        await engine.close()
+        await engine.close()
+        with pytest.raises(ModelError, match="closed"):
+            await engine.answer(CaptionRequest(RequestId(0, 0), "0.mp4", "What?"), None)
+        return factory
+
+    factory = asyncio.run(go())
+    assert (len(factory.engines), factory.engines[0].closed) == (1, 1)
 
 
 def test_an_engine_that_lives_is_started_once():

@@ -17,8 +17,8 @@ from chat_server import ChatServer, completion, error, running, slowly
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.models.chat_api import error_text
+from reelscribe.models.base import PromptOptions, generation_config
+from reelscribe.models.chat_api import ChatFormat, error_text
 from reelscribe.models.server import base_url
 from reelscribe.record import CaptionRequest, Clip, RequestId
 
@@ -156,6 +156,15 @@ def test_the_generation_config_of_a_known_model_rules(connect, server):
     assert server.asked[1]["temperature"] == 0.9
 
 
+def test_what_the_models_own_config_would_fill_in_is_sent_as_it_is_meant():
+    """Qwen2.5-VL's config draws in name only; a server puts its top_k of 1 where none is sent."""
+    own = {"do_sample": True, "temperature": 1e-6, "top_k": 1, "repetition_penalty": 1.05}
+    chat = ChatFormat("m", PromptOptions(), generation_config({}), own, "jpeg", {})
+    fields, same = chat.sampling(4)
+    assert not same
+    assert fields == {"temperature": 0.9, "top_p": 0.95, "top_k": 0, "repetition_penalty": 1.05, "max_tokens": 512}
+
+
 def test_greedy_candidates_are_one_text(connect, server):
     (result,) = caption(connect({"temperature": 0}), candidates=3)
     assert "n" not in server.asked[0]
@@ -223,6 +232,14 @@ def test_a_server_that_understands_nothing_is_an_error(connect, server):
         connect(video_form="video")
 
 
+def test_a_server_that_breaks_down_over_a_form_is_asked_in_another(connect, server):
+    def behave(body, nth):
+        return error(500, "cannot read video_url") if "media_io_kwargs" in body else None
+
+    server.behave = behave
+    assert texts(caption(connect())) == [["text 0"]]
+
+
 def test_a_server_that_gives_one_choice_whatever_n_says_is_asked_for_each(connect, server):
     server.behave = lambda body, nth: (200, completion({**body, "n": 1}), {})
     (result,) = caption(connect(), candidates=3)
@@ -281,10 +298,52 @@ def test_a_request_the_server_always_fails_on_is_given_up_while_others_are_answe
     assert "given up after" in results[0].failure.message
 
 
-def test_a_server_that_answers_nobody_any_more_stops_the_run(connect, server):
+def test_the_last_request_of_a_run_is_given_up_too(connect, server):
+    """Nobody else is answered in the meantime, but the server is there."""
+    captioner = connect(max_tries=3)
+    caption(captioner, count=2)
+    server.behave = lambda body, nth: error(500, "crash")
+    (result,) = caption(captioner)
+    assert result.failure.kind == "server_error"
+    assert "given up after 3 tries" in result.failure.message
+
+
+def test_an_answer_that_does_not_come_in_time_is_asked_for_again(connect, server):
+    captioner = connect(timeout_seconds=0.3)
+    start = len(server.bodies)
+
+    def behave(body, nth):
+        if nth == start:
+            time.sleep(0.8)
+
+    server.behave = behave
+    (result,) = caption(captioner)
+    assert result.failure is None
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("reason", ["abort", "error"])
+def test_a_text_the_server_broke_off_is_asked_for_again(connect, server, reason):
+    captioner = connect()
+    start = len(server.bodies)
+
+    def behave(body, nth):
+        answer = completion(body)
+        answer["choices"][0]["finish_reason"] = reason if nth == start else "stop"
+        return 200, answer, {}
+
+    server.behave = behave
+    (result,) = caption(captioner)
+    assert result.failure is None
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("trouble", [error(503, "no room"), (0, {}, {})])
+def test_a_server_that_answers_nobody_any_more_stops_the_run(connect, server, trouble):
     captioner = connect(give_up_seconds=0.3)
-    server.behave = lambda body, nth: error(500, "dead inside")
-    with pytest.raises(ModelError, match=r"has answered no request for 0.3 seconds.*dead inside"):
+    server.models = None
+    server.behave = lambda body, nth: trouble if trouble[0] else (time.sleep(0.35), trouble)[1]
+    with pytest.raises(ModelError, match=r"has answered no request for 0.3 seconds"):
         caption(captioner, count=3)
 
 
@@ -381,6 +440,23 @@ def test_the_key_comes_from_the_environment_and_is_never_told(connect, server, m
     assert server.keys == {None, "Bearer sk-very-secret"}
 
 
+def test_a_key_the_server_repeats_is_not_told(connect, server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "  sk-very-secret\n")
+    captioner = connect(api_key_env="MY_KEY")
+    assert server.keys == {"Bearer sk-very-secret"}
+    server.behave = lambda body, nth: error(400, "Bearer sk-very-secret may not do this")
+    (result,) = caption(captioner)
+    assert result.failure.message == "status 400: Bearer *** may not do this"
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_what_is_no_key_is_an_error_that_does_not_tell_it(connect, monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(SettingsError, match="holds no key") as told:
+        connect(api_key_env="MY_KEY")
+    assert key not in str(told.value)
+
+
 def test_a_variable_that_is_not_set_is_an_error(connect, monkeypatch):
     monkeypatch.delenv("MY_KEY", raising=False)
     with pytest.raises(SettingsError, match="'MY_KEY', but that variable is not set"):
@@ -402,10 +478,21 @@ def test_addresses(given, meant):
     assert base_url(given) == meant
 
 
-@pytest.mark.parametrize("wrong", ["localhost:8000", "ftp://host", "http://", "http://u:p@host", "http://host?key=1"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "localhost:8000",
+        "ftp://u:secret@host",
+        "u:secret@host/v1",
+        "http://",
+        "http://u:secret@host",
+        "http://host?key=secret",
+    ],
+)
 def test_addresses_that_are_none(wrong):
-    with pytest.raises(SettingsError):
+    with pytest.raises(SettingsError) as told:
         base_url(wrong)
+    assert "secret" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -290,6 +293,31 @@ def test_a_video_that_kills_the_engine_twice_is_failed_and_the_others_are_captio
     assert [row for row, result in results.items() if result.failure] == [4]
     assert results[4].failure.kind == "engine_died"
     assert all(result.candidates for row, result in results.items() if row != 4)
+
+
+# the command
+
+
+@needs_vllm
+def test_the_whole_command_with_vllm(hf, held_out, tmp_path):
+    """As a user types it: the engine starts from the command's own process, and ends with it."""
+    import psutil
+
+    rows = [{"video": request.video} for request, _, _ in held_out[:12]] + [{"video": "gone.mp4"}]
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    options = ["--model", MODEL, "--vllm", "--temperature", "0", "--model-param", "max_model_len=1024"]
+    command = [sys.executable, "-m", "reelscribe", "caption", str(source), "-o", str(output), *options]
+    before = set(psutil.pids())
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 3, run.stdout + run.stderr
+    assert "vLLM, one engine" in run.stdout
+    assert "Traceback" not in run.stdout + run.stderr
+    told = [json.loads(line)["captions"] for line in output.read_text("utf-8").splitlines()]
+    expected = texts(hf.caption(asking(held_out[:12])))
+    assert told == [*(expected[row] for row in range(12)), None]
+    left = [one.name() for one in psutil.process_iter() if one.pid not in before]
+    assert not any("VLLM" in name for name in left)
 
 
 # set-up

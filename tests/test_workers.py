@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,21 @@ def counted(names: str, taken: list[str]) -> Iterator[CaptionRequest]:
 def open_all(gates: dict[str, threading.Event]) -> None:
     for gate in gates.values():
         gate.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "setpriority"), reason="threads have no priority of their own here")
+def test_reading_stands_back_behind_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def read(video: str, policy: FramePolicy, **settings: Any) -> Clip:
+        seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return fake_clip()
+
+    monkeypatch.setattr(workers, "read_clip", read)
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    list(read_clips([request(0, "a"), request(1, "b")], POLICY))
+    assert seen == [max(before, workers.READING_NICENESS)] * 2
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == before
 
 
 def test_clips_and_failures_come_in_the_order_of_the_requests(

@@ -150,6 +150,7 @@ class ChatClient:
         if answer.status_code in BUSY_STATUSES or answer.status_code >= 500:
             blames = answer.status_code not in BUSY_STATUSES
             raise _TroubleError(what, blames=blames, wait_seconds=_retry_after(answer))
+        self._last_answer = time.monotonic()
         raise RefusedError(what)
 
     def _parsed(self, answer: httpx.Response) -> dict[str, Any]:

@@ -228,9 +228,7 @@ class _Engine:
             if self._llm.errored:
                 raise EngineDiedError from exc
             return CaptionResult(request.id, failure=_failure_of(exc))
-        if any(
-            one.finish_reason == "abort" for one in output.outputs
-        ):  # nobody here aborts: an engine that is ended does
+        if _is_broken_off(output):
             raise EngineDiedError
         return _result_of(request, output)
 
@@ -271,6 +269,11 @@ def _params(request: CaptionRequest, sampling: Sampling) -> Any:
         logprobs=0,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
+
+
+def _is_broken_off(output: Any) -> bool:
+    """Whether the engine gave up on a request; nobody here asks it to, so it has been told to end."""
+    return any(one.finish_reason == "abort" for one in output.outputs)
 
 
 def _result_of(request: CaptionRequest, output: Any) -> CaptionResult:
@@ -330,7 +333,9 @@ def _platform(device: str | None) -> tuple[bool, int]:
     try:
         from vllm.platforms import current_platform
     except ImportError as exc:
-        raise MissingExtraError("vllm", extra="vllm", purpose="enable_vllm (--vllm)") from exc
+        if exc.name == "vllm":
+            raise MissingExtraError("vllm", extra="vllm", purpose="enable_vllm (--vllm)") from exc
+        raise ModelError(f"vLLM is installed but cannot be imported: {short_message(exc)}") from exc
     kind = str(current_platform.device_type)
     if device not in (None, kind):
         raise SettingsError(

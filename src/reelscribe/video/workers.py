@@ -5,7 +5,9 @@ The work runs on threads, which decode in parallel because FFmpeg runs without t
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +21,8 @@ from .sampling import FramePolicy
 
 MAX_BYTES_IN_FLIGHT = 1 << 29
 """Pixels that may wait for the consumer, in bytes, unless told otherwise."""
+READING_NICENESS = 10
+"""How far threads that read stand back behind those that run the model, where cores are short."""
 _MAX_WORKERS = 8
 _AHEAD_PER_WORKER = 2
 """Videos in flight for each worker: one being read and one that waits."""
@@ -113,6 +117,13 @@ def _nbytes(future: Future[Clip | Failure]) -> int | None:
     return result.nbytes if isinstance(result, Clip) else 0
 
 
+def _step_back() -> None:
+    """Let this thread run when the model does not need the processor: reading is ahead of it, and must not slow it."""
+    with contextlib.suppress(AttributeError, OSError):  # not on macOS or Windows, or not allowed
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, max(READING_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
+
+
 def _stream(
     requests: Iterable[CaptionRequest],
     read: Callable[[CaptionRequest], Clip | Failure],
@@ -121,7 +132,7 @@ def _stream(
     workers: int,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
     source = iter(requests)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-clip")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-clip", initializer=_step_back)
     ended, broken = False, None
     try:
         while True:
