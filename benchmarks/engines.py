@@ -153,9 +153,12 @@ def offline(model: str) -> tuple[Any, Any, str]:
     from transformers import AutoProcessor
     from vllm import LLM, SamplingParams
 
+    from reelscribe.video.workers import usable_processors
+
     llm = LLM(
         model, max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=2 * MAX_MODEL_LEN, enforce_eager=True,
-        max_num_scheduled_tokens=MAX_MODEL_LEN, enable_chunked_prefill=False, block_size=32, dtype="float32",
+        max_num_scheduled_tokens=MAX_MODEL_LEN, enable_chunked_prefill=False,
+        max_num_seqs=8 * usable_processors(), block_size=32, dtype="float32",
         kv_cache_memory_bytes=1 << 30, limit_mm_per_prompt={"video": 1, "image": 0}, mm_processor_cache_gb=0,
         allowed_local_media_path="/",
     )  # fmt: skip

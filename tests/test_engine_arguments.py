@@ -38,7 +38,7 @@ class Config:
 
 def setting(given=None, *, policy=QWEN3, exact=True, on_cpu=False, devices=8, positions=262_144):
     return EngineSetting(
-        policy=policy, exact=exact, config=Config(positions), max_tokens=512, on_cpu=on_cpu, devices=devices,
+        policy=policy, exact=exact, config=Config(positions), max_tokens=512, on_cpu=on_cpu, devices=devices, cores=4,
         given=given or {},
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def test_a_length_the_user_sets_bounds_the_step():
 
 def test_on_a_gpu_vllm_decides_what_we_have_no_reason_to():
     alone = {"enforce_eager", "kv_cache_memory_bytes", "dtype", "enable_chunked_prefill", "block_size",
-             "max_num_scheduled_tokens"}  # fmt: skip
+             "max_num_scheduled_tokens", "max_num_seqs"}  # fmt: skip
     assert alone.isdisjoint(arguments())
     assert alone <= set(arguments(on_cpu=True))
 

@@ -17,6 +17,7 @@ from pydantic import Field
 from ..errors import MissingExtraError, ModelError, SettingsError
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import FramePolicy, frame_metadata
+from ..video.workers import usable_processors
 from .base import (
     GenerationConfig,
     ModelSpec,
@@ -156,6 +157,7 @@ class _EngineStart:
             max_tokens=spec.generation.max_tokens,
             on_cpu=on_cpu,
             devices=devices,
+            cores=usable_processors(),
             given=given,
         )
         return cls(spec, options=options, processor=processor, setting=setting)

@@ -62,7 +62,7 @@ def read_clips(
         raise SettingsError(f"workers must be at least 1; got {workers}: raise it, or leave it out")
     if max_bytes_in_flight < 1:
         raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
-    count = workers or min(_usable_processors(), _MAX_WORKERS)
+    count = workers or min(usable_processors(), _MAX_WORKERS)
     flight = _Flight(max_videos=count * _AHEAD_PER_WORKER, max_bytes=max_bytes_in_flight)
 
     def read(request: CaptionRequest) -> Clip | Failure:
@@ -71,7 +71,8 @@ def read_clips(
     return _stream(requests, read, flight, workers=count)
 
 
-def _usable_processors() -> int:
+def usable_processors() -> int:
+    """Processor cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS or Windows
