@@ -18,6 +18,7 @@ from reelscribe.models.engine_arguments import (
     longest_clip,
 )
 from reelscribe.models.prompting import OTHER_POLICY, TOKENS_PER_TIMESTAMP, most_video_tokens
+from reelscribe.models.vllm_engine import REQUESTS_PER_ENGINE
 from reelscribe.video.sampling import FramePolicy, FrameSettings, target_size
 
 KNOWN = [*DEFAULTS, "model", "tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "_private"]
@@ -61,6 +62,11 @@ def test_numbers_of_devices_are_whole_and_above_0(wrong):
         arguments({"tensor_parallel_size": wrong})
 
 
+def test_an_engine_writes_four_candidates_of_all_that_is_in_flight_at_once():
+    assert arguments()["max_num_seqs"] == 4 * REQUESTS_PER_ENGINE
+    assert arguments(on_cpu=True)["max_num_seqs"] == 8 * 4
+
+
 def test_a_length_left_to_vllm_is_planned_as_ours():
     assert arguments({"max_model_len": -1})["max_num_batched_tokens"] == arguments()["max_num_batched_tokens"]
 
@@ -93,7 +99,7 @@ def test_a_length_the_user_sets_bounds_the_step():
 
 def test_on_a_gpu_vllm_decides_what_we_have_no_reason_to():
     alone = {"enforce_eager", "kv_cache_memory_bytes", "dtype", "enable_chunked_prefill", "block_size",
-             "max_num_scheduled_tokens", "max_num_seqs"}  # fmt: skip
+             "max_num_scheduled_tokens"}  # fmt: skip
     assert alone.isdisjoint(arguments())
     assert alone <= set(arguments(on_cpu=True))
 

@@ -24,6 +24,8 @@ CPU_CACHE_BYTES = 1 << 30
 CPU_BLOCK_TOKENS = 32
 """Tokens of one block of the cache on a CPU: each further candidate reads the last, unfilled block of the prompt again,
 and vLLM's own 128 there is a large one."""
+SEQUENCES = 256
+"""Texts written at once by an engine on an accelerator; started as it is here, vLLM would take 128."""
 CPU_SEQUENCES_PER_CORE = 8
 """Texts written at once for each core of a CPU: more of them only make a step longer."""
 FLOAT32_BYTES = 4
@@ -155,7 +157,7 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "max_num_scheduled_tokens": _max_num_scheduled_tokens,
     # On a CPU vLLM 0.32 dies of a request that has a seed and is read in two steps (`Generator.set_offset`).
     "enable_chunked_prefill": lambda setting: False if setting.on_cpu else None,
-    "max_num_seqs": lambda setting: CPU_SEQUENCES_PER_CORE * setting.cores if setting.on_cpu else None,
+    "max_num_seqs": lambda setting: CPU_SEQUENCES_PER_CORE * setting.cores if setting.on_cpu else SEQUENCES,
     "block_size": lambda setting: CPU_BLOCK_TOKENS if setting.on_cpu else None,
     "enforce_eager": lambda setting: True if setting.on_cpu else None,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,

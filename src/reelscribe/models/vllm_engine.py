@@ -41,7 +41,7 @@ from .prompting import (
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
 
 REQUESTS_PER_ENGINE = 64
-"""Requests in flight for each engine: with four candidates they fill its default of 256 sequences."""
+"""Requests in flight for each engine: with four candidates they fill its 256 sequences."""
 SEEDS = 2**62
 """vLLM counts candidates up from the request's seed, in 64 bits with a sign."""
 ENVIRONMENT = {
@@ -71,7 +71,7 @@ class VLLMOptions(PromptOptions):
     max_bytes_in_flight: Annotated[int, Field(gt=0)] | None = None
     """Bytes of pixels in the engine at once; None: 1 GiB for each engine."""
     max_deaths_in_a_row: Annotated[int, Field(ge=0)] = 8
-    """Deaths of the engine without a caption in between after which the run stops."""
+    """Deaths of the engine without an answer in between that are borne; one more stops the run."""
 
 
 class VLLMCaptioner:
