@@ -25,6 +25,9 @@ ALL_BUT_GREEDY = 0.01
 LONGEST_MESSAGE = 300
 """Characters kept of an exception's text; some carry whole pixel arrays."""
 
+SEEDS = 2**62
+"""Seeds that engines and servers are given lie below this: they count up by one a candidate, in 64 bits with a sign."""
+
 PromptOrder = Literal["video_first", "text_first"]
 
 
@@ -267,6 +270,17 @@ class Captioner(Protocol):
 
     def close(self) -> None:
         """Free the model; the captioner is not used afterwards."""
+
+
+def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
+    """The clip of a request, for captioners that look at frames.
+
+    Raises:
+        TypeError: there is none; the caller did not heed the captioner's policy.
+    """
+    if clip is None:
+        raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+    return clip
 
 
 def captioner_notes(captioner: Captioner) -> list[str]:

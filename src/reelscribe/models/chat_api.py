@@ -30,8 +30,6 @@ from .prompting import chat_messages
 Form = Literal["video", "images"]
 FrameFormat = Literal["jpeg", "png"]
 JPEG_QUALITY = 95
-SEEDS = 2**62
-"""Seeds count up by one a candidate and stay within 64 bits with a sign."""
 
 OPTIONAL = {
     "top_p": 1.0,

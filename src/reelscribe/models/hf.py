@@ -15,7 +15,7 @@ import torch
 
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import FramePolicy, frame_metadata
-from .base import GenerationConfig, ModelSpec, Sampling, resolve_sampling, short_message
+from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
 from .batching import token_batches
 from .continuation import CachedContinuation
 from .decoding import Row, write
@@ -101,8 +101,7 @@ class HFCaptioner:
         free_memory()
 
     def _job(self, request: CaptionRequest, clip: Clip | None) -> Job:
-        if clip is None:
-            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+        clip = needed_clip(request, clip)
         return Job(
             request=request,
             clip=clip,

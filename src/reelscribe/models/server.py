@@ -22,8 +22,8 @@ from pydantic import Field
 from ..errors import ModelError, SettingsError
 from ..record import CaptionRequest, CaptionResult, Clip, Failure, RequestId
 from ..video.sampling import FramePolicy
-from .base import ModelSpec, PromptOptions, close_matches, generation_config, read_options
-from .chat_api import SEEDS, ChatFormat, Dialect, Form, FrameFormat, result_of
+from .base import SEEDS, ModelSpec, PromptOptions, close_matches, generation_config, needed_clip, read_options
+from .chat_api import ChatFormat, Dialect, Form, FrameFormat, result_of
 from .http_client import ChatClient, RefusedError
 from .inflight import MAX_BYTES_IN_FLIGHT, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
@@ -122,8 +122,7 @@ async def _answer(
     request: CaptionRequest,
     clip: Clip | None,
 ) -> CaptionResult:
-    if clip is None:
-        raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+    clip = needed_clip(request, clip)
     try:
         return await _ask(client, format, dialect, request, clip)
     except RefusedError as exc:

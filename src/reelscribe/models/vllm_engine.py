@@ -19,10 +19,12 @@ from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Us
 from ..video.sampling import FramePolicy, frame_metadata
 from ..video.workers import usable_processors
 from .base import (
+    SEEDS,
     GenerationConfig,
     ModelSpec,
     PromptOptions,
     Sampling,
+    needed_clip,
     read_options,
     resolve_sampling,
     short_message,
@@ -42,8 +44,6 @@ from .reviving import EngineDiedError, RevivingEngine, unless_dead
 
 REQUESTS_PER_ENGINE = 64
 """Requests in flight for each engine: with four candidates they fill its 256 sequences."""
-SEEDS = 2**62
-"""vLLM counts candidates up from the request's seed, in 64 bits with a sign."""
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -213,8 +213,7 @@ class _Engine:
 
     async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
         """Send one request and wait for all its candidates."""
-        if clip is None:
-            raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+        clip = needed_clip(request, clip)
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = resolve_sampling(
