@@ -11,12 +11,15 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
 
 import clips
 from reelscribe.errors import SettingsError
 from reelscribe.record import Clip, Failure, TimeWindow
 from reelscribe.video import decoding
-from reelscribe.video.reader import ReadLimits, read_clip
+from reelscribe.video.pixels import to_rgb
+from reelscribe.video.reader import WHOLE, ReadLimits, read_clip
 from reelscribe.video.sampling import FramePolicy, is_constant_rate
 
 EVERY_FRAME = FramePolicy(fps=None, min_frames=1, temporal_patch=1)
@@ -301,32 +304,157 @@ def long_videos(video_folder: Path) -> list[Path]:
     return [clips.render_video(video_folder / name, **({"count": 200} | recipe)) for name, recipe in recipes.items()]
 
 
-def test_seeking_gives_the_same_pixels_as_decoding_everything(
+# ---- savings ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def referring_videos(video_folder: Path) -> list[Path]:
+    """Files of every codec that refers from frame to frame, with B-frames, pyramids, open groups, hidden frames."""
+    recipes: dict[str, dict[str, Any]] = {
+        "b_frames.mp4": {"options": {"g": "24", "bf": "3"}},
+        "pyramid.mkv": {"options": {"x264-params": "keyint=30:bframes=5:b-pyramid=normal:ref=4"}},
+        "open.ts": {"options": {"x264-params": "open-gop=1:keyint=25:bframes=3"}},
+        "no_b.mp4": {"options": {"g": "40", "bf": "0"}},
+        "refresh.mp4": {"options": {"x264-params": "keyint=40:intra-refresh=1:bframes=2"}},
+        "interlaced.mp4": {"options": {"x264-params": "keyint=25:bframes=2:tff=1"}},
+        "open_hevc.mp4": {"codec": "libx265", "options": {"x265-params": "keyint=25:open-gop=1:bframes=4"}},
+        "layers.mkv": {"codec": "libx265", "options": {"x265-params": "keyint=25:temporal-layers=1:bframes=4"}},
+        "hidden.webm": {"codec": "libvpx", "options": {"g": "30", "auto-alt-ref": "1", "lag-in-frames": "16"}},
+        "hidden_vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "30", "auto-alt-ref": "1"}},
+        "layered_av1.mp4": {"codec": "libsvtav1", "options": {"g": "32"}},
+        "b_mpeg2.ts": {"codec": "mpeg2video", "fps": 25, "options": {"g": "15", "bf": "2", "q:v": "2"}},
+        "b_mpeg2.mpg": {"codec": "mpeg2video", "fps": 25, "options": {"g": "15", "bf": "2", "q:v": "2"}},
+        "b_mpeg4.mp4": {"codec": "mpeg4", "options": {"g": "24", "bf": "2"}},
+        "b_mpeg4.avi": {"codec": "mpeg4", "options": {"g": "24", "bf": "2"}},
+        "b_vfr.mp4": {"pts": [40 * i + (i % 7) * 5 for i in range(120)], "time_base": Fraction(1, 1000)},
+    }
+    return [clips.render_video(video_folder / name, **({"count": 120} | recipe)) for name, recipe in recipes.items()]
+
+
+def everything(path: Path, height: int, width: int) -> NDArray[np.uint8]:
+    """Every frame of a file by a plain loop that knows none of our shortcuts, uint8 `[N, H, W, 3]`."""
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        frames = [frame for packet in container.demux(video=0) for frame in packet.decode()]
+        return np.stack([to_rgb(frame, VideoReformatter(), height=height, width=width) for frame in frames])
+
+
+POLICIES_OF_SAVINGS = [
+    FramePolicy(fps=2.0, temporal_patch=1),
+    FramePolicy(num_frames=3, temporal_patch=1),
+    FramePolicy(num_frames=8, temporal_patch=1),
+    FramePolicy(num_frames=41, temporal_patch=1),
+    FramePolicy(fps=None, temporal_patch=1),
+    FramePolicy(num_frames=1, temporal_patch=1),
+]
+
+
+def test_savings_change_no_pixel(
+    referring_videos: list[Path], long_videos: list[Path], video: Video, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every frame, over all codecs of the fixtures, equals that of decoding everything."""
+    used: dict[str, set[int]] = {}
+    inner = decoding.frames_at
+
+    def watched(*args: Any, way: decoding.Shortcuts) -> Any:
+        used.setdefault(args[0].name.removeprefix("file:"), set()).add(decoding.WAYS.index(way))
+        return inner(*args, way=way)
+
+    monkeypatch.setattr("reelscribe.video.reader.frames_at", watched)
+    for path in [*referring_videos, *long_videos, *(video(name) for name in clips.CODECS)]:
+        whole: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+        all_times = clip_of(path).pts_seconds
+        for policy in POLICIES_OF_SAVINGS:
+            for window in (WHOLE, TimeWindow(all_times[0] + 0.55, all_times[0] + 1.25)):
+                clip = clip_of(path, policy, window=window)
+                size = clip.frames.shape[1:3]
+                if size not in whole:
+                    whole[size] = everything(path, *size)
+                chosen = np.searchsorted(all_times, clip.pts_seconds - 1e-9)
+                assert np.array_equal(clip.frames, whole[size][chosen]), (path.name, policy, window)
+    fell_back = {Path(name).name for name, ways in used.items() if ways - {0}}
+    assert "b_frames.mp4" not in fell_back
+    assert len(fell_back) < len(used) / 2, fell_back
+
+
+def decoded_frames(path: Path, policy: FramePolicy, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+    """Frames that came out of the decoder for a clip."""
+    count = 0
+    inner = decoding.decoded
+
+    def counted(*args: Any) -> Any:
+        nonlocal count
+        frames = inner(*args)
+        count += len(frames)
+        return frames
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "decoded", counted)
+        clip_of(path, policy, **settings)
+    return count
+
+
+def test_frames_that_nothing_refers_to_are_not_decoded(
+    referring_videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_name = {path.name: path for path in referring_videos}
+    sparse = FramePolicy(num_frames=6, temporal_patch=1)
+    for name in ("b_frames.mp4", "b_mpeg2.ts", "b_mpeg4.mp4", "open_hevc.mp4"):
+        assert decoded_frames(by_name[name], sparse, monkeypatch) < 80, name
+
+
+def test_nothing_is_decoded_behind_the_last_wanted_frame(
     long_videos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for path in long_videos:
-        whole = clip_of(path)
-        assert clips.numbers_of(whole.frames) == list(range(200)), path.name
-        rate = whole.source_fps
-        for first, last, count in [(150, 160, 4), (60, 199, 3), (19, 21, 3), (0, 199, 5), (199, 199, 1), (39, 61, 23)]:
-            window = TimeWindow((first - 0.01) / rate, (last + 0.01) / rate)
-            policy = FramePolicy(num_frames=count, sizer="fit", temporal_patch=1)
-            sought = clip_of(path, policy, window=window)
-            with monkeypatch.context() as patch:
-                patch.setattr(decoding, "SEEK_FRAMES", 10**9)
-                straight = clip_of(path, policy, window=window)
-            wanted = np.linspace(first, last, count).round().astype(int).tolist()
-            assert clips.numbers_of(sought.frames) == wanted, path.name
-            assert np.array_equal(sought.frames, straight.frames), path.name
-            assert sought.pts_seconds == pytest.approx(np.array(wanted) / rate, abs=1e-3)
+    first = FramePolicy(num_frames=1, temporal_patch=1)
+    assert decoded_frames(long_videos[0], first, monkeypatch) == 1
 
 
-def test_sparse_frames_are_reached_by_seeking(long_videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    sought: list[int] = []
-    original = decoding._decode_from
-    monkeypatch.setattr(decoding, "_decode_from", lambda *args: sought.append(args[-1]) or original(*args))
-    clip_of(long_videos[0], FramePolicy(num_frames=4))
-    assert len(sought) == 3
+def test_frames_of_intra_codecs_are_decoded_alone(video: Video, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mjpeg.avi", "prores.mov"):
+        assert decoded_frames(video(name), FramePolicy(num_frames=3, temporal_patch=1), monkeypatch) == 3, name
+
+
+def test_sparse_frames_are_reached_over_key_frames(long_videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    sparse = FramePolicy(num_frames=4, temporal_patch=1)
+    leaps: list[int] = []
+    inner = decoding._Feed.leap
+    monkeypatch.setattr(decoding._Feed, "leap", lambda *args: leaps.append(args[1]) or inner(*args))
+    assert decoded_frames(long_videos[0], sparse, monkeypatch) < 60
+    assert len(leaps) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "SEEK_FRAMES", 10**9)
+        passed_over = clip_of(long_videos[0], sparse)
+    assert np.array_equal(passed_over.frames, clip_of(long_videos[0], sparse).frames)
+
+
+# ---- tolerance ----------------------------------------------------------------------------------------------------
+
+
+def test_a_tolerance_takes_cheaper_frames_with_their_own_times(
+    long_videos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = long_videos[0]
+    exact = FramePolicy(num_frames=8, temporal_patch=1)
+    loose = FramePolicy(num_frames=8, temporal_patch=1, time_tolerance_seconds=1.0)
+    sharp, near = clip_of(path, exact), clip_of(path, loose)
+    assert len(near.frames) == len(sharp.frames)
+    assert np.abs(near.pts_seconds - sharp.pts_seconds).max() <= 1.0
+    numbers = clips.numbers_of(near.frames)
+    assert near.pts_seconds == pytest.approx(np.array(numbers) / near.source_fps), "the times of the frames taken"
+    assert numbers != clips.numbers_of(sharp.frames)
+    assert decoded_frames(path, loose, monkeypatch) < 0.7 * decoded_frames(path, exact, monkeypatch)
+    assert np.array_equal(clip_of(path, FramePolicy(num_frames=8, temporal_patch=1)).frames, sharp.frames)
+
+
+def test_a_tolerance_stays_in_the_window(long_videos: list[Path]) -> None:
+    window = TimeWindow(2.05, 3.95)
+    for tolerance in (0.3, 5.0):
+        policy = FramePolicy(num_frames=3, temporal_patch=1, time_tolerance_seconds=tolerance)
+        times = clip_of(long_videos[0], policy, window=window).pts_seconds
+        assert times.min() >= 2.05
+        assert times.max() <= 3.95
+        assert len(set(times.tolist())) == 3
 
 
 # ---- damage and limits ------------------------------------------------------------------------------------------

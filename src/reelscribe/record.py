@@ -24,6 +24,7 @@ FAILURE_KINDS = {
     "no_frames": "the file has a video stream but no frame of it can be decoded, or none lies in the time window",
     "too_large": "a frame or the file is over the size limit",
     "too_long": "the video is over the duration limit",
+    "crashed": "the process that read the video died twice while it worked on it",
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video)",
     "out_of_memory": "this video alone does not fit in the memory of the device",
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",

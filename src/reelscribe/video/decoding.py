@@ -1,16 +1,20 @@
 """Wanted frames of an open container, in order, decoding as little as is safe.
 
-What comes out is checked against the timeline: a file whose times or key frames mislead is found out, not misread.
+Three savings, none of which changes a pixel: frames that no other refers to are not decoded unless wanted, the way
+leads over key frames where that leaves frames out, and it ends at the last wanted frame. What comes out is checked
+against the timeline: a file whose times, key frames or references mislead is found out, not misread.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -18,8 +22,27 @@ from numpy.typing import NDArray
 from .source import RejectedError
 from .timeline import Timeline, decoded, packets
 
-SEEK_FRAMES = 16
-"""Frames that a seek must save, so that it pays."""
+LEAP_FRAMES = 3
+"""Frames that going on at a later key frame must leave out, so that it pays to empty the decoder for it."""
+SEEK_FRAMES = 64
+"""Frames left out from which the file is sought, instead of passing over their packets."""
+SKIPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
+"""Decoders that leave a frame out, packet by packet, where nothing refers to it. Others either take no notice of the
+setting or apply it to packets they were given before (dav1d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcuts:
+    """Which savings are used."""
+
+    seeks: bool
+    """Whether the file is sought; some containers seek elsewhere."""
+    skips: bool
+    """Whether frames are left out, and key frames leapt to."""
+
+
+WAYS = (Shortcuts(seeks=True, skips=True), Shortcuts(seeks=False, skips=True), Shortcuts(seeks=False, skips=False))
+"""Ways to decode a file, the cheapest first; the last decodes everything up to the last wanted frame."""
 
 
 class MismatchError(Exception):
@@ -27,7 +50,7 @@ class MismatchError(Exception):
 
 
 def frames_at(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, chosen: NDArray[np.int64], *, seeks: bool
+    container: InputContainer, stream: VideoStream, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts
 ) -> Iterator[VideoFrame]:
     """The frames at these ascending positions of the timeline.
 
@@ -36,9 +59,8 @@ def frames_at(
         RejectedError: where decoding twice gives different frames.
     """
     if timeline.ticks is None:
-        yield from _by_order(container, stream, chosen.tolist())
-        return
-    yield from _by_time(container, stream, timeline.ticks, timeline.keys if seeks else chosen[:0], chosen.tolist())
+        return _by_order(container, stream, chosen.tolist())
+    return _by_time(_Feed(container, stream, timeline.ticks, way), timeline.keys, chosen.tolist())
 
 
 def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[int]) -> Iterator[VideoFrame]:
@@ -54,29 +76,32 @@ def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[i
     raise RejectedError("unreadable", "the decoder gives other frames the second time")
 
 
-def _by_time(
-    container: InputContainer,
-    stream: VideoStream,
-    ticks: NDArray[np.int64],
-    keys: NDArray[np.int64],
-    chosen: Sequence[int],
-) -> Iterator[VideoFrame]:
-    """Decode from the start, or from a key frame where that saves enough, up to the last wanted frame."""
-    decoding, last = _decode_on(container, stream), -1
+def _by_time(feed: _Feed, keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[VideoFrame]:
+    """Leg by leg: what lies between two legs is not decoded."""
+    for start, wanted in _legs(keys if feed.way.skips else keys[:0], chosen):
+        if start is not None:
+            feed.leap(*start)
+        yield from _in_order(feed, wanted)
+
+
+Leg = tuple[tuple[int, int] | None, list[int]]
+
+
+def _legs(keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[Leg]:
+    """The wanted positions in groups; before each but perhaps the first the position of the key frame to go on from,
+    and how many frames that leaves out."""
+    leg: Leg = (None, [])
+    last = -1
     for wanted in chosen:
         key = _key_before(keys, wanted)
-        if key - last > SEEK_FRAMES:
-            decoding, last = _decode_from(container, stream, int(ticks[key])), -1
-        for frame in decoding:
-            at = _position(ticks, frame)
-            if at <= last or at > wanted:
-                raise MismatchError
-            last = at
-            if at == wanted:
-                yield frame
-                break
-        else:
-            raise MismatchError
+        left_out = key - last - 1
+        if left_out >= LEAP_FRAMES:
+            if leg[1]:
+                yield leg
+            leg = ((key, left_out), [])
+        leg[1].append(wanted)
+        last = wanted
+    yield leg
 
 
 def _key_before(keys: NDArray[np.int64], position: int) -> int:
@@ -85,30 +110,90 @@ def _key_before(keys: NDArray[np.int64], position: int) -> int:
     return int(keys[index]) if index >= 0 else 0
 
 
-def _position(ticks: NDArray[np.int64], frame: VideoFrame) -> int:
-    if frame.pts is None:
+def _in_order(feed: _Feed, wanted: Sequence[int]) -> Iterator[VideoFrame]:
+    """The wanted frames of a leg, picked out of what the decoder gives."""
+    missing, last = deque(wanted), -1
+    for frame in feed.decode({int(feed.ticks[position]) for position in wanted}):
+        at = feed.position(frame)
+        if at <= last or at > missing[0]:
+            raise MismatchError
+        last = at
+        if at == missing[0]:
+            missing.popleft()
+            yield frame
+        if not missing:
+            return
+    raise MismatchError
+
+
+@dataclass(slots=True)
+class _Feed:
+    """The packets of a file on their way to the decoder."""
+
+    container: InputContainer
+    stream: VideoStream
+    ticks: NDArray[np.int64]
+    way: Shortcuts
+    following: Iterator[Packet[VideoStream]] = field(init=False)
+    leapt: bool = False
+
+    def __post_init__(self) -> None:
+        self.following = packets(self.container, self.stream)
+
+    def position(self, frame: VideoFrame) -> int:
+        """Where a frame stands on the timeline."""
+        if frame.pts is None or (self.leapt and frame.is_corrupt):
+            raise MismatchError
+        at = int(np.searchsorted(self.ticks, frame.pts))
+        if at == len(self.ticks) or self.ticks[at] != frame.pts:
+            raise MismatchError
+        return at
+
+    def decode(self, wanted: set[int]) -> Iterator[VideoFrame]:
+        """Frames from here on: those with the wanted pts, and others; the last packet that is needed empties the
+        decoder, unless nothing may be skipped."""
+        context = self.stream.codec_context
+        unreferenced = self.way.skips and context.name in SKIPS_UNREFERENCED
+        alone = self.way.skips and bool(context.codec.intra_only)
+        missing = set(wanted)
+        for packet in self.following:
+            needed = packet.pts is None or packet.pts in wanted
+            missing.discard(packet.pts)
+            if alone and not needed:
+                continue
+            if unreferenced:
+                context.skip_frame = "DEFAULT" if needed else "NONREF"
+            yield from decoded(self.stream, packet)
+            if self.way.skips and not missing:
+                yield from decoded(self.stream, None)
+                return
+
+    def leap(self, key: int, left_out: int) -> None:
+        """Go on at the key frame at position `key`, by seeking or by passing over packets.
+
+        Raises:
+            MismatchError: it is not there.
+        """
+        key_ticks = int(self.ticks[key])
+        if self.way.seeks and left_out >= SEEK_FRAMES:
+            self._seek(key_ticks)
+        self.stream.codec_context.flush_buffers()
+        for packet in self.following:
+            if packet.is_keyframe and packet.pts == key_ticks:
+                self.following = _chain(packet, self.following)
+                self.leapt = True
+                return
         raise MismatchError
-    at = int(np.searchsorted(ticks, frame.pts))
-    if at == len(ticks) or ticks[at] != frame.pts:
-        raise MismatchError
-    return at
+
+    def _seek(self, key_ticks: int) -> None:
+        """Stand before the key frame, or anywhere earlier."""
+        try:
+            self.container.seek(key_ticks, stream=self.stream)
+        except (av.FFmpegError, OSError) as exc:
+            raise MismatchError from exc
+        self.following = packets(self.container, self.stream)
 
 
-def _decode_on(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    for packet in packets(container, stream):
-        yield from decoded(stream, packet)
-
-
-def _decode_from(container: InputContainer, stream: VideoStream, key_ticks: int) -> Iterator[VideoFrame]:
-    """Frames from the key frame at `key_ticks` or an earlier one; demuxers that seek elsewhere are found out."""
-    try:
-        container.seek(key_ticks, stream=stream)
-    except (av.FFmpegError, OSError) as exc:
-        raise MismatchError from exc
-    following = packets(container, stream)
-    first = next(following, None)
-    if first is None or first.pts is None or not first.is_keyframe or first.pts > key_ticks:
-        raise MismatchError
-    yield from decoded(stream, first)
-    for packet in following:
-        yield from decoded(stream, packet)
+def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    yield first
+    yield from rest

@@ -25,9 +25,12 @@ class FrameSettings:
     """Smallest size of one frame, height x width, in pixels."""
     max_pixels: int | None = None
     """Largest size of one frame, height x width, in pixels."""
+    time_tolerance_seconds: float | None = None
+    """How far a shown frame may lie from its moment where that is cheaper to decode."""
 
     def __post_init__(self) -> None:
         _check_positive("fps", self.fps, kind=float)
+        _check_tolerance(self.time_tolerance_seconds)
         for name in ("num_frames", "min_frames", "max_frames", "min_pixels", "max_pixels"):
             _check_positive(name, getattr(self, name), kind=int)
         if self.fps is not None and self.num_frames is not None:
@@ -48,6 +51,14 @@ def _check_positive(name: str, value: Any, *, kind: type[int] | type[float]) -> 
         raise SettingsError(f"{name} must be {what}; got {value!r}: give {what} above 0, or leave it out")
     if not (value > 0 and math.isfinite(value)):
         raise SettingsError(f"{name} must be above 0 and finite; got {value!r}: raise it, or leave it out")
+
+
+def _check_tolerance(value: Any) -> None:
+    if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf):
+        return
+    raise SettingsError(
+        f"time_tolerance_seconds must be a number of seconds, 0 or more; got {value!r}: raise it, or leave it out"
+    )
 
 
 def _check_order(low_name: str, low: int | None, high_name: str, high: int | None) -> None:
@@ -88,6 +99,8 @@ class FramePolicy:
     """The user's limit for one frame, height x width."""
     min_frame_pixels: int | None = None
     """The user's lower limit for one frame, height x width; gives way to the model's own budget."""
+    time_tolerance_seconds: float = 0.0
+    """How far a shown frame may lie from its moment where that is cheaper to decode; 0: the very frames."""
 
     def override(self, settings: FrameSettings) -> FramePolicy:
         """This policy with what the user set; `fps` and `num_frames` replace one another, and a limit the user
@@ -104,4 +117,6 @@ class FramePolicy:
             changes["min_frame_pixels"] = settings.min_pixels
         if settings.max_pixels is not None:
             changes["max_frame_pixels"] = settings.max_pixels
+        if settings.time_tolerance_seconds is not None:
+            changes["time_tolerance_seconds"] = settings.time_tolerance_seconds
         return replace(self, **changes)

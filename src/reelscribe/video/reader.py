@@ -21,17 +21,12 @@ from numpy.typing import NDArray
 
 from ..errors import SettingsError
 from ..record import Clip, Failure, TimeWindow
-from .decoding import MismatchError, frames_at
+from .decoding import WAYS, MismatchError, Shortcuts, frames_at
 from .pixels import to_rgb, upright_size
 from .sampling import FramePolicy, frames_in_window, pad_frames, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
-from .timeline import (
-    PacketTimes,
-    Timeline,
-    decoded_timeline,
-    packet_timeline,
-    scan_packets,
-)
+from .timeline import PacketTimes, Timeline, decoded_timeline, packet_timeline, scan_packets
+from .tolerance import cheapest_near
 
 MIN_SHARE = 0.5
 """Least share of a video's frames, and of its announced length, that must be there."""
@@ -103,9 +98,9 @@ def _read(source: VideoSource, policy: FramePolicy, window: TimeWindow, limits: 
         _check_complete(source, container, stream, timeline, window)
     read = _ClipReader(source, policy, window, limits)
     if timeline is not None:
-        for seeks in (True, False):
+        for way in WAYS:
             try:
-                return read.clip(timeline, seeks=seeks)
+                return read.clip(timeline, way=way)
             except MismatchError:
                 continue
     timeline = _what_decodes(source, times)
@@ -194,7 +189,7 @@ class _ClipReader:
     window: TimeWindow
     limits: ReadLimits
 
-    def clip(self, timeline: Timeline, *, seeks: bool = False) -> Clip:
+    def clip(self, timeline: Timeline, *, way: Shortcuts = WAYS[-1]) -> Clip:
         """The clip of the frames chosen on this timeline.
 
         Raises:
@@ -204,8 +199,9 @@ class _ClipReader:
         chosen = sample_times(self.policy, timeline.seconds, fps=timeline.fps, window=self.window)
         if not len(chosen):
             raise RejectedError("no_frames", f"no frame of {self.source.name} lies in the time window")
+        chosen = self._cheapest(timeline, chosen)
         with self.source.open() as (container, stream):
-            decoding = frames_at(container, stream, timeline, chosen, seeks=seeks)
+            decoding = frames_at(container, stream, timeline, chosen, way=way)
             frames, source_size = self._pixels(decoding, len(chosen))
         frames, pts_seconds = pad_frames(self.policy, frames, timeline.seconds[chosen])
         return Clip(
@@ -217,6 +213,15 @@ class _ClipReader:
             source_width=source_size[1],
             window_seconds=None if self.window == WHOLE else self._window_seconds(timeline),
         )
+
+    def _cheapest(self, timeline: Timeline, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The frames to decode for these moments: within the tolerance, and still inside the window."""
+        tolerance = self.policy.time_tolerance_seconds
+        if not tolerance:
+            return chosen
+        near = cheapest_near(timeline, chosen, seconds=tolerance)
+        inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)
+        return np.where((near >= inside[0]) & (near <= inside[-1]), near, chosen)
 
     def _window_seconds(self, timeline: Timeline) -> float:
         inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)

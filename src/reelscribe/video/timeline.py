@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -33,6 +34,7 @@ _LONG_LAST_FRAME = 1.5
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,9 @@ class Timeline:
     """The decoder's pts of each frame, `[N]`; None where frames can only be told by their order."""
     keys: NDArray[np.int64]
     """Positions of the key frames, ascending; empty where they are not known."""
+    anchors: NDArray[np.int64]
+    """Positions of the frames that are shown later than all those before them in the file, ascending: key frames and
+    those that others refer to; empty where they are not known."""
     fps: float
     """Average frame rate."""
     duration_seconds: float
@@ -104,8 +109,8 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
         return
 
 
-def decoded(stream: VideoStream, packet: Packet[VideoStream]) -> list[VideoFrame]:
-    """The frames a packet brings out; none where its data are damaged."""
+def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
+    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged."""
     try:
         return stream.codec_context.decode(packet)
     except av.FFmpegError:
@@ -117,11 +122,14 @@ def packet_timeline(times: PacketTimes, container: InputContainer, stream: Video
     guessed from the order of decoding, as in AVI with B-frames."""
     if not times.count or len(times.ticks) != times.count or (_stores_no_pts(container) and times.reordered):
         return None
-    ticks = np.sort(np.frombuffer(times.ticks, np.int64))
+    in_file = np.frombuffer(times.ticks, np.int64)
+    ticks = np.sort(in_file)
     if (np.diff(ticks) <= 0).any():
         return None
     keys = np.searchsorted(ticks, np.array(sorted(times.keys), np.int64))
-    return _timeline(_to_seconds(ticks, container, stream), ticks, keys, stream, last_length=times.last_length)
+    anchors = np.searchsorted(ticks, in_file[np.maximum.accumulate(in_file) == in_file])
+    frames = _Frames(_to_seconds(ticks, container, stream), ticks, keys, anchors)
+    return _timeline(frames, stream, last_length=times.last_length)
 
 
 def decoded_timeline(source: VideoSource, times: PacketTimes) -> Timeline | None:
@@ -138,8 +146,7 @@ def decoded_timeline(source: VideoSource, times: PacketTimes) -> Timeline | None
             seconds = _to_seconds(ticks, container, stream)
         else:
             seconds = np.arange(len(pts)) / _header_rate(stream)
-        none = np.zeros(0, np.int64)
-        return _timeline(seconds, None, none, stream, last_length=times.last_length)
+        return _timeline(_Frames(seconds), stream, last_length=times.last_length)
 
 
 def _ascending(pts: list[int | None] | list[int]) -> NDArray[np.int64] | None:
@@ -172,27 +179,29 @@ def _header_rate(stream: VideoStream) -> float:
     return FALLBACK_FPS
 
 
-def _timeline(
-    seconds: NDArray[np.float64],
-    ticks: NDArray[np.int64] | None,
-    keys: NDArray[np.int64],
-    stream: VideoStream,
-    *,
-    last_length: int,
-) -> Timeline:
-    count = len(seconds)
+class _Frames(NamedTuple):
+    """What is known of each frame, before rate and length are."""
+
+    seconds: NDArray[np.float64]
+    ticks: NDArray[np.int64] | None = None
+    keys: NDArray[np.int64] = _NONE
+    anchors: NDArray[np.int64] = _NONE
+
+
+def _timeline(frames: _Frames, stream: VideoStream, *, last_length: int) -> Timeline:
+    seconds, count = frames.seconds, len(frames.seconds)
     length = float(last_length * (stream.time_base or 0))
     if count == 1:
         fps = float(stream.average_rate or 0) or (1 / length if length else _header_rate(stream))
-        return Timeline(seconds, ticks, keys, fps, length or 1 / fps)
+        return Timeline(*frames, fps, length or 1 / fps)
     step = float(np.median(np.diff(seconds)))
     if is_constant_rate(seconds):
         header_fps = float(stream.average_rate or 0)
         fps = _constant_rate(seconds, header_fps)
         if fps == header_fps or length <= _LONG_LAST_FRAME * step:
-            return Timeline(seconds, ticks, keys, fps, count / fps)
+            return Timeline(*frames, fps, count / fps)
     duration = float(seconds[-1] - seconds[0]) + (length or step)
-    return Timeline(seconds, ticks, keys, count / duration, duration)
+    return Timeline(*frames, count / duration, duration)
 
 
 def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:

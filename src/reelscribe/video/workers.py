@@ -1,31 +1,41 @@
-"""Many files to clips, side by side: a stream of requests in, a stream of clips out, in order and bounded.
+"""Many files to clips, side by side: a stream of requests in, a stream of clips out, as they are ready, and bounded.
 
-The work runs on threads, which decode in parallel because FFmpeg runs without the interpreter's lock.
+Requests are taken in one thread; each process that reads has a thread here that hands it work and takes what comes
+back. A video that is wanted again while it is near is read once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from ..errors import SettingsError
 from ..record import CaptionRequest, Clip, Failure
+from .jobs import Job, RecentClips, plain_video
+from .pool import Worker, WorkerDiedError, WorkerPool, usable_processors
 from .reader import DEFAULT_LIMITS, ReadLimits, read_clip
 from .sampling import FramePolicy
 
+__all__ = ["ClipStream", "WorkerPool", "read_clips", "usable_processors"]
+
 MAX_BYTES_IN_FLIGHT = 1 << 29
 """Pixels that may wait for the consumer, in bytes, unless told otherwise."""
-READING_NICENESS = 10
-"""How far threads that read stand back behind those that run the model, where cores are short."""
-_MAX_WORKERS = 8
-_AHEAD_PER_WORKER = 2
-"""Videos in flight for each worker: one being read and one that waits."""
+RECENT_SHARE = 0.25
+"""Share of those bytes that may hold clips already handed out, in case they are wanted again."""
+MAX_READY = 1024
+"""Answers that may wait for the consumer, whatever their size."""
+AHEAD_PER_WORKER = 2
+"""Videos asked for ahead for each process, besides those that are ready."""
+SHORT_SECONDS = 0.25
+"""Videos that are read faster than this on average are sent to a process two at a time, so that it never waits."""
+GROW_AFTER_SECONDS = 0.5
+"""Time the consumer has to wait for clips before another process is started."""
+MAX_CRASHES = 2
+"""Processes a video may take with it before it is given up."""
 
 
 def read_clips(
@@ -37,119 +47,283 @@ def read_clips(
     root: Path | None = None,
     max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
-    """Read the videos of requests, several at a time.
-
-    `requests` is advanced only while the consumer waits for the next clip, in the consumer's thread, and never further
-    than the videos in flight: two a worker, fewer where their pixels would exceed `max_bytes_in_flight` (a video not
-    yet read counts as much as the largest so far; one video is always read). Where `requests` raises, what it gave
-    before comes out first. Closing the generator drops what waits and returns when the videos being read are done.
+    """Read the videos of requests in processes of their own, which end with the stream.
 
     Args:
-        requests: what to read.
+        requests: what to read; advanced in a thread of its own, as far as there is room.
         policy: which frames, at which size.
-        workers: videos read at once; None: one for each processor this process may use, at most 8.
+        workers: processes; None: as many as there are cores, added as they are needed.
         limits: what is refused.
-        root: folder that relative paths are relative to.
+        root: folder that relative paths are relative to; None: the working directory.
         max_bytes_in_flight: bound on pixels in bytes.
 
     Yields:
-        Each request with its clip or failure, in the order of the requests.
+        Each request with its clip or failure, as they are ready.
 
     Raises:
         SettingsError: where `workers` or `max_bytes_in_flight` is below 1.
     """
-    if workers is not None and workers < 1:
-        raise SettingsError(f"workers must be at least 1; got {workers}: raise it, or leave it out")
-    if max_bytes_in_flight < 1:
-        raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
-    count = workers or min(usable_processors(), _MAX_WORKERS)
-    flight = _Flight(max_videos=count * _AHEAD_PER_WORKER, max_bytes=max_bytes_in_flight)
-
-    def read(request: CaptionRequest) -> Clip | Failure:
-        return read_clip(request.video, policy, window=request.window, limits=limits, root=root)
-
-    return _stream(requests, read, flight, workers=count)
+    pool = WorkerPool(workers)
+    stream = ClipStream(pool, requests, policy, limits=limits, root=root, max_bytes_in_flight=max_bytes_in_flight)
+    return _closing(stream, pool)
 
 
-def usable_processors() -> int:
-    """Processor cores this process may use."""
+def _closing(stream: ClipStream, pool: WorkerPool) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
     try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS or Windows
-        return os.cpu_count() or 1
-
-
-@dataclass(slots=True)
-class _Flight:
-    """Videos between the requests and the consumer."""
-
-    max_videos: int
-    max_bytes: int
-    videos: deque[tuple[CaptionRequest, Future[Clip | Failure]]] = field(default_factory=deque)
-    largest: int = 0
-
-    def has_room(self) -> bool:
-        """Whether one more video may be started."""
-        if not self.videos:
-            return True
-        return len(self.videos) < self.max_videos and self._expected_bytes() <= self.max_bytes
-
-    def _expected_bytes(self) -> int:
-        """Bytes of what is in flight and of one more video."""
-        sizes = [_nbytes(future) for _, future in self.videos]
-        self.largest = max([self.largest, *(size for size in sizes if size is not None)])
-        return sum(self.largest if size is None else size for size in sizes) + self.largest
-
-    def take(self) -> tuple[CaptionRequest, Clip | Failure]:
-        """Wait for the oldest video."""
-        request, future = self.videos[0]
-        result = future.result()
-        if isinstance(result, Clip):
-            self.largest = max(self.largest, result.nbytes)
-        self.videos.popleft()
-        return request, result
-
-
-def _nbytes(future: Future[Clip | Failure]) -> int | None:
-    """Bytes of a finished clip; None while it is not known."""
-    if not future.done() or future.cancelled() or future.exception() is not None:
-        return None
-    result = future.result()
-    return result.nbytes if isinstance(result, Clip) else 0
-
-
-def _step_back() -> None:
-    """Let this thread run when the model does not need the processor: reading is ahead of it, and must not slow it."""
-    with contextlib.suppress(AttributeError, OSError):  # not on macOS or Windows, or not allowed
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, max(READING_NICENESS, os.getpriority(os.PRIO_PROCESS, thread)))
-
-
-def _stream(
-    requests: Iterable[CaptionRequest],
-    read: Callable[[CaptionRequest], Clip | Failure],
-    flight: _Flight,
-    *,
-    workers: int,
-) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
-    source = iter(requests)
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="read-clip", initializer=_step_back)
-    ended, broken = False, None
-    try:
-        while True:
-            while not ended and flight.has_room():
-                try:
-                    request = next(source)
-                except StopIteration:
-                    ended = True
-                except Exception as exc:  # raised again below, behind the videos that were asked for before it
-                    ended, broken = True, exc
-                else:
-                    flight.videos.append((request, pool.submit(read, request)))
-            if not flight.videos:
-                break
-            yield flight.take()
-        if broken is not None:
-            raise broken
+        yield from stream
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        stream.close()
+        pool.close()
+
+
+class ClipStream:
+    """Clips of a stream of requests; an iterator whose `close` may be called from any thread.
+
+    No further request is taken while the pixels that wait for the consumer, with those being read counted like the
+    largest so far, reach `max_bytes_in_flight`; one video is always read. Where `requests` raises, what it gave before
+    comes out first.
+
+    Args:
+        pool: the processes that read; they stay when the stream ends.
+        requests: what to read; advanced, and closed if it is a generator, in a thread of its own.
+        policy: which frames, at which size.
+        limits: what is refused.
+        root: folder that relative paths are relative to; None: the working directory.
+        max_bytes_in_flight: bound on pixels in bytes.
+
+    Raises:
+        SettingsError: where `max_bytes_in_flight` is below 1.
+    """
+
+    def __init__(
+        self,
+        pool: WorkerPool,
+        requests: Iterable[CaptionRequest],
+        policy: FramePolicy,
+        *,
+        limits: ReadLimits = DEFAULT_LIMITS,
+        root: Path | None = None,
+        max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
+    ) -> None:
+        if max_bytes_in_flight < 1:
+            raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
+        self._pool = pool
+        self._requests = iter(requests)
+        self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": Path.cwd() / (root or "")}
+        self._max_bytes = max_bytes_in_flight
+        self._changed = threading.Condition()
+        self._queue: deque[Job] = deque()
+        self._unread: dict[Hashable, Job] = {}
+        self._ready: deque[tuple[CaptionRequest, Clip | Failure]] = deque()
+        self._ready_bytes = self._largest = 0
+        self._recent = RecentClips(int(max_bytes_in_flight * RECENT_SHARE))
+        self._ended = self._closed = self._begun = False
+        self._broken: BaseException | None = None
+        self._bug: BaseException | None = None
+        self._starved_seconds = 0.0
+        self.workers = 0
+        """Processes that read for this stream."""
+        self.busy_seconds = 0.0
+        """Time they spent reading, summed."""
+        self.videos_read = 0
+        """Videos they read; one that was wanted again while near counts once."""
+
+    # the consumer's side
+
+    def __iter__(self) -> ClipStream:
+        return self
+
+    def __next__(self) -> tuple[CaptionRequest, Clip | Failure]:
+        with self._changed:
+            self._begin()
+            while not self._ready or self._closed:
+                self._raise_or_stop()
+                self._wait_for_a_clip()
+            request, outcome = self._ready.popleft()
+            self._ready_bytes -= _nbytes(outcome)
+            self._changed.notify_all()
+            return request, outcome
+
+    def _raise_or_stop(self) -> None:
+        """End the iteration where nothing more will come."""
+        if self._bug is not None:
+            bug, self._bug = self._bug, None
+            raise bug
+        if self._closed:
+            raise StopIteration
+        if self._ended and not self._unread:
+            broken, self._broken = self._broken, None
+            self._closed = True
+            if broken is not None:
+                raise broken
+            raise StopIteration
+
+    def _wait_for_a_clip(self) -> None:
+        began = time.monotonic()
+        self._changed.wait(GROW_AFTER_SECONDS)
+        if self._queue:
+            self._starved_seconds += time.monotonic() - began
+        if self._starved_seconds >= GROW_AFTER_SECONDS:
+            self._starved_seconds = 0.0
+            self._add_worker()
+
+    def close(self) -> None:
+        """Stop taking requests and drop what waits; returns at once, processes finish what they are reading."""
+        with self._changed:
+            self._closed = True
+            self._queue.clear()
+            self._ready.clear()
+            self._changed.notify_all()
+
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        for _ in range(self._pool.first):
+            self._add_worker()
+        threading.Thread(target=self._take_requests, name="read-requests", daemon=True).start()
+
+    def _add_worker(self) -> None:
+        worker = self._pool.lend()
+        if worker is not None:
+            self.workers += 1
+            threading.Thread(target=self._serve, args=(worker,), name="read-clip", daemon=True).start()
+
+    # requests, in a thread of their own
+
+    def _take_requests(self) -> None:
+        try:
+            while self._wait_for_room():
+                request = next(self._requests, None)
+                if request is None:
+                    break
+                self._accept(request)
+        except BaseException as exc:  # raised again by the consumer, behind the videos that were asked for before it
+            self._broken = exc
+        finally:
+            if hasattr(self._requests, "close"):
+                self._requests.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _wait_for_room(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._has_room())
+            return not self._closed
+
+    def _has_room(self) -> bool:
+        """Whether one more video may be asked for."""
+        if not self._unread and not self._ready:
+            return True
+        if len(self._ready) >= MAX_READY or len(self._unread) >= AHEAD_PER_WORKER * max(self.workers, 1):
+            return False
+        return self._ready_bytes + (len(self._unread) + 1) * self._largest <= self._max_bytes
+
+    def _accept(self, request: CaptionRequest) -> None:
+        """Answer from what is near, join a reading that is under way, or ask for one."""
+        video = plain_video(request.video)
+        key = (video, request.window)
+        with self._changed:
+            if video is None:  # no process needs to be asked
+                self._hand_out([request], read_clip(request.video, **self._settings))
+                return
+            recent = self._recent.get(key)
+            if recent is not None:
+                self._hand_out([request], recent)
+            elif key in self._unread:
+                self._unread[key].requests.append(request)
+            else:
+                self._unread[key] = job = Job(key, video, {**self._settings, "window": request.window}, [request])
+                self._queue.append(job)
+                self._changed.notify_all()
+
+    # processes, each in a thread of its own
+
+    def _serve(self, worker: Worker) -> None:
+        """Keep one process busy until nothing is left to read."""
+        sent: deque[Job] = deque()
+        while True:
+            try:
+                if self._answered(worker, sent):
+                    break
+            except WorkerDiedError:
+                replacement = self._pool.replace(worker)
+                if replacement is None:
+                    return self._stop(RuntimeError("the processes were ended while videos were being read"))
+                worker = replacement
+                self._blame(sent)
+                sent.clear()
+            except BaseException as exc:  # a bug in reading
+                return self._stop(exc)
+        return self._pool.take_back(worker)
+
+    def _stop(self, exc: BaseException) -> None:
+        """Let the consumer raise this, and end everything else."""
+        with self._changed:
+            self._bug = self._bug or exc
+            self._closed = True
+            self._changed.notify_all()
+
+    def _answered(self, worker: Worker, sent: deque[Job]) -> bool:
+        """Send what may be sent, take one answer; True when there is nothing more to do."""
+        for job in self._next_jobs(len(sent)):
+            sent.append(job)
+            worker.send(job.video, job.settings)
+        if not sent:
+            return True
+        outcome, seconds = worker.receive()
+        self._deliver(sent.popleft(), outcome, seconds)
+        return False
+
+    def _next_jobs(self, sent: int) -> list[Job]:
+        """What to send to a process that has `sent` videos to read; waits where it has none."""
+        with self._changed:
+            if not sent:
+                self._changed.wait_for(lambda: self._closed or self._queue or (self._ended and not self._unread))
+            jobs: list[Job] = []
+            while self._queue and sent + len(jobs) < (2 if self._is_quick(self._queue[0]) else 1):
+                jobs.append(self._queue.popleft())
+            return jobs
+
+    def _is_quick(self, job: Job) -> bool:
+        if isinstance(job.video, bytes) or not self.videos_read:
+            return False
+        return self.busy_seconds / self.videos_read < SHORT_SECONDS
+
+    def _deliver(self, job: Job, outcome: Clip | Failure, seconds: float) -> None:
+        with self._changed:
+            self.busy_seconds += seconds
+            self.videos_read += 1
+            self._settle(job, outcome)
+
+    def _settle(self, job: Job, outcome: Clip | Failure) -> None:
+        del self._unread[job.key]
+        if isinstance(outcome, Clip):
+            self._largest = max(self._largest, outcome.nbytes)
+            self._recent.put(job, outcome)
+        self._hand_out(job.requests, outcome)
+
+    def _hand_out(self, requests: list[CaptionRequest], outcome: Clip | Failure) -> None:
+        if not self._closed:
+            self._ready.extend((request, outcome) for request in requests)
+            self._ready_bytes += len(requests) * _nbytes(outcome)
+        self._changed.notify_all()
+
+    def _blame(self, sent: deque[Job]) -> None:
+        """A process died: the video it was reading is tried once more, those behind it are none the worse."""
+        with self._changed:
+            if self._closed or not sent:
+                return
+            suspect = sent[0]
+            suspect.crashes += 1
+            if suspect.crashes >= MAX_CRASHES:
+                sent.popleft()
+                message = f"the process that read it died {MAX_CRASHES} times"
+                self._settle(suspect, Failure("crashed", message))
+            self._queue.extendleft(reversed(sent))
+            self._changed.notify_all()
+
+
+def _nbytes(outcome: Clip | Failure) -> int:
+    return outcome.nbytes if isinstance(outcome, Clip) else 0

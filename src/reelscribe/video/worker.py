@@ -1,0 +1,85 @@
+"""What runs in a process that reads videos: one at a time, until its parent is gone.
+
+Started as `python -m reelscribe.video.worker DESCRIPTOR READER`; it imports neither the caller's script nor a model's
+library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+from ..record import Clip, Failure
+from .transport import send_clip
+
+READING_NICENESS = 10
+"""How far reading stands back behind what runs the model, where cores are short: it is ahead of it, and must not slow
+it."""
+PARENT_CHECK_SECONDS = 1.0
+"""Time between two looks at whether the parent lives; a forked sister of ours may hold its end of the socket open."""
+
+CLIP, FAILURE, ERROR = "clip", "failure", "error"
+"""What an answer holds."""
+
+Read = Callable[..., Clip | Failure]
+
+
+def main(arguments: list[str]) -> None:
+    """Answer requests until the other end is closed."""
+    descriptor, reader = int(arguments[0]), arguments[1]
+    with contextlib.suppress(OSError):  # not everywhere allowed
+        os.nice(READING_NICENESS)
+    parent = os.getppid()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
+        read = _function(reader)
+        connection.send("ready")
+        while True:
+            video, settings = connection.recv()
+            _answer(connection, read, video, settings, parent=parent)
+
+
+def _function(name: str) -> Read:
+    module, _, function = name.partition(":")
+    read: Read = getattr(importlib.import_module(module), function)
+    return read
+
+
+def _answer(connection: Connection, read: Read, video: Any, settings: dict[str, Any], *, parent: int) -> None:
+    began = time.monotonic()
+    try:
+        outcome: Any = read(video, **settings)
+        kind = CLIP if isinstance(outcome, Clip) else FAILURE
+    except Exception as exc:  # a bug; raised again where the clips are wanted
+        kind, outcome = ERROR, _portable(exc)
+    connection.send((kind, time.monotonic() - began, None if kind == CLIP else outcome))
+    if kind == CLIP:
+        send_clip(connection, outcome, to_pid=parent)
+
+
+def _portable(exc: Exception) -> Exception:
+    """The exception, or one that says the same where it cannot be pickled."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(exc))
+    except Exception:  # whatever its class does
+        return RuntimeError(f"{type(exc).__name__}: {exc}")
+    return exc
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
