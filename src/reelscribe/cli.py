@@ -39,14 +39,19 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ReelscribeError as exc:
-            click.echo(f"error: {' '.join(str(exc).split())}", err=True)
+            click.echo(f"error: {' '.join(str(exc).split())}{_notes(exc)}", err=True)
             ctx.exit(EXIT_ERROR)
         except OSError as exc:
             click.echo(f"error: {exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}", err=True)
             ctx.exit(EXIT_ERROR)
-        except KeyboardInterrupt:
-            click.echo("stopped: the output was not written", err=True)
+        except KeyboardInterrupt as exc:
+            click.echo(f"stopped{_notes(exc) or '; nothing is written'}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
+
+
+def _notes(exc: BaseException) -> str:
+    """What is told besides an exception's own text, such as where finished rows are."""
+    return "".join(f"; {note}" for note in getattr(exc, "__notes__", ()))
 
 
 def key_values(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
@@ -130,7 +135,9 @@ FRAME_OPTIONS = options(
     count_option("--max-source-pixels", help="A video with larger frames, height x width, fails as too_large.  "
                  "[default: 8192 x 8192]"),
     count_option("--max-source-bytes", help="A larger file fails as too_large.  [default: no limit]"),
-    count_option("--workers", "num_proc", help="Videos read at the same time.  [default: by cores]"),
+    seconds_option("--time-tolerance", "time_tolerance_seconds", help="Take frames up to this many seconds from their "
+                   "moments where that is cheaper to decode.  [default: 0, the very frames]"),
+    count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
 )  # fmt: skip
 
 FIELD_OPTIONS = options(
@@ -142,7 +149,10 @@ FIELD_OPTIONS = options(
     option("--failure-key", metavar="FIELD", help="Also write failures to this field."),
 )  # fmt: skip
 
-LIMIT_OPTION = count_option("--limit", help="Stop after the first N rows.")
+RUN_OPTIONS = options(
+    count_option("--limit", help="Stop after the first N rows."),
+    option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -158,9 +168,17 @@ def main() -> None:
 @CAPTION_OPTIONS
 @FRAME_OPTIONS
 @FIELD_OPTIONS
-@LIMIT_OPTION
+@RUN_OPTIONS
 @click.pass_context
-def caption(ctx: click.Context, /, input: Path, output: Path, limit: int | None, **given: Any) -> None:  # noqa: A002
+def caption(
+    ctx: click.Context,
+    /,
+    input: Path,  # noqa: A002
+    output: Path,
+    limit: int | None,
+    profile: Path | None,
+    **given: Any,
+) -> None:
     """Caption the videos of INPUT: a JSONL, Parquet or CSV file, a folder of videos, or a video.
 
     Rows hold a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to
@@ -168,21 +186,21 @@ def caption(ctx: click.Context, /, input: Path, output: Path, limit: int | None,
     OUTPUT.failures.jsonl. Exit code 0: every row has its caption; 3: some rows failed; 1 and 2: wrong settings or
     usage.
     """
-    run(ctx, input, output, parameters_of(given), limit=limit)
+    run(ctx, input, output, parameters_of(given), limit=limit, profile=profile)
 
 
 @main.command()
 @option("--config", type=PATH, required=True, help="The recipe, a YAML file.")
-@LIMIT_OPTION
+@RUN_OPTIONS
 @click.pass_context
-def process(ctx: click.Context, /, config: Path, limit: int | None) -> None:
+def process(ctx: click.Context, /, config: Path, limit: int | None, profile: Path | None) -> None:
     """Run a Data-Juicer recipe whose `process` list holds video_captioning_from_vlm_mapper."""
     from .recipe import read_recipe
 
     recipe = read_recipe(config)
     for note in recipe.notes:
         click.echo(f"note: {note}", err=True)
-    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, limit=limit)
+    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, limit=limit, profile=profile)
 
 
 @main.command()
@@ -202,14 +220,22 @@ def demo(ctx: click.Context, /, out: Path, clips: int, candidates: int, seed: in
     ctx.exit(run_demo(out, clips=clips, candidates=candidates, seed=seed, console=Console()))
 
 
-def run(ctx: click.Context, source: Path, output: Path, parameters: dict[str, Any], *, limit: int | None) -> None:
+def run(
+    ctx: click.Context,
+    source: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    *,
+    limit: int | None,
+    profile: Path | None,
+) -> None:
     """Caption a file, show how it goes, print the summary, and leave with the exit code."""
     from rich.console import Console
 
     from .runners.local import caption_file
     from .runners.progress import choose_progress
     from .runners.settings import build_operator
-    from .runners.summary import print_summary
+    from .runners.summary import print_summary, write_profile
 
     operator = build_operator(parameters)
     progress = choose_progress(Console(stderr=True), lambda line: click.echo(line, err=True))
@@ -218,6 +244,8 @@ def run(ctx: click.Context, source: Path, output: Path, parameters: dict[str, An
     finally:
         operator.close()
     print_summary(summary, Console())
+    if profile is not None:
+        write_profile(summary, profile)
     ctx.exit(summary.exit_code)
 
 

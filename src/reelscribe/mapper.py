@@ -22,9 +22,11 @@ from .pipe import run_pipe
 from .plan import Planner, RowOutcome
 from .record import Failure, Sample, TimeWindow
 from .selection import SELECTORS
+from .stages import StageTimes
 from .text import SpecialTokens
 from .video.reader import ReadLimits
 from .video.sampling import FramePolicy, FrameSettings
+from .video.workers import WorkerPool
 
 OPERATOR_NAME = "video_captioning_from_vlm_mapper"
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
@@ -129,6 +131,7 @@ class VideoCaptioningFromVLMMapper:
         max_frames: PositiveInt | None = None,
         min_pixels: PositiveInt | None = None,
         max_pixels: PositiveInt | None = None,
+        time_tolerance_seconds: Seconds | None = None,
         start_seconds: Seconds | None = None,
         end_seconds: Seconds | None = None,
         start_key: str = "start_seconds",
@@ -145,7 +148,9 @@ class VideoCaptioningFromVLMMapper:
         self.parameters: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         """The plain values this operator was built from (and a live captioner, if one was given)."""
         self.generation = generation_config(sampling_params)
-        self.frames = FrameSettings(fps, num_frames, min_frames, max_frames, min_pixels, max_pixels)
+        self.frames = FrameSettings(
+            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds
+        )
         self.planner = Planner(
             text_key=text_key,
             video_key=video_key,
@@ -168,7 +173,8 @@ class VideoCaptioningFromVLMMapper:
             max_frame_pixels=max_source_pixels, max_duration_seconds=max_source_seconds, max_bytes=max_source_bytes
         )
         self.video_root = Path(video_root) if video_root is not None else None
-        self.workers = num_proc
+        self.pool = WorkerPool(num_proc)
+        """The processes that read videos; started at the first use."""
         self.batch_size = batch_size
         self.skip_op_error = skip_op_error
         self.failures: list[tuple[int, int, Failure]] = []
@@ -220,8 +226,19 @@ class VideoCaptioningFromVLMMapper:
             return policy
         return policy.override(self.frames)
 
+    def start(self) -> None:
+        """Load the model, and the processes that read videos meanwhile, where the model looks at videos.
+
+        Raises:
+            ModelError: the model cannot be loaded.
+        """
+        if self._captioner is None and self.spec is not None and self.spec.backend != "scripted":
+            self.pool.start()
+        _ = self.captioner
+
     def close(self) -> None:
-        """Free the model, if this operator loaded it."""
+        """End the processes that read, and free the model, if this operator loaded it."""
+        self.pool.close()
         if self._own_captioner and self._captioner is not None:
             self._captioner.close()
             self._captioner = None
@@ -234,9 +251,17 @@ class VideoCaptioningFromVLMMapper:
 
     # running
 
-    def run_stream(self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None]) -> None:
-        """Caption a stream of rows; `emit` is called once a row, in input order, from the calling thread."""
-        run_pipe(self, rows, emit)
+    def run_stream(self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None]) -> StageTimes:
+        """Caption a stream of rows; `emit` is called once a row, in input order, one at a time, from any thread.
+
+        Args:
+            rows: taken in a thread of their own, as far ahead as there is room.
+            emit: takes what each row became.
+
+        Returns:
+            How long each stage was at work.
+        """
+        return run_pipe(self, rows, emit)
 
     def process_batched(self, samples: Any, rank: int | None = None) -> Any:
         """Caption one batch.

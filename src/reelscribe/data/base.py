@@ -62,8 +62,8 @@ class Sink(Protocol):
     def finish(self) -> None:
         """Bring everything to the temporary file; only `commit` may follow."""
 
-    def commit(self) -> None:
-        """Finish, if that is still to do, and give the file its final name."""
+    def commit(self, name: str | None = None) -> None:
+        """Finish, if that is still to do, and give the file its final name, or another one in the same folder."""
 
 
 def by_suffix(table: Mapping[str, T], path: Path, *, role: str) -> T:

@@ -177,10 +177,10 @@ class JsonlSink:
         """See `Sink.finish`."""
         self._close()
 
-    def commit(self) -> None:
+    def commit(self, name: str | None = None) -> None:
         """See `Sink.commit`."""
         self.finish()
-        self._temporary.commit()
+        self._temporary.commit(name)
 
     def _close(self) -> None:
         if self._file is not None:

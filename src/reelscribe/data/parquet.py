@@ -141,10 +141,10 @@ class ParquetSink:
             self._close()
         self._finished = True
 
-    def commit(self) -> None:
+    def commit(self, name: str | None = None) -> None:
         """See `Sink.commit`."""
         self.finish()
-        self._temporary.commit()
+        self._temporary.commit(name)
 
     def _flush(self) -> None:
         if self._writer is not None and not self._group:

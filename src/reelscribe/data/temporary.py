@@ -25,12 +25,12 @@ class TemporaryFile:
                 raise IsADirectoryError(None, "it is a folder")
             self.path.touch(exist_ok=False)
 
-    def commit(self) -> None:
-        """Bring the bytes to the disk and give the file its final name."""
+    def commit(self, name: str | None = None) -> None:
+        """Bring the bytes to the disk and give the file its final name, or another one in the same folder."""
         with writing(self.final):
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
-            self.path.replace(self.final)
+            self.path.replace(self.final if name is None else self.final.with_name(name))
         self._done = True
 
     def discard(self) -> None:

@@ -286,3 +286,9 @@ def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
 def captioner_notes(captioner: Captioner) -> list[str]:
     """What a captioner says about itself for the summary of a run, in its `notes`; a captioner need not have any."""
     return list(getattr(captioner, "notes", ()))
+
+
+def captioner_seconds(captioner: Captioner) -> dict[str, float]:
+    """How long a captioner's stages (`prepare`, `model`) have been at work so far, in its `busy_seconds`; a captioner
+    need not have any."""
+    return dict(getattr(captioner, "busy_seconds", {}))

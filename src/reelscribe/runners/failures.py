@@ -33,12 +33,14 @@ class FailureLog:
             self._sink = open_sink(self.path).__enter__()
         self._sink.write(row)
 
-    def commit(self) -> None:
-        """Give the file its name; without failures remove the one of an earlier run."""
+    def commit(self, path: Path | None = None) -> None:
+        """Give the file its name, or another one in the same folder; without failures remove the one of an earlier
+        run."""
+        path = path or self.path
         if self._sink is not None:
-            self._sink.commit()
+            self._sink.commit(path.name)
             return
-        self.path.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def failure_row(row: Sample, number: int, video_index: int, failure: Failure, form: RowForm) -> Sample:

@@ -1,13 +1,14 @@
 """A data set through the operator on this machine: source, pipe, sink, and a file of failures beside the output.
 
-Rows stream: no more of them are in memory than are on their way through the pipe.
+Rows stream: no more of them are in memory than are on their way through the pipe. They are written in a thread of
+their own.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,11 +21,13 @@ from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
 from ..plan import RowOutcome
 from ..record import Sample
+from ..stages import Stage
 from .failures import FailureLog, failure_row, failures_path
 from .progress import NoProgress, Progress
 from .summary import RunSummary
+from .writing import Writer
 
-__all__ = ["RunSummary", "caption_file"]
+__all__ = ["RunSummary", "caption_file", "partial_path"]
 
 
 def caption_file(
@@ -38,8 +41,8 @@ def caption_file(
     """Caption every row of a data set and write the result.
 
     What can be wrong with the input, the output and the settings is found before the model is loaded. The output, and
-    `<output>.failures.jsonl` if rows failed, get their names when the last row is done; an error or an interruption
-    before that leaves nothing new behind.
+    `<output>.failures.jsonl` if rows failed, get their names when the last row is done. What was done when an error or
+    Ctrl-C ends the run goes to `partial_path(output)`, a whole file of its format, which a note of the exception names.
 
     Args:
         operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
@@ -68,8 +71,9 @@ def caption_file(
         stack.enter_context(_relative_to(operator, source.folder))
         run = _Run(operator, form, sink, failures, watch, RunSummary(output, model=model_name(operator)))
         run.load_model()
-        run.rows(source, limit)
-        sink.finish()
+        with _kept_if_stopped(run):
+            run.rows(source, limit)
+            sink.finish()
         failures.commit()
         sink.commit()
     run.summary.failures_path = failures.path if run.summary.failures else None
@@ -100,16 +104,31 @@ class _Run:
         """Load the model now, so that its time is not counted as captioning."""
         began = time.monotonic()
         self._progress.say(f"loading {self.summary.model or 'the model'}")
-        _ = self._operator.captioner
+        self._operator.start()
         self.summary.load_seconds = time.monotonic() - began
 
     def rows(self, source: Source, limit: int | None) -> None:
         """Send the rows through the pipe."""
         self._progress.start(_total(source, limit))
         began = time.monotonic()
-        self._operator.run_stream(self._wrapped(islice(source, limit)), self._take)
+        writer = Writer(self._take)
+        try:
+            times = self._operator.run_stream(self._wrapped(islice(source, limit)), writer.put)
+        finally:
+            writer.close()
+        writer.finish()
         self.summary.seconds = time.monotonic() - began
+        self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
         self.summary.engine = captioner_notes(self._operator.captioner)
+
+    def keep(self) -> str:
+        """Give what is written a name, if anything is; a sentence that says which."""
+        rows, path = self.summary.rows_in, partial_path(self.summary.output)
+        if not rows:
+            return "no row was done, and nothing is written"
+        self._sink.commit(path.name)
+        self._failures.commit(failures_path(path))
+        return f"the {rows:,} rows that were done are in {path}"
 
     def _wrapped(self, rows: Iterator[Sample]) -> Iterator[Sample]:
         for number, row in enumerate(rows):
@@ -127,6 +146,29 @@ class _Run:
             self._sink.write(sample)
         self.summary.add(outcome, rows_out=len(made))
         self._progress.update(self.summary)
+
+
+@contextmanager
+def _kept_if_stopped(run: _Run) -> Iterator[None]:
+    """Keep what is done where the run is stopped; a run that must not skip errors leaves nothing."""
+    try:
+        yield
+    except FailedSamplesError:
+        raise
+    except (Exception, KeyboardInterrupt) as exc:
+        with suppress(Exception):  # such as a full disk, of which `exc` tells
+            exc.add_note(run.keep())
+        raise
+
+
+def partial_path(output: Path) -> Path:
+    """Where the rows of a run that was stopped go.
+
+    >>> partial_path(Path("out.jsonl.gz"))
+    PosixPath('out.partial.jsonl.gz')
+    """
+    stem, dot, suffixes = output.name.partition(".")
+    return output.with_name(f"{stem}.partial{dot}{suffixes}")
 
 
 def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
@@ -153,9 +195,10 @@ def check_output(output: Path, source: Source) -> None:
     """Stop before an input would be replaced.
 
     Raises:
-        DataError: the output, or the file of failures beside it, is a file that is read.
+        DataError: the output, what a run that is stopped leaves, or a file of failures beside it, is read.
     """
-    targets = {path.resolve() for path in (output, failures_path(output)) if path.exists()}
+    names = [output, partial_path(output)]
+    targets = {path.resolve() for path in (*names, *map(failures_path, names)) if path.exists()}
     for path in source.files() if targets else ():
         if path.resolve() in targets:
             raise DataError(f"the output {str(output)!r} would replace {str(path)!r}, which is read; name another file")

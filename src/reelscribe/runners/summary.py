@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..record import FAILURE_KINDS
+from ..stages import StageTimes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +53,8 @@ class RunSummary:
     """Generated tokens, all candidates."""
     engine: list[str] = field(default_factory=list)
     """What the captioner says about itself: how it ran the model, in which form it showed the videos."""
+    stages: StageTimes | None = None
+    """How long each stage was at work."""
     load_seconds: float = 0.0
     """Time it took to load the model."""
     seconds: float = 0.0
@@ -100,6 +104,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "speed", f"{summary.videos_per_second:.2f} videos/s, {summary.tokens_per_second:,.1f} tokens/s"
     yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
     yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
+    if summary.stages is not None:
+        yield "bound", summary.stages.line()
     for line in summary.engine:
         yield "engine", line
     yield "output", str(summary.output)
@@ -117,3 +123,23 @@ def print_summary(summary: RunSummary, console: Console) -> None:
         console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
     for note in summary.notes:
         console.print(Text(f"note: {note}"), soft_wrap=True)
+
+
+def write_profile(summary: RunSummary, path: Path) -> None:
+    """Write the figures of a run as one JSON object: its length, and each stage's time at work.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    stages = summary.stages.as_dict() if summary.stages is not None else {}
+    figures = {
+        **stages,
+        "load_seconds": summary.load_seconds,
+        "rows": summary.rows_in,
+        "videos": summary.videos,
+        "videos_per_second": summary.videos_per_second,
+        "prompt_tokens": summary.prompt_tokens,
+        "completion_tokens": summary.completion_tokens,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")

@@ -1,0 +1,132 @@
+"""How long each stage of a run is at work, and which of them binds it.
+
+Clocks that stages in any thread can hold, and plain figures.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+
+class BusyClock:
+    """Adds up the time in which at least one of those who hold it is at work.
+
+    >>> clock = BusyClock()
+    >>> with clock:
+    ...     pass
+    >>> clock.seconds >= 0
+    True
+
+    Args:
+        now: seconds on a clock that only goes forward.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._lock = threading.Lock()
+        self._seconds = 0.0
+        self._holders = 0
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            if not self._holders:
+                self._since = self._now()
+            self._holders += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._holders -= 1
+            if not self._holders:
+                self._seconds += self._now() - self._since
+
+    @property
+    def seconds(self) -> float:
+        """Seconds at work so far, a span that has not ended included."""
+        with self._lock:
+            return self._seconds + (self._now() - self._since if self._holders else 0.0)
+
+
+NEARLY_FULL = 0.8
+"""A stage that is at work for this share of a run binds it; below, the stages wait for one another."""
+ADVICE = {
+    "decode": "more --workers, or fewer frames (--fps, --max-frames, --time-tolerance)",
+    "prepare": "fewer or smaller frames (--max-frames, --max-pixels)",
+    "model": "a faster device, a larger --batch-size, fewer or smaller frames, or shorter captions (--max-tokens)",
+    "rows": "a faster disk for the input, or Parquet",
+    "write": "a faster disk for the output",
+}
+"""Stage to what lets it do more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run."""
+
+    name: str
+    """`rows` (read and planned), `decode`, `prepare` (patches and tokens), `model`, or `write`."""
+    busy_seconds: float
+    """Time at work, summed over its workers."""
+    workers: int = 1
+    """How many work side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimes:
+    """How long each stage of a run was at work."""
+
+    seconds: float
+    """Length of the run."""
+    stages: tuple[Stage, ...]
+    """The stages, in the order that a row passes them."""
+
+    def with_stage(self, stage: Stage, *, seconds: float) -> StageTimes:
+        """The same run with one more stage at its end, and its length with that."""
+        return StageTimes(seconds, (*self.stages, stage))
+
+    def share(self, stage: Stage) -> float:
+        """The part of the run in which a stage was at work, 0 to 1."""
+        return stage.busy_seconds / (self.seconds * stage.workers) if self.seconds else 0.0
+
+    @property
+    def binding(self) -> Stage | None:
+        """The stage that was at work for the largest part; None without stages."""
+        return max(self.stages, key=self.share, default=None)
+
+    def line(self) -> str:
+        """One line for a person: the binding stage, the others, and what would help."""
+        first = self.binding
+        if first is None or not first.busy_seconds:
+            return "nothing to do"
+        others = sorted((stage for stage in self.stages if stage is not first), key=self.share, reverse=True)
+        told = ", ".join([self._told(first), *(self._told(stage) for stage in others if self.share(stage) >= 0.05)])
+        if self.share(first) < NEARLY_FULL:
+            return f"mostly {first.name}, no stage was always at work: {told}"
+        return f"{first.name}-bound: {told}: {ADVICE[first.name]}"
+
+    def _told(self, stage: Stage) -> str:
+        who = f"{stage.workers} workers" if stage.workers > 1 else f"{stage.name}"
+        return f"{who} at {100 * self.share(stage):.0f} %"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a file."""
+        return {
+            "seconds": self.seconds,
+            "binding": self.binding.name if self.binding else None,
+            "stages": {
+                stage.name: {
+                    "busy_seconds": stage.busy_seconds,
+                    "workers": stage.workers,
+                    "share": self.share(stage),
+                }
+                for stage in self.stages
+            },
+        }
