@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_every_row_captioned_is_exit_code_0(tmp_path: Path, good: Path, loaded: 
     assert "Traceback" not in result.output
 
 
+def test_a_profile_has_the_time_of_each_stage(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
+    profile = tmp_path / "sub/profile.json"
+    result = run("caption", good, "-o", tmp_path / "out.jsonl", "--profile", profile)
+    assert result.exit_code == 0, result.output
+    assert "\nbound     " in result.stdout
+    figures = json.loads(profile.read_text())
+    assert list(figures["stages"]) == ["rows", "write"]
+    assert figures["rows"] == figures["videos"] == 3
+    assert figures["seconds"] >= figures["stages"]["rows"]["busy_seconds"] > 0
+
+
 def test_some_rows_failed_is_exit_code_3(tmp_path: Path, loaded: list[ModelSpec]) -> None:
     source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "broken.mp4"}])
     output = tmp_path / "out.jsonl"
@@ -92,15 +104,16 @@ def test_options_become_the_operators_parameters(
     monkeypatch.setattr("reelscribe.runners.settings.build_operator", spy)
     options = (
         "--model m --candidates 3 --keep similar_one_simhash --drop-original --prompt p --system-prompt s --fps 2.5 "
-        "--min-frames 2 --max-frames 9 --min-pixels 1000 --max-pixels 9000 --start 0 --end 4.5 --max-tokens 64 "
-        "--temperature 0 --top-p 0.5 --top-k -1 --seed 7 --text-key t --video-key video --caption-key c "
-        "--failure-key f --workers 2 --device cpu --dtype float32 --batch-size 4 --model-param revision=main "
+        "--min-frames 2 --max-frames 9 --time-tolerance 0.25 --min-pixels 1000 --max-pixels 9000 --start 0 --end 4.5 "
+        "--max-tokens 64 --temperature 0 --top-p 0.5 --top-k -1 --seed 7 --text-key t --video-key video "
+        "--caption-key c --failure-key f --workers 2 --device cpu --dtype float32 --batch-size 4 --model-param revision=main "
         "--model-param trust_remote_code=true --sampling-param stop=[a,b] --sampling-param min_p=0.1"
     )
     expected = {
         "hf_model": "m", "caption_num": 3, "keep_candidate_mode": "similar_one_simhash",
         "keep_original_sample": False, "prompt": "p", "system_prompt": "s", "fps": 2.5, "min_frames": 2,
-        "max_frames": 9, "min_pixels": 1000, "max_pixels": 9000, "start_seconds": 0.0, "end_seconds": 4.5, "seed": 7,
+        "time_tolerance_seconds": 0.25, "max_frames": 9, "min_pixels": 1000, "max_pixels": 9000, "start_seconds": 0.0,
+        "end_seconds": 4.5, "seed": 7,
         "text_key": "t", "video_key": "video", "caption_key": "c", "failure_key": "f", "num_proc": 2, "batch_size": 4,
         "model_params": {"device": "cpu", "dtype": "float32", "revision": "main", "trust_remote_code": True},
         "sampling_params": {
@@ -123,7 +136,7 @@ def test_no_option_leaves_everything_to_the_operator() -> None:
 def test_every_option_of_caption_is_a_parameter_of_the_operator_or_of_the_run() -> None:
     names = {parameter.name for parameter in cli.main.commands["caption"].params}
     inside = {name for group in cli.NAMED_PARAMETERS.values() for name in group}
-    assert names - set(parameter_names()) - inside == {"input", "output", "limit", "drop_original"}
+    assert names - set(parameter_names()) - inside == {"input", "output", "limit", "profile", "drop_original"}
 
 
 def test_limit(tmp_path: Path, good: Path, loaded: list[ModelSpec]) -> None:
@@ -287,8 +300,56 @@ def test_ctrl_c_stops_cleanly_with_one_line(tmp_path: Path, good: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (result.returncode, signal.SIGINT) == (130, 2), result.stderr
-    assert result.stderr.splitlines()[1:] == ["stopped: the output was not written"]
+    assert result.stderr.splitlines()[1:] == ["stopped; no row was done, and nothing is written"]
     assert list(tmp_path.iterdir()) == [good]
+
+
+SLOW_MODEL = """
+import sys, time
+import reelscribe.mapper as mapper, reelscribe.cli as cli
+from reelscribe.models import load_captioner
+from reelscribe.models.decoding import _Draft
+inner = _Draft.append
+def slow(self, step, *args):
+    inner(self, step, *args)
+    print("step", step, flush=True)
+    time.sleep(0.05)
+_Draft.append = slow
+cli.main()
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_real_run_within_two_seconds_and_keeps_what_is_done(
+    tmp_path: Path, video: Callable[[str], Path]
+) -> None:
+    rows = [{"id": n, "video": str(video(name))} for n, name in enumerate(["h264.mp4", "hevc.mp4", "vp9.webm"] * 40)]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    options = ["--model", "reelscribe/shapes", "--device", "cpu", "--batch-size", "2", "--max-tokens", "8"]
+    run = subprocess.Popen(
+        [sys.executable, "-c", SLOW_MODEL, "caption", source, "-o", output, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert run.stdout is not None
+    for _ in range(60):  # a few batches
+        assert run.stdout.readline()
+    began = time.monotonic()
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=30)
+    assert time.monotonic() - began < 2
+    assert run.returncode == 130, errors
+    partial = load(tmp_path / "out.partial.jsonl")
+    assert (
+        errors.splitlines()[-1]
+        == f"stopped; the {len(partial)} rows that were done are in {output.parent}/out.partial.jsonl"
+    )
+    assert 0 < len(partial) < len(rows)
+    assert [row["id"] for row in partial] == list(range(len(partial)))
+    assert all(row["captions"] for row in partial)
+    assert not output.exists()
 
 
 def test_real_videos_through_the_bundled_model(tmp_path: Path, video: Callable[[str], Path]) -> None:

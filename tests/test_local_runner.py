@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from reelscribe import (
     SettingsError,
     VideoCaptioningFromVLMMapper,
 )
+from reelscribe.data import open_source
+from reelscribe.data.jsonl import JsonlSink
 from reelscribe.data.rows import CAPTIONS_FIELD, FieldNames, VideoForm, VideosForm, choose_form
 from reelscribe.mapper import DEFAULT_PROMPT
 from reelscribe.record import CaptionRequest
@@ -26,6 +29,7 @@ from reelscribe.runners.failures import describe_video
 from reelscribe.runners.local import caption_file
 from reelscribe.runners.progress import LogProgress
 from reelscribe.runners.summary import RunSummary, print_summary, summary_lines
+from reelscribe.runners.writing import MAX_WAITING
 
 Rows = list[dict[str, Any]]
 TOKEN = "<__dj__video>"
@@ -331,7 +335,7 @@ def test_cheap_checks_come_first(tmp_path: Path) -> None:
 
 
 def test_rows_stream(tmp_path: Path) -> None:
-    """No more rows are between source and sink than the captioner has pulled."""
+    """No more rows are between source and sink than the captioner has pulled, and wait to be written."""
     count, ahead, written = 2000, 0, 0
 
     class Watch:
@@ -348,7 +352,7 @@ def test_rows_stream(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "in.jsonl", single(count))
     summary = caption_file(operator(Watch()), source, tmp_path / "out.jsonl", progress=Counter(print))
     assert summary.rows_in == count
-    assert ahead <= 2
+    assert ahead <= MAX_WAITING + 2
 
 
 def test_order_is_that_of_the_input_whatever_finishes_first(tmp_path: Path) -> None:
@@ -370,19 +374,84 @@ def test_a_limit_stops_early_and_the_rest_is_not_read(tmp_path: Path) -> None:
     assert not (tmp_path / "out2.jsonl").exists()
 
 
-def test_an_interrupted_run_leaves_the_old_output_and_nothing_else(tmp_path: Path) -> None:
-    source, output = jsonl(tmp_path / "in.jsonl", [{"video": "broken.mp4"}, *single(5)]), tmp_path / "out.jsonl"
+class Interrupt(LogProgress):
+    def __init__(self, at: int, exc: type[BaseException] = KeyboardInterrupt) -> None:
+        super().__init__(print)
+        self._at, self._exc = at, exc
+
+    def update(self, so_far: RunSummary) -> None:
+        if so_far.rows_in == self._at:
+            raise self._exc
+
+
+@pytest.mark.parametrize("exc", [KeyboardInterrupt, ModelError])
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".parquet"])
+def test_a_run_that_is_stopped_leaves_the_old_output_and_what_is_done(
+    tmp_path: Path, exc: type[BaseException], suffix: str
+) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"video": "broken.mp4"}, *single(5)])
+    output, partial = tmp_path / f"out{suffix}", tmp_path / f"out.partial{suffix}"
     output.write_text("old")
-
-    class Interrupt(LogProgress):
-        def update(self, so_far: RunSummary) -> None:
-            if so_far.rows_in == 3:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        caption_file(operator(), source, output, progress=Interrupt(print))
+    with pytest.raises(exc) as caught:
+        caption_file(operator(), source, output, progress=Interrupt(3, exc))
+    assert caught.value.__notes__ == [f"the 3 rows that were done are in {partial}"]
     assert output.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    rows = list(open_source(partial))
+    assert [row["captions"] for row in rows] == [None, ["clip0 0"], ["clip1 0"]]
+    assert [row["row"] for row in load(Path(f"{partial}.failures.jsonl"))] == [0]
+    names = {"in.jsonl", output.name, partial.name, f"{partial.name}.failures.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_a_run_that_is_stopped_before_its_first_row_leaves_nothing(tmp_path: Path) -> None:
+    class Stops(ScriptedCaptioner):
+        def caption(self, clips: Any) -> Iterator[Any]:
+            next(iter(clips))
+            raise KeyboardInterrupt
+            yield
+
+    source = jsonl(tmp_path / "in.jsonl", single(5))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        caption_file(VideoCaptioningFromVLMMapper(captioner=Stops(words)), source, tmp_path / "out.jsonl")
+    assert caught.value.__notes__ == ["no row was done, and nothing is written"]
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_what_a_stopped_run_left_is_never_replaced_while_it_is_read(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "out.partial.jsonl", single(2))
+    with pytest.raises(DataError, match="which is read"):
+        caption_file(LoadsNothing(), source, tmp_path / "out.jsonl")
+
+
+def test_rows_are_written_while_the_model_goes_on(tmp_path: Path) -> None:
+    written = threading.Event()
+
+    class Tells(LogProgress):
+        def update(self, so_far: RunSummary) -> None:
+            written.set()
+
+    def late(request: CaptionRequest, i: int) -> str:
+        assert request.id.row == 0 or written.wait(30)
+        return "words"
+
+    source = jsonl(tmp_path / "in.jsonl", single(3))
+    summary = caption_file(operator(late), source, tmp_path / "out.jsonl", progress=Tells(print))
+    assert summary.rows_in == 3
+    assert summary.stages is not None
+    assert [stage.name for stage in summary.stages.stages] == ["rows", "write"]
+
+
+def test_an_error_of_the_output_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: JsonlSink, row: dict[str, Any]) -> None:
+        raise DataError("no space left on device")
+
+    monkeypatch.setattr(JsonlSink, "write", full)
+    source = jsonl(tmp_path / "in.jsonl", single(5000))
+    seen = []
+    with pytest.raises(DataError, match="no space left"):
+        caption_file(operator(lambda request, i: seen.append(1) or "x"), source, tmp_path / "out.jsonl")
+    assert len(seen) < 1000, "it ends soon"
+    assert list(tmp_path.iterdir()) == [source]
 
 
 def test_a_run_that_must_not_skip_stops_at_the_first_failure(tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ from .sampling import FramePolicy
 
 __all__ = ["ClipStream", "WorkerPool", "read_clips", "usable_processors"]
 
-MAX_BYTES_IN_FLIGHT = 1 << 29
-"""Pixels that may wait for the consumer, in bytes, unless told otherwise."""
+MAX_BYTES_PER_WORKER = 1 << 27
+"""Pixels that may wait for the consumer, in bytes for each process, unless told otherwise: a clip of Qwen3-VL has 75 MB
+at most."""
 RECENT_SHARE = 0.25
-"""Share of those bytes that may hold clips already handed out, in case they are wanted again."""
-MAX_READY = 1024
-"""Answers that may wait for the consumer, whatever their size."""
+"""Share of the bytes of the first processes that may hold clips already handed out, in case they are wanted again."""
+MAX_READY = 64
+"""Answers that may wait for the consumer, however small they are; failures have no size."""
 AHEAD_PER_WORKER = 2
 """Videos asked for ahead for each process, besides those that are ready."""
 SHORT_SECONDS = 0.25
@@ -45,7 +46,7 @@ def read_clips(
     workers: int | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
     root: Path | None = None,
-    max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
+    max_bytes_in_flight: int | None = None,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
     """Read the videos of requests in processes of their own, which end with the stream.
 
@@ -55,7 +56,7 @@ def read_clips(
         workers: processes; None: as many as there are cores, added as they are needed.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        max_bytes_in_flight: bound on pixels in bytes.
+        max_bytes_in_flight: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
 
     Yields:
         Each request with its clip or failure, as they are ready.
@@ -89,7 +90,7 @@ class ClipStream:
         policy: which frames, at which size.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        max_bytes_in_flight: bound on pixels in bytes.
+        max_bytes_in_flight: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
 
     Raises:
         SettingsError: where `max_bytes_in_flight` is below 1.
@@ -103,9 +104,9 @@ class ClipStream:
         *,
         limits: ReadLimits = DEFAULT_LIMITS,
         root: Path | None = None,
-        max_bytes_in_flight: int = MAX_BYTES_IN_FLIGHT,
+        max_bytes_in_flight: int | None = None,
     ) -> None:
-        if max_bytes_in_flight < 1:
+        if max_bytes_in_flight is not None and max_bytes_in_flight < 1:
             raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
         self._pool = pool
         self._requests = iter(requests)
@@ -116,7 +117,7 @@ class ClipStream:
         self._unread: dict[Hashable, Job] = {}
         self._ready: deque[tuple[CaptionRequest, Clip | Failure]] = deque()
         self._ready_bytes = self._largest = 0
-        self._recent = RecentClips(int(max_bytes_in_flight * RECENT_SHARE))
+        self._recent = RecentClips(int(RECENT_SHARE * (max_bytes_in_flight or pool.first * MAX_BYTES_PER_WORKER)))
         self._ended = self._closed = self._begun = False
         self._broken: BaseException | None = None
         self._bug: BaseException | None = None
@@ -218,7 +219,8 @@ class ClipStream:
             return True
         if len(self._ready) >= MAX_READY or len(self._unread) >= AHEAD_PER_WORKER * max(self.workers, 1):
             return False
-        return self._ready_bytes + (len(self._unread) + 1) * self._largest <= self._max_bytes
+        most = self._max_bytes or self.workers * MAX_BYTES_PER_WORKER
+        return self._ready_bytes + (len(self._unread) + 1) * self._largest <= most
 
     def _accept(self, request: CaptionRequest) -> None:
         """Answer from what is near, join a reading that is under way, or ask for one."""
