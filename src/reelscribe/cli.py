@@ -204,6 +204,34 @@ def process(ctx: click.Context, /, config: Path, limit: int | None, profile: Pat
 
 
 @main.command()
+@click.argument("input", type=PATH)
+@count_option("--clips", default=64, show_default=True, help="Videos of the sample, at most.")
+@MODEL_OPTIONS
+@CAPTION_OPTIONS
+@FRAME_OPTIONS
+@FIELD_OPTIONS
+@click.pass_context
+def bench(ctx: click.Context, /, input: Path, clips: int, **given: Any) -> None:  # noqa: A002, ARG001
+    """Measure what this machine could do with the first videos of INPUT, and what it does.
+
+    Reading alone, preparing alone, the model alone with clips in memory, and the whole pipeline, with the options that
+    `caption` takes; then settings that fit. Writes nothing.
+    """
+    from rich.console import Console
+
+    from .runners.bench import bench as measure
+    from .runners.bench import print_report
+    from .runners.settings import build_operator
+
+    operator = build_operator(parameters_of(given))
+    try:
+        report = measure(operator, input, clips=clips)
+    finally:
+        operator.close()
+    print_report(report, Console())
+
+
+@main.command()
 @option("--out", type=PATH, default=Path("demo-output"), show_default=True, help="Folder for clips and captions.")
 @count_option("--clips", default=12, show_default=True, help="Clips to render.")
 @count_option("--candidates", default=4, show_default=True, help="Candidate captions for each clip.")

@@ -1,4 +1,4 @@
-"""The test double: a captioner whose words come from a function, and which looks at no file."""
+"""The test double: a captioner whose words come from a function."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ Script = Callable[[CaptionRequest, int], str]
 class ScriptedCaptioner:
     """Writes `fn(request, i)` as candidate i; `request.video` is the video's value as the sample has it.
 
-    An exception of `fn` becomes a failure of that video.
+    An exception of `fn` becomes a failure of that video. With a `policy` the videos are read first, as for a model, and
+    those that cannot be read fail.
 
     >>> captioner = ScriptedCaptioner(lambda request, i: f"caption {i} of {request.video}")
     """
 
-    policy: FramePolicy | None = None
-
-    def __init__(self, fn: Script) -> None:
+    def __init__(self, fn: Script, *, policy: FramePolicy | None = None) -> None:
+        self.policy = policy
+        """What is read of each video; None: nothing, no file is opened."""
         self._fn = fn
 
     @classmethod

@@ -68,7 +68,7 @@ def caption_file(
         failures = stack.enter_context(FailureLog(failures_path(output)))
         _check_first_row(sink, source, form)
         watch = stack.enter_context(progress or NoProgress())
-        stack.enter_context(_relative_to(operator, source.folder))
+        stack.enter_context(relative_to(operator, source.folder))
         run = _Run(operator, form, sink, failures, watch, RunSummary(output, model=model_name(operator)))
         run.load_model()
         with _kept_if_stopped(run):
@@ -222,7 +222,7 @@ def _check_first_row(sink: Sink, source: Source, form: RowForm) -> None:
 
 
 @contextmanager
-def _relative_to(operator: VideoCaptioningFromVLMMapper, folder: Path) -> Iterator[None]:
+def relative_to(operator: VideoCaptioningFromVLMMapper, folder: Path) -> Iterator[None]:
     """Let relative video paths be relative to a folder, unless the operator has one of its own."""
     before = operator.video_root
     operator.video_root = before or folder

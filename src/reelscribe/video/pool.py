@@ -147,6 +147,11 @@ class WorkerPool:
         self._all: list[Worker] = []
         self._end = weakref.finalize(self, _end_all, self._all, self._pid)
 
+    @property
+    def workers(self) -> list[Worker]:
+        """The processes there are."""
+        return list(self._all)
+
     def start(self) -> None:
         """Start the first processes, so that they load while something else is done."""
         with self._lock:

@@ -1,0 +1,249 @@
+"""What this machine could do with a sample of the user's videos, stage by stage, and what the whole pipeline does.
+
+Ceilings are measured one after the other, so that each stage has the machine to itself. Knows no model: what a
+captioner cannot do alone is left out.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..data import Source, open_source
+from ..data.rows import choose_form
+from ..errors import DataError
+from ..mapper import VideoCaptioningFromVLMMapper
+from ..record import CaptionRequest, Clip, Failure
+from ..video.workers import ClipStream, usable_processors
+from .local import caption_file, field_names, relative_to
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+MAX_SAMPLE_BYTES = 1 << 30
+"""Pixels of the sample that are kept in memory, in bytes; a larger sample is cut."""
+BATCH_STEPS = (0.25, 0.5, 1.0, 2.0)
+"""Batch sizes to try, as parts of the one in use."""
+FEW_CLIPS = 16
+"""Below this the start and the end of the pipeline weigh too much."""
+HEADROOM = 1.15
+"""How much faster reading should be than the model, so that the model never waits."""
+WORTH_CHANGING = 1.05
+"""A batch size must be faster by this factor to be recommended over the one in use."""
+
+Pair = tuple[CaptionRequest, Clip]
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """What one stage can do when it has the machine to itself."""
+
+    stage: str
+    """`decode`, `prepare` or `model`."""
+    videos_per_second: float
+    """Its speed."""
+    how: str
+    """With which settings."""
+
+
+@dataclass(slots=True)
+class BenchReport:
+    """Ceilings, the pipeline, and what follows."""
+
+    clips: int
+    """Videos of the sample."""
+    ceilings: list[Ceiling] = field(default_factory=list)
+    """What each stage can do alone."""
+    pipeline: float = 0.0
+    """Videos per second of the whole pipeline."""
+    bound: str = ""
+    """What the pipeline's run says about its stages."""
+    recommended: dict[str, int] = field(default_factory=dict)
+    """Option of the command to its value."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader must know."""
+
+    @property
+    def lowest(self) -> Ceiling:
+        """The stage that bounds the pipeline."""
+        return min(self.ceilings, key=lambda one: one.videos_per_second)
+
+    @property
+    def ratio(self) -> float:
+        """Speed of the pipeline over the lowest ceiling."""
+        return self.pipeline / self.lowest.videos_per_second
+
+
+def bench(operator: VideoCaptioningFromVLMMapper, input: str | Path, *, clips: int = 64) -> BenchReport:  # noqa: A002
+    """Measure each stage alone and all together, on the first videos of a data set.
+
+    Args:
+        operator: the operator with the settings to measure; its model is loaded.
+        input: as `caption_file` takes it.
+        clips: videos of the sample, at most.
+
+    Raises:
+        DataError: the input cannot be read, or no video of the sample can.
+        ModelError: the model cannot be loaded.
+    """
+    source = open_source(input)
+    with relative_to(operator, source.folder):
+        rows = _sample_rows(operator, source, clips)
+        operator.start()
+        report, sample = _read_alone(operator, rows, clips)
+        captioner = operator.captioner
+        _exhaust(captioner.caption(iter(sample[:1])))
+        if hasattr(captioner, "prepare"):
+            report.ceilings.append(
+                Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread")
+            )
+        _model_alone(report, captioner, sample)
+        del sample
+        _whole(report, operator, input, limit=len(rows))
+    _recommend(report, operator)
+    return report
+
+
+def _sample_rows(operator: VideoCaptioningFromVLMMapper, source: Source, clips: int) -> list[dict[str, Any]]:
+    """The first rows, until they have so many videos."""
+    form = choose_form(source, field_names(operator))
+    rows, videos = [], 0
+    for row in source:
+        if videos >= clips:
+            break
+        rows.append(form.wrap(row))
+        videos += len(form.videos(row))
+    return rows
+
+
+def _read_alone(
+    operator: VideoCaptioningFromVLMMapper, rows: Sequence[dict[str, Any]], clips: int
+) -> tuple[BenchReport, list[Pair]]:
+    """Read the sample with nothing else at work, and keep it."""
+    policy = operator.policy
+    if policy is None:
+        raise DataError("this captioner looks at no videos: there is nothing to measure")
+    plans = (operator.planner.plan(row, number) for number, row in enumerate(rows))
+    requests = list(islice((request for plan in plans for request in plan.requests), clips))
+    settings: dict[str, Any] = {"limits": operator.limits, "root": operator.video_root}
+    _exhaust(ClipStream(operator.pool, requests[:1], policy, **settings))
+    stream = ClipStream(operator.pool, requests, policy, **settings)
+    began = time.perf_counter()
+    read = list(_kept(stream))
+    seconds = time.perf_counter() - began
+    sample = [(request, clip) for request, clip in read if isinstance(clip, Clip)]
+    if not sample:
+        raise DataError(f"none of the {len(requests)} videos of the sample can be read; the first: {_first(read)}")
+    report = BenchReport(len(sample))
+    report.ceilings.append(Ceiling("decode", len(read) / seconds, _processes(stream.workers)))
+    report.notes += _remarks(len(requests), read, sample)
+    return report, sample
+
+
+def _kept(stream: ClipStream) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
+    nbytes = 0
+    for request, clip in stream:
+        yield request, clip
+        nbytes += clip.nbytes if isinstance(clip, Clip) else 0
+        if nbytes > MAX_SAMPLE_BYTES:
+            stream.close()
+
+
+def _remarks(asked: int, read: Sequence[Any], sample: Sequence[Pair]) -> list[str]:
+    notes = []
+    if len(read) < asked:
+        notes.append(f"the sample was cut to {len(read)} of {asked} videos, {MAX_SAMPLE_BYTES >> 20} MiB of pixels")
+    if len(sample) < len(read):
+        notes.append(f"{len(read) - len(sample)} videos of the sample cannot be read; they are left out of the model's")
+    if len(sample) < FEW_CLIPS:
+        notes.append(
+            f"{len(sample)} videos are few: the start and the end of the pipeline weigh more than in a long run"
+        )
+    return notes
+
+
+def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> None:
+    """The model with clips that are in memory; where its batch size can be set, at several."""
+    if not hasattr(captioner, "batch_size"):
+        rate = _rate(captioner.caption(iter(sample)), len(sample))
+        report.ceilings.append(Ceiling("model", rate, "as it is set"))
+        return
+    first = captioner.batch_size
+    sizes = sorted({max(1, min(round(first * step), len(sample))) for step in BATCH_STEPS})
+    rates = {}
+    for size in sizes:
+        captioner.batch_size = size
+        rates[size] = _rate(captioner.caption(iter(sample)), len(sample))
+    captioner.batch_size = first
+    now = rates[min(first, len(sample))]
+    best = max(rates, key=lambda size: rates[size])
+    if rates[best] > WORTH_CHANGING * now:
+        report.recommended["--batch-size"] = best
+    others = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
+    report.ceilings.append(Ceiling("model", now, f"batch size {first} ({others})"))
+
+
+def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | Path, *, limit: int) -> None:  # noqa: A002
+    """The whole pipeline, from the file to a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        summary = caption_file(operator, input, Path(folder) / "captions.jsonl", limit=limit)
+    report.pipeline = summary.videos_per_second
+    report.bound = summary.stages.line() if summary.stages is not None else ""
+
+
+def _recommend(report: BenchReport, operator: VideoCaptioningFromVLMMapper) -> None:
+    """Processes that keep the model busy: as many as its speed needs, and no more than there are cores."""
+    speed = {one.stage: one.videos_per_second for one in report.ceilings}
+    workers = max(1, len(operator.pool.workers))
+    needed = math.ceil(HEADROOM * speed["model"] / (speed["decode"] / workers))
+    report.recommended["--workers"] = max(1, min(needed, usable_processors()))
+    if needed > usable_processors():
+        report.notes.append(
+            f"reading for this model takes about {needed} cores, and there are {usable_processors()}: show fewer frames "
+            "(--fps, --max-frames), or let it take cheaper ones (--time-tolerance)"
+        )
+
+
+def _rate(results: Iterable[Any], count: int) -> float:
+    began = time.perf_counter()
+    _exhaust(results)
+    return count / (time.perf_counter() - began)
+
+
+def _exhaust(results: Iterable[Any]) -> None:
+    for _ in results:
+        pass
+
+
+def _first(read: Sequence[tuple[CaptionRequest, Clip | Failure]]) -> str:
+    return next((f"{outcome.kind}: {outcome.message}" for _, outcome in read if isinstance(outcome, Failure)), "")
+
+
+def _processes(count: int) -> str:
+    return f"{count} process{'es' if count > 1 else ''}"
+
+
+def print_report(report: BenchReport, console: Console) -> None:
+    """The four speeds, their ratio, and the settings that follow."""
+    from rich.table import Table
+
+    table = Table(title=f"{report.clips} videos of the sample")
+    for name in ("stage alone", "videos/s", "how"):
+        table.add_column(name, justify="right" if name == "videos/s" else "left")
+    for one in report.ceilings:
+        table.add_row(one.stage, f"{one.videos_per_second:.2f}", one.how)
+    table.add_section()
+    share = f"{100 * report.ratio:.0f} % of the lowest ceiling ({report.lowest.stage})"
+    table.add_row("whole pipeline", f"{report.pipeline:.2f}", share)
+    console.print(table)
+    console.print(report.bound, soft_wrap=True, markup=False)
+    settings = " ".join(f"{name} {value}" for name, value in report.recommended.items())
+    console.print(f"recommended: {settings}", soft_wrap=True, markup=False)
+    for note in report.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
