@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from reelscribe.video.sampling import FrameSettings
 
 DEMO = BUNDLED_MODELS["reelscribe/shapes"]
 PROMPT = "Describe the input video in 1-2 sentences."
+SOON = 60
+"""Seconds after which something that must happen at once has not happened."""
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 80, 220), "yellow": (230, 210, 50)}
 
 
@@ -279,8 +282,8 @@ def out_of_memory_above(monkeypatch, captioner, limit, message="CUDA out of memo
     sizes, run = [], captioner._caption_batch
 
     def caption_batch(batch):
-        sizes.append(len(batch))
-        if len(batch) > limit:
+        sizes.append(len(batch.items))
+        if len(batch.items) > limit:
             raise torch.OutOfMemoryError(message)
         return run(batch)
 
@@ -303,7 +306,7 @@ def test_a_video_that_does_not_fit_alone_fails_alone(build, monkeypatch):
     captioner, run = build(), HFCaptioner._caption_batch
 
     def caption_batch(batch):
-        if any(job.clip.frames.shape[0] == 16 for job in batch):
+        if any(job.clip.frames.shape[0] == 16 for job in batch.items):
             raise RuntimeError("MPS backend out of memory (MPS allocated: 17 GB)")
         return run(captioner, batch)
 
@@ -321,6 +324,174 @@ def test_only_the_guilty_video_fails(build):
     assert results[1].failure.kind == "model_error"
     poisoned = [(ask(0), moving("red")), (ask(1, prompt="a <|video_pad|> in the prompt"), moving("red"))]
     assert [result.failure is None for result in build().caption(poisoned)] == [True, False]
+
+
+def unprepared(monkeypatch, captioner, is_bad, error):
+    """Let preparing raise `error` for batches with a bad job; the rows of each batch, and who prepared it."""
+    asked, prepare = [], captioner._inputs
+
+    def inputs(jobs):
+        asked.append(([job.request.id.row for job in jobs], threading.current_thread().name))
+        if any(map(is_bad, jobs)):
+            raise error
+        return prepare(jobs)
+
+    monkeypatch.setattr(captioner, "_inputs", inputs)
+    return asked
+
+
+def test_a_video_that_cannot_be_prepared_fails_alone(build, monkeypatch):
+    captioner = build(max_batch_size=3)
+    unprepared(monkeypatch, captioner, lambda job: job.request.id.row == 1, ValueError("bad pixels"))
+    results = {r.request_id.row: r.failure for r in captioner.caption([(ask(row), moving("red")) for row in range(7)])}
+    assert results.pop(1).message == "ValueError: bad pixels"
+    assert results == dict.fromkeys((0, 2, 3, 4, 5, 6))
+
+
+def test_memory_that_ends_while_preparing_halves_the_batch(build, monkeypatch):
+    captioner = build(max_batch_size=4)
+    error = torch.OutOfMemoryError("CUDA out of memory")
+    asked = unprepared(monkeypatch, captioner, lambda job: False, error)
+    prepare = captioner._inputs
+
+    def inputs(jobs):
+        if len(jobs) > 2:
+            asked.append(([job.request.id.row for job in jobs], ""))
+            raise error
+        return prepare(jobs)
+
+    monkeypatch.setattr(captioner, "_inputs", inputs)
+    results = list(captioner.caption([(ask(row), moving("red")) for row in range(8)]))
+    assert [result.failure for result in results] == [None] * 8
+    assert asked[0][0] == [0, 1, 2, 3]
+    assert max(len(rows) for rows, _ in asked[-2:]) <= 2
+
+
+def test_a_video_that_fits_alone_but_not_beside_a_prepared_batch_is_tried_alone(build, monkeypatch):
+    captioner, told = build(max_batch_size=1), []
+    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    run = captioner._caption_batch
+
+    def caption_batch(batch):
+        told.append((batch.items[0].request.id.row, batch.has_neighbours))
+        if batch.has_neighbours and batch.items[0].request.id.row == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run(batch)
+
+    monkeypatch.setattr(captioner, "_caption_batch", caption_batch)
+    results = list(captioner.caption([(ask(row), moving("red")) for row in range(3)]))
+    assert [result.failure for result in results] == [None] * 3
+    assert told == [(0, True), (1, True), (1, False), (2, True)]
+
+
+def test_the_next_batch_is_prepared_while_the_present_one_runs(build, monkeypatch):
+    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    captioner, second = build(max_batch_size=2), threading.Event()
+    prepare, run = captioner._inputs, captioner._caption_batch
+
+    def inputs(jobs):
+        made = prepare(jobs)
+        if jobs[0].request.id.row == 2:
+            second.set()
+        return made
+
+    def caption_batch(batch):
+        assert threading.current_thread() is threading.main_thread()
+        assert second.wait(SOON)
+        return run(batch)
+
+    monkeypatch.setattr(captioner, "_inputs", inputs)
+    monkeypatch.setattr(captioner, "_caption_batch", caption_batch)
+    assert all(result.failure is None for result in captioner.caption([(ask(row), moving("red")) for row in range(4)]))
+
+
+@pytest.mark.parametrize("spare", [True, False])
+def test_who_prepares_depends_on_whether_a_core_is_left(build, monkeypatch, spare):
+    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: spare)
+    captioner = build()
+    asked = unprepared(monkeypatch, captioner, lambda job: False, None)
+    list(captioner.caption([(ask(0), moving("red"))]))
+    assert [name for _, name in asked] == ["prepare-batches" if spare else threading.current_thread().name]
+
+
+def test_results_leave_while_the_next_clip_is_waited_for(build):
+    answered = threading.Event()
+
+    def clips():
+        yield ask(0), moving("red")
+        assert answered.wait(SOON)
+        yield ask(1), moving("blue")
+
+    stream = build(max_batch_size=8, max_batch_wait_seconds=0.01).caption(clips())
+    assert next(stream).request_id.row == 0
+    answered.set()
+    assert [result.request_id.row for result in stream] == [1]
+
+
+def captioning_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name in ("puller", "prepare-batches")]
+
+
+def test_an_error_of_the_clips_comes_out_and_ends_the_threads(build):
+    def broken():
+        yield ask(0), moving("red")
+        raise OSError("the reader died")
+
+    with pytest.raises(OSError, match="the reader died"):
+        list(build(max_batch_size=1).caption(broken()))
+    assert captioning_threads() == []
+
+
+def test_closing_early_closes_the_clips_and_ends_the_threads(build):
+    closed = threading.Event()
+
+    def endless():
+        try:
+            yield from ((ask(row), moving("red")) for row in range(10**9))
+        finally:
+            closed.set()
+
+    stream = build(max_batch_size=2).caption(endless())
+    next(stream)
+    stream.close()
+    assert closed.is_set()
+    assert captioning_threads() == []
+
+
+def test_an_interrupt_while_the_model_runs_comes_out_and_ends_the_threads(build, monkeypatch):
+    captioner = build(max_batch_size=1)
+
+    def caption_batch(batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(captioner, "_caption_batch", caption_batch)
+    with pytest.raises(KeyboardInterrupt):
+        list(captioner.caption([(ask(row), moving("red")) for row in range(4)]))
+    assert captioning_threads() == []
+
+
+def test_the_time_at_work_is_told(build):
+    captioner = build(max_batch_size=2)
+    assert captioner.busy_seconds == {"prepare": 0.0, "model": 0.0}
+    list(captioner.caption([(ask(row), moving("red")) for row in range(4)]))
+    first = captioner.busy_seconds
+    assert min(first.values()) > 0
+    list(captioner.caption([(ask(0), moving("red"))]))
+    assert all(captioner.busy_seconds[name] > seconds for name, seconds in first.items())
+
+
+def test_preparing_beside_the_model_leaves_torch_its_threads(build, monkeypatch):
+    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    captioner, seen = build(), []
+    prepare = captioner._inputs
+    monkeypatch.setattr(captioner, "_inputs", lambda jobs: (seen.append(torch.get_num_threads()), prepare(jobs))[1])
+    torch.set_num_threads(2)
+    try:
+        list(captioner.caption([(ask(0), moving("red"))]))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1]
 
 
 def test_a_message_is_cut(build, monkeypatch):

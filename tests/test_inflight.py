@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from reelscribe.models.inflight import InFlight
 from reelscribe.record import Candidate, CaptionRequest, CaptionResult, Clip, RequestId
+
+SOON = 10
+"""Seconds after which something that must happen at once has not happened."""
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def test_bytes_are_bounded_too(flights):
     assert answers.most == 2
 
 
-def test_the_stream_is_pulled_in_the_callers_thread_and_only_when_there_is_room(flights):
+def test_the_stream_is_pulled_in_a_thread_of_its_own_one_ahead_of_what_is_in_flight(flights):
     pulled, threads = 0, set()
 
     def source():
@@ -87,12 +91,82 @@ def test_the_stream_is_pulled_in_the_callers_thread_and_only_when_there_is_room(
             threads.add(threading.get_ident())
             yield job
 
-    stream = flights(max_requests=4).stream(source(), Answers())
+    flight = flights(max_requests=4)
+    stream = flight.stream(source(), Answers())
     for _ in range(10):
         next(stream)
     stream.close()
-    assert pulled <= 10 + 4
-    assert threads == {threading.get_ident()}
+    assert pulled <= 10 + 4 + 1
+    assert len(threads) == 1
+    assert threads.isdisjoint({threading.get_ident(), flight._thread.ident})
+
+
+def test_results_leave_while_the_next_clip_is_waited_for(flights):
+    answered = threading.Event()
+
+    def source():
+        yield from jobs(2)
+        assert answered.wait(SOON)
+        yield from ((replace(request, id=RequestId(2, 0)), clip) for request, clip in jobs(1))
+
+    stream = flights().stream(source(), Answers())
+    assert {next(stream).request_id.row for _ in range(2)} == {0, 1}
+    answered.set()
+    assert [one.request_id.row for one in stream] == [2]
+
+
+def test_closing_the_stream_early_leaves_no_puller_and_closes_the_clips(flights):
+    closed = threading.Event()
+
+    def source():
+        try:
+            yield from jobs(10**9)
+        finally:
+            closed.set()
+
+    stream = flights().stream(source(), Answers())
+    next(stream)
+    stream.close()
+    assert closed.is_set()
+    assert [thread.name for thread in threading.enumerate() if thread.name == "puller"] == []
+
+
+def test_closing_does_not_wait_for_clips_that_block(flights):
+    waits, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def source():
+        try:
+            yield from jobs(1)
+            waits.set()
+            assert go_on.wait(SOON)
+            yield from jobs(1)
+        finally:
+            closed.set()
+
+    stream = flights().stream(source(), Answers())
+    next(stream)
+    assert waits.wait(SOON)
+    stream.close()
+    assert not closed.is_set()
+    go_on.set()
+    assert closed.wait(SOON)
+
+
+def test_it_is_busy_while_a_request_is_in_flight(flights):
+    flight, inside = flights(), []
+    assert flight.busy_seconds == {"model": 0.0}
+
+    async def answer(request, clip):
+        before = flight.busy_seconds["model"]
+        await asyncio.sleep(0.002)
+        inside.append(flight.busy_seconds["model"] - before)
+        return result(request)
+
+    list(flight.stream(jobs(3), answer))
+    busy = flight.busy_seconds["model"]
+    assert min(inside) > 0
+    assert busy >= max(inside)
+    assert flight.busy_seconds == {"model": busy}
 
 
 def test_answers_are_made_in_another_thread(flights):

@@ -1,13 +1,16 @@
-"""Grouping a stream into batches that fit a memory budget, counted in tokens of the key-value cache.
+"""Which items make the next batch: as many as fit a memory budget, counted in tokens of the key-value cache.
 
-Knows no model: an item says how long its prompt is and how many texts it asks for.
+Knows no model and no thread: an item says how long its prompt is and how many texts it asks for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
+
+BATCHES_AHEAD = 2
+"""Batches whose items may wait at once."""
 
 
 class Costed(Protocol):
@@ -51,31 +54,109 @@ class TokenBudget:
         items = list(batch)
         return len(items) <= 1 or (len(items) <= self.max_size and self.cost(items) <= self.max_tokens)
 
+    def is_full(self, batch: Iterable[Costed]) -> bool:
+        """Whether `batch` has no room for one more like its shortest."""
+        items = list(batch)
+        return not self.fits([*items, min(items, key=lambda item: item.prompt_tokens)])
+
     def shrink_below(self, batch: Iterable[Costed]) -> None:
         """After `batch` did not fit: never try as much again."""
         self.max_tokens = min(self.max_tokens, max(1, self.cost(batch) // 2))
 
 
-def token_batches(items: Iterable[Item], *, budget: TokenBudget) -> Iterator[list[Item]]:
-    """Group `items` as they come.
-
-    A batch goes out when the next item of its group would not fit in it, or when a full batch's number of items is
-    held over all groups: then the largest goes first. Nothing is pulled while a batch is out.
+class Waiting(Generic[Item]):
+    """Items that wait for a batch, the oldest first; knows no clock, the time comes in as `now`, in seconds.
 
     Example:
         >>> from types import SimpleNamespace as Clip
-        >>> clips = [Clip(prompt_tokens=100, texts=1, group=None) for _ in range(5)]
         >>> budget = TokenBudget(max_tokens=220, max_size=8, tokens_per_text=10)
-        >>> [len(batch) for batch in token_batches(clips, budget=budget)]
-        [2, 2, 1]
+        >>> waiting = Waiting(budget, max_wait_seconds=0.1)
+        >>> for tokens in (100, 20, 90):
+        ...     waiting.add(Clip(prompt_tokens=tokens, texts=1, group=None), now=0.0)
+        >>> [item.prompt_tokens for item in waiting.next_batch(0.0, idle=False, ended=False)]
+        [100, 90]
+        >>> waiting.next_batch(0.05, idle=True, ended=False)
+        []
+        >>> [item.prompt_tokens for item in waiting.next_batch(0.1, idle=True, ended=False)]
+        [20]
+
+    Args:
+        budget: what one batch may hold.
+        max_wait_seconds: how long an item waits for others while nothing runs.
     """
-    waiting: dict[Hashable, list[Item]] = {}
-    for item in items:
-        batch = waiting.setdefault(item.group, [])
-        if not budget.fits([*batch, item]):
-            yield waiting.pop(item.group)
-            batch = waiting.setdefault(item.group, [])
-        batch.append(item)
-        if sum(map(len, waiting.values())) >= budget.max_size:
-            yield waiting.pop(max(waiting, key=lambda group: len(waiting[group])))
-    yield from waiting.values()
+
+    def __init__(self, budget: TokenBudget, *, max_wait_seconds: float) -> None:
+        self._budget = budget
+        self._max_wait_seconds = max_wait_seconds
+        self._entries: list[_Entry[Item]] = []
+
+    @property
+    def items(self) -> list[Item]:
+        """What waits."""
+        return [entry.item for entry in self._entries]
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may be added: `BATCHES_AHEAD` batches may wait, so that there is a choice."""
+        size, cost = len(self._entries), sum(self._budget.cost([item]) for item in self.items)
+        budget = self._budget
+        return not size or (size < BATCHES_AHEAD * budget.max_size and cost < BATCHES_AHEAD * budget.max_tokens)
+
+    def add(self, item: Item, now: float) -> None:
+        """Let `item` wait."""
+        self._entries.append(_Entry(item, now))
+
+    def seconds_left(self, now: float) -> float | None:
+        """Time until the oldest has waited long enough, 0 where it has, or None where nothing waits."""
+        if not self._entries:
+            return None
+        return max(0.0, self._entries[0].since_seconds + self._max_wait_seconds - now)
+
+    def next_batch(self, now: float, *, idle: bool, ended: bool) -> list[Item]:
+        """Take out the items that run next, or none while waiting for more of them is better.
+
+        A batch goes out when it is full, when no more can come, or when nothing runs and its oldest item has waited
+        long enough. The oldest item of all is in it, unless it may wait longer and others make a full batch.
+
+        Args:
+            now: the time.
+            idle: nothing runs and nothing is ready to run.
+            ended: no more will be added.
+        """
+        if not self._entries:
+            return []
+        overdue = self.seconds_left(now) == 0
+        batches = self._batches()
+        if ended or not self.has_room or (idle and overdue):
+            return self._take(batches[0])
+        full = next((batch for batch in batches if self._budget.is_full(entry.item for entry in batch)), [])
+        return self._take(batches[0] if full and overdue else full)
+
+    def _batches(self) -> list[list[_Entry[Item]]]:
+        """The best batch of each group, groups by their oldest item."""
+        groups: dict[Hashable, list[_Entry[Item]]] = {}
+        for entry in self._entries:
+            groups.setdefault(entry.item.group, []).append(entry)
+        return [_around_oldest(group, self._budget) for group in groups.values()]
+
+    def _take(self, batch: list[_Entry[Item]]) -> list[Item]:
+        taken = set(batch)
+        self._entries = [entry for entry in self._entries if entry not in taken]
+        return [entry.item for entry in batch]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Entry(Generic[Item]):
+    item: Item
+    since_seconds: float
+
+
+def _around_oldest(group: Sequence[_Entry[Item]], budget: TokenBudget) -> list[_Entry[Item]]:
+    """The first of a group and those whose prompts are closest to its own in length, as many as fit, in order."""
+    oldest, *others = group
+    batch = [oldest]
+    for entry in sorted(others, key=lambda one: abs(one.item.prompt_tokens - oldest.item.prompt_tokens)):
+        if budget.fits(one.item for one in [*batch, entry]):
+            batch.append(entry)
+    taken = set(batch)
+    return [entry for entry in group if entry in taken]

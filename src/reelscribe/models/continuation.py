@@ -76,7 +76,7 @@ def _positions(model: Any, inputs: Mapping[str, Any]) -> Tensor | None:
 
     The model's own method gives them: it is what `generate` uses, and it knows the model's rotary layout.
     """
-    if "position_ids" not in _parameters(model):
+    if "position_ids" not in forward_parameters(model):
         return None
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     positions: Tensor = model._prepare_position_ids_for_generation(inputs["input_ids"], rest)
@@ -84,18 +84,19 @@ def _positions(model: Any, inputs: Mapping[str, Any]) -> Tensor | None:
 
 
 def _accepted(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    parameters = _parameters(model)
+    parameters = forward_parameters(model)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters.values())
     return {name: value for name, value in inputs.items() if takes_all or name in parameters}
 
 
 def _given(model: Any, **values: Any) -> dict[str, Any]:
     """Those of `values` that are set and that the model's `forward` names."""
-    parameters = _parameters(model)
+    parameters = forward_parameters(model)
     return {name: value for name, value in values.items() if value is not None and name in parameters}
 
 
-def _parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
+    """What the model's `forward` names."""
     return _parameters_of(type(model).forward)
 
 

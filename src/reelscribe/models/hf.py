@@ -1,12 +1,14 @@
 """Video models run by transformers in this process.
 
-Batches by token budget; the vision encoder and the prompt of a video run once, whatever the number of candidates.
+Batches by token budget, each prepared while the one before it runs; the vision encoder and the prompt of a video run
+once, whatever the number of candidates.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +16,16 @@ import numpy as np
 import torch
 
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
+from ..stages import BusyClock
 from ..video.sampling import FramePolicy, frame_metadata
 from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
-from .batching import token_batches
+from .batching import Waiting
 from .continuation import CachedContinuation
+from .cores import keep_to_one_core, leaves_a_core
 from .decoding import Row, write
 from .loading import LoadedModel, load_model, quiet_transformers
 from .memory import is_out_of_memory, token_budget
+from .preparing import Batch, PreparedBatches
 from .prompting import (
     TOKENS_PER_FRAME,
     TOKENS_PER_TIMESTAMP,
@@ -30,6 +35,7 @@ from .prompting import (
     render_prompt,
     wants_special_tokens,
 )
+from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ class HFCaptioner:
             max_size=loaded.options.max_batch_size,
             tokens_per_text=generation.max_tokens,
         )
+        self._vision = VisionFeatures(loaded.model) if can_share(loaded.model, loaded.processor) else None
+        self._clocks = {"prepare": BusyClock(), "model": BusyClock()}
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> HFCaptioner:
@@ -90,10 +98,34 @@ class HFCaptioner:
         return cls(loaded, policy=policy, generation=spec.generation)
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
-        """Pull a batch, write its captions, yield them, pull the next."""
-        jobs = (self._job(request, clip) for request, clip in clips)
-        for batch in token_batches(jobs, budget=self._budget):
-            yield from self._answer(batch)
+        """Write captions batch by batch, and pull and prepare the next batch meanwhile.
+
+        The model runs in the caller's thread. `clips` is advanced, and in the end closed, in a thread of its own; an
+        exception of it is raised here when the present batch has been answered, and what waits is dropped.
+        """
+        with self._prepared_batches(clips) as batches:
+            for results in map(self._answer, batches):
+                yield from results
+
+    def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[None]:
+        """Make the model's inputs of clips, one after the other, and drop them: to measure what preparing costs."""
+        for request, clip in clips:
+            self._prepare([self._job(request, clip)])
+            yield
+
+    @property
+    def batch_size(self) -> int:
+        """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams."""
+        return self._budget.max_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._budget.max_size = size
+
+    @property
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model."""
+        return {name: clock.seconds for name, clock in self._clocks.items()}
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -120,52 +152,93 @@ class HFCaptioner:
         a_step = height * width // self.policy.multiple**2 + TOKENS_PER_TIMESTAMP
         return words + -(-frames // self.policy.temporal_patch) * a_step
 
-    def _answer(self, batch: Sequence[Job]) -> list[CaptionResult]:
+    @contextmanager
+    def _prepared_batches(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Iterator[_Batch]]:
+        waiting: Waiting[Job] = Waiting(self._budget, max_wait_seconds=self._options.max_batch_wait_seconds)
+        batches = PreparedBatches(
+            clips,
+            item_of=lambda pulled: self._job(*pulled),
+            waiting=waiting,
+            prepare=self._prepare,
+            ahead=leaves_a_core(self._model.device),
+            begin=keep_to_one_core if self._model.device.type == "cpu" else lambda: None,
+        )
+        try:
+            with batches:
+                yield batches
+        finally:
+            if self._vision is not None:
+                self._vision.clear()
+
+    def _answer(self, batch: _Batch) -> list[CaptionResult]:
         """Results of a batch; one that breaks is taken apart until each failure has its own video."""
+        half = -(-len(batch.items) // 2)
+        if not self._budget.fits(batch.items):  # the budget has shrunk since it was formed
+            return self._answer_parts(batch, half)
         try:
             with torch.inference_mode():
                 return self._caption_batch(batch)
         except Exception as exc:  # any error of a model belongs to the videos it was shown
             failure = failure_of(exc)
         too_much = failure.kind == "out_of_memory"
-        if too_much:
-            free_memory()
-        if len(batch) == 1:
-            return [CaptionResult(batch[0].request.id, failure=failure)]
-        if too_much:
-            self._budget.shrink_below(batch)
-        step = -(-len(batch) // 2) if too_much else 1
-        parts = [batch[start : start + step] for start in range(0, len(batch), step)]
-        return [result for part in parts for result in self._answer(part)]
+        alone = len(batch.items) == 1
+        if alone and not (too_much and batch.has_neighbours):
+            return [CaptionResult(batch.items[0].request.id, failure=failure)]
+        if too_much and not alone:
+            self._budget.shrink_below(batch.items)
+        return self._answer_parts(batch, half if too_much else 1)
 
-    def _caption_batch(self, batch: Sequence[Job]) -> list[CaptionResult]:
-        inputs = self._inputs(batch)
-        lengths = inputs["attention_mask"].sum(-1).tolist()
+    def _answer_parts(self, batch: _Batch, size: int) -> list[CaptionResult]:
+        """Results of a batch, `size` videos at a time, with the device to themselves."""
+        batch.release()
+        with batch.alone():
+            free_memory()
+            return [result for part in batch.parts(size) for result in self._answer(part)]
+
+    def _caption_batch(self, batch: _Batch) -> list[CaptionResult]:
+        model, ids, mask = self._read(batch)
+        lengths = mask.sum(-1).tolist()
         if not self._exact:
-            self._tokens_per_frame = max(1, max(lengths) // max(len(job.clip.frames) for job in batch))
-        rows = [row for index, job in enumerate(batch) for row in rows_of(job, index)]
-        written = write(
-            CachedContinuation.read(self._model, inputs),
-            rows,
-            prompt_ids=inputs["input_ids"],
-            prompt_mask=inputs["attention_mask"],
-            eos_ids=self._eos_ids,
-            text_of=self._text_of,
-        )
-        return results_of(batch, lengths, written)
+            self._tokens_per_frame = max(1, max(lengths) // max(map(len, _frames(batch.items))))
+        rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index)]
+        with self._clocks["model"]:
+            written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
+        return results_of(batch.items, lengths, written)
+
+    def _read(self, batch: _Batch) -> tuple[CachedContinuation, torch.Tensor, torch.Tensor]:
+        """Let the model read the prompts of a batch, and let go of its pixels; with the prompts' tokens and mask."""
+        inputs = batch.prepared()
+        with self._clocks["model"]:
+            if self._vision is not None:
+                inputs = self._vision.in_place_of_pixels(inputs, _frames(batch.items), later=_frames(batch.later()))
+            return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
+
+    def _prepare(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
+        """What the model reads for these jobs; called in another thread while the model runs."""
+        with self._clocks["prepare"], torch.inference_mode():
+            return self._inputs(jobs)
 
     def _inputs(self, batch: Sequence[Job]) -> Mapping[str, Any]:
-        """What the processor makes of a batch, left-padded, on the model's device."""
+        """What the processor makes of a batch, left-padded, on the model's device.
+
+        Where a clip is repeated and its features can be shared, its pixels stand there once.
+        """
         with quiet_transformers():
             texts = [render_prompt(self._processor, job.request, self._options) for job in batch]
-            inputs = self._processor(
+            frames = _frames(batch)
+            writable = {id(one): _writable(one) for one in frames}
+            inputs = self._processor_for(frames)(
                 text=texts,
-                videos=[[_writable(job.clip.frames)] for job in batch],
+                videos=[[writable[id(one)]] for one in frames],
                 text_kwargs=self._text_arguments(texts[0]),
                 videos_kwargs=self._video_arguments(batch),
                 return_tensors="pt",
             )
         return {name: self._placed(name, value) for name, value in inputs.items()}
+
+    def _processor_for(self, frames: Sequence[Frames]) -> Any:
+        shares = self._vision is not None and len(places(frames)) < len(frames)
+        return sharing_processor(self._processor) if shares else self._processor
 
     def _text_arguments(self, prompt: str) -> dict[str, Any]:
         arguments = {"padding": True, "padding_side": "left"}
@@ -195,6 +268,9 @@ class HFCaptioner:
             list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
+
+
+_Batch = Batch[Job, Mapping[str, Any]]
 
 
 def rows_of(job: Job, index: int) -> list[Row]:
@@ -238,6 +314,10 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
     if torch.backends.mps.is_available():
         torch.mps.empty_cache()
+
+
+def _frames(jobs: Iterable[Job]) -> list[Frames]:
+    return [job.clip.frames for job in jobs]
 
 
 def _writable(frames: np.ndarray) -> np.ndarray:

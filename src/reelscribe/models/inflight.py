@@ -13,12 +13,15 @@ from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from ..record import CaptionRequest, CaptionResult, Clip
+from ..stages import BusyClock
+from .pulling import Puller
 
 MAX_BYTES_IN_FLIGHT = 1 << 30
 """Pixels of the requests being answered, in bytes, at which no further request is taken."""
 
 Answer = Callable[[CaptionRequest, Clip | None], Coroutine[Any, Any, CaptionResult]]
 T = TypeVar("T")
+_Answered = Future[CaptionResult]
 
 
 class InFlight:
@@ -30,9 +33,11 @@ class InFlight:
     """
 
     def __init__(self, *, max_requests: int, max_bytes: int = MAX_BYTES_IN_FLIGHT) -> None:
-        self._max_requests = max_requests
+        self.max_requests = max_requests
+        """Requests being answered at once, at most; may be set between streams."""
         self._max_bytes = max_bytes
         self._closing = False
+        self._clock = BusyClock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="captioner-loop", daemon=True)
         self._thread.start()
@@ -41,29 +46,55 @@ class InFlight:
         """Run one coroutine in the loop and wait for it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def stream(self, clips: Iterable[tuple[CaptionRequest, Clip | None]], answer: Answer) -> Iterator[CaptionResult]:
-        """Send requests as they come, yield results as they finish.
+    @property
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds in which at least one request was being answered, so far, as `model`."""
+        return {"model": self._clock.seconds}
 
-        `clips` is advanced in the caller's thread, whenever there is room. An exception, of `clips` or of `answer`,
-        is raised here, and what is in flight is cancelled; so it is when the generator is closed.
+    def stream(self, clips: Iterable[tuple[CaptionRequest, Clip | None]], answer: Answer) -> Iterator[CaptionResult]:
+        """Send requests as they come, yield results as they finish; neither waits for the other.
+
+        `clips` is advanced, and in the end closed, in a thread of its own, one request ahead of what is in flight. An
+        exception, of `clips` or of `answer`, is raised here, and what is in flight is cancelled; so it is when the
+        generator is closed.
         """
-        flight: dict[Future[CaptionResult], int] = {}
-        done: SimpleQueue[Future[CaptionResult]] = SimpleQueue()
+        flight: dict[_Answered, int] = {}
+        events: SimpleQueue[_Answered | None] = SimpleQueue()
+        puller = Puller(clips, notify=lambda: events.put(None))
         try:
-            for request, clip in clips:
-                future = asyncio.run_coroutine_threadsafe(answer(request, clip), self._loop)
-                flight[future] = 0 if clip is None else clip.nbytes
-                future.add_done_callback(done.put)
-                while flight and (self._is_full(flight) or not done.empty()):
-                    yield _landed(flight, done)
-            while flight:
-                yield _landed(flight, done)
+            while True:
+                self._send(flight, puller, answer, events)
+                if puller.ended and not flight:
+                    return
+                finished = events.get()
+                if finished is not None:
+                    del flight[finished]
+                    yield finished.result()
         finally:
             for future in flight:
                 future.cancel()
+            puller.close()
 
-    def _is_full(self, flight: dict[Future[CaptionResult], int]) -> bool:
-        return len(flight) >= self._max_requests or sum(flight.values()) >= self._max_bytes
+    def _send(
+        self,
+        flight: dict[_Answered, int],
+        puller: Puller[tuple[CaptionRequest, Clip | None]],
+        answer: Answer,
+        events: SimpleQueue[_Answered | None],
+    ) -> None:
+        """Take what is ready, as far as there is room."""
+        while not self._is_full(flight) and (job := puller.take()) is not None:
+            request, clip = job
+            future = asyncio.run_coroutine_threadsafe(self._timed(answer, request, clip), self._loop)
+            flight[future] = 0 if clip is None else clip.nbytes
+            future.add_done_callback(events.put)
+
+    async def _timed(self, answer: Answer, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
+        with self._clock:
+            return await answer(request, clip)
+
+    def _is_full(self, flight: dict[_Answered, int]) -> bool:
+        return len(flight) >= self.max_requests or sum(flight.values()) >= self._max_bytes
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
         """End what is in flight, run `last`, then end the loop and its thread; once is enough.
@@ -87,13 +118,6 @@ class InFlight:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-
-def _landed(flight: dict[Future[CaptionResult], int], done: SimpleQueue[Future[CaptionResult]]) -> CaptionResult:
-    """Wait for the next finished request."""
-    future = done.get()
-    del flight[future]
-    return future.result()
 
 
 async def _cancel_others() -> None:

@@ -116,6 +116,20 @@ class VLLMCaptioner:
         died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
         return [self._summary + died]
 
+    @property
+    def batch_size(self) -> int:
+        """Videos the engine has at once, at most; may be set between streams."""
+        return self._flight.max_requests
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._flight.max_requests = size
+
+    @property
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds in which the engine had at least one video, so far, as `model`."""
+        return self._flight.busy_seconds
+
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they finish."""
         return self._flight.stream(clips, self._engine.answer)

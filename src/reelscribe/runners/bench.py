@@ -205,8 +205,8 @@ def _recommend(report: BenchReport, operator: VideoCaptioningFromVLMMapper) -> N
     report.recommended["--workers"] = max(1, min(needed, usable_processors()))
     if needed > usable_processors():
         report.notes.append(
-            f"reading for this model takes about {needed} cores, and there are {usable_processors()}: show fewer frames "
-            "(--fps, --max-frames), or let it take cheaper ones (--time-tolerance)"
+            f"reading for this model takes about {needed} cores, and there are {usable_processors()}: show fewer "
+            "frames (--fps, --max-frames), or let it take cheaper ones (--time-tolerance)"
         )
 
 

@@ -1,0 +1,228 @@
+"""Batches that are formed and prepared in a thread of its own while the one before them runs.
+
+Knows who waits for whom; what an item is and what is made of it is told by functions.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+from .batching import Item, Waiting
+from .pulling import Puller, join_briefly
+
+Pulled = TypeVar("Pulled")
+Prepared = TypeVar("Prepared")
+
+
+class Batch(Generic[Item, Prepared]):
+    """Items that run together, and what was made of them ahead.
+
+    Args:
+        items: what runs.
+        prepare: makes of the items what runs; its exception belongs to them.
+        later: tells which items are known to run in later batches.
+        alone: keeps everybody else from preparing.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        prepare: Callable[[Sequence[Item]], Prepared],
+        *,
+        later: Callable[[], Sequence[Item]] = tuple,
+        alone: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.items = items
+        """What runs."""
+        self.later = later
+        """What is known to run later, by now."""
+        self.alone = alone
+        """A context in which nothing is prepared elsewhere, and nothing that was prepared elsewhere is held."""
+        self.has_neighbours = alone is not nullcontext
+        """Whether others may be prepared, and held, beside this one."""
+        self._prepare = prepare
+        self._prepared: Prepared | None = None
+        self._error: Exception | None = None
+
+    def prepare(self) -> None:
+        """Do it now; what it raises is raised by `prepared`."""
+        try:
+            self._prepared = self._prepare(self.items)
+        except Exception as exc:  # told to whoever runs the batch
+            self._error = exc
+
+    def release(self) -> None:
+        """Let go of what was prepared; `prepared` makes it again."""
+        self._prepared = self._error = None
+
+    def prepared(self) -> Prepared:
+        """What was made of the items, made now if it was not made ahead; it is handed over, not kept.
+
+        Raises:
+            Exception: what preparing raised.
+        """
+        made, error = self._prepared, self._error
+        self.release()
+        if error is not None:
+            raise error
+        return self._prepare(self.items) if made is None else made
+
+    def parts(self, size: int) -> Iterator[Batch[Item, Prepared]]:
+        """Batches of `size` items, to be run one after the other inside `alone`; nothing of them is prepared."""
+        later = self.later()
+        for start in range(0, len(self.items), size):
+            rest = [*self.items[start + size :], *later]
+            yield Batch(self.items[start : start + size], self._prepare, later=partial(list, rest))
+
+
+class PreparedBatches(Generic[Pulled, Item, Prepared]):
+    """An iterator over batches; the next one is formed and prepared while its owner is busy with the last.
+
+    One thread pulls, another forms and prepares; one formed batch waits at most. While the owner is busy the next
+    batch goes on filling. An exception of `stream` is raised here before any further batch.
+
+    Args:
+        stream: where the items come from; advanced, and in the end closed, in a thread of its own.
+        item_of: makes an item of what is pulled; its exception is raised here.
+        waiting: chooses what makes a batch.
+        prepare: makes of the items of a batch what runs; its exception is raised by the batch.
+        ahead: whether batches are prepared in the other thread; else by their owner, when they run.
+        begin: called first in the thread that prepares.
+        now: seconds on the clock that `waiting` goes by.
+    """
+
+    def __init__(
+        self,
+        stream: Iterable[Pulled],
+        *,
+        item_of: Callable[[Pulled], Item],
+        waiting: Waiting[Item],
+        prepare: Callable[[Sequence[Item]], Prepared],
+        ahead: bool = True,
+        begin: Callable[[], None] = lambda: None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._item_of = item_of
+        self._waiting = waiting
+        self._prepare = prepare
+        self._ahead = ahead
+        self._begin = begin
+        self._now = now
+        self._changed = threading.Condition()
+        self._preparing = threading.Lock()
+        self._next: Batch[Item, Prepared] | None = None
+        self._error: BaseException | None = None
+        self._idle = self._closing = self._over = False
+        self._puller = Puller(stream, notify=self._notify)
+        self._thread = threading.Thread(target=self._run, name="prepare-batches", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch[Item, Prepared]:
+        with self._changed:
+            self._idle = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._next is not None or self._over)
+            self._idle = False
+            if self._error is not None:
+                raise self._error
+            batch, self._next = self._next, None
+            self._changed.notify_all()
+        if batch is None:
+            raise StopIteration
+        return batch
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While the body runs nothing is prepared, and what was prepared ahead has been let go."""
+        with self._preparing:
+            with self._changed:
+                if self._next is not None:
+                    self._next.release()
+            yield
+
+    def _later(self) -> list[Item]:
+        with self._changed:
+            return [*(self._next.items if self._next is not None else ()), *self._waiting.items]
+
+    def close(self) -> None:
+        """Take no more and prepare no more; both threads end when what they are at is done."""
+        with self._changed:
+            self._closing = True
+            self._next = None
+            self._changed.notify_all()
+        self._puller.close()
+        join_briefly(self._thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    # the preparing thread
+
+    def _run(self) -> None:
+        error = None
+        try:
+            self._begin()
+            while self._prepare_next():
+                pass
+        except BaseException as exc:  # raised again where the batches are taken
+            error = exc
+        with self._changed:
+            self._error, self._over = error, True
+            self._changed.notify_all()
+
+    def _prepare_next(self) -> bool:
+        """Form a batch, prepare it and put it where it is taken; False when there are no more."""
+        batch = self._form()
+        if batch is None:
+            return False
+        with self._preparing:
+            if self._ahead:
+                batch.prepare()
+            with self._changed:
+                self._next = None if self._closing else batch
+                self._changed.notify_all()
+        return True
+
+    def _form(self) -> Batch[Item, Prepared] | None:
+        """Wait for the next batch; None when there are no more."""
+        with self._changed:
+            while not self._closing:
+                self._collect()
+                items = self._choose() if self._next is None else []
+                if items:
+                    alone = self.alone if self._ahead else nullcontext
+                    return Batch(items, self._prepare, later=self._later, alone=alone)
+                if self._puller.ended and not self._waiting.items:
+                    return None
+                self._changed.wait(self._seconds_to_wait())
+        return None
+
+    def _collect(self) -> None:
+        """Take what is ready, as far as it may wait."""
+        while self._waiting.has_room and (pulled := self._puller.take()) is not None:
+            self._waiting.add(self._item_of(pulled), self._now())
+
+    def _choose(self) -> list[Item]:
+        return self._waiting.next_batch(self._now(), idle=self._idle, ended=self._puller.ended)
+
+    def _seconds_to_wait(self) -> float | None:
+        """Time after which the next batch may go out although nothing has come; None: not by waiting alone."""
+        return self._waiting.seconds_left(self._now()) if self._idle and self._next is None else None

@@ -1,0 +1,120 @@
+"""Taking what an iterable gives in a thread of its own, so that its owner waits for it only when it wants to.
+
+Knows nothing of what the items are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+JOIN_SECONDS = 0.5
+"""Time that one waits for a thread that was told to end; if it needs longer, it ends by itself."""
+
+T = TypeVar("T")
+
+
+class Puller(Generic[T]):
+    """Advances an iterable in a thread of its own, and holds a few of its items ready.
+
+    That thread also closes the iterable's iterator, where it has a `close`, since nobody else may while it runs.
+
+    Args:
+        items: where to take from; no item may be None.
+        ahead: items that are held ready, at most.
+        notify: called in that thread whenever `take` or `ended` has something new to say.
+    """
+
+    def __init__(self, items: Iterable[T], *, ahead: int = 1, notify: Callable[[], None] = lambda: None) -> None:
+        self._items = items
+        self._ahead = ahead
+        self._notify = notify
+        self._changed = threading.Condition()
+        self._ready: deque[T] = deque()
+        self._error: BaseException | None = None
+        self._closing = self._over = False
+        self._thread = threading.Thread(target=self._pull, name="puller", daemon=True)
+        self._thread.start()
+
+    def take(self, timeout_seconds: float | None = 0) -> T | None:
+        """The next item, or None where none is ready within the time; None for a time waits until there is one.
+
+        Raises:
+            BaseException: what the iterable raised, behind the items before it.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._over, timeout_seconds)
+            if self._ready:
+                self._changed.notify_all()
+                return self._ready.popleft()
+            if self._error is not None:
+                raise self._error
+            return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether `take` has nothing more to give or to raise."""
+        with self._changed:
+            return self._over and not self._ready and self._error is None
+
+    def close(self) -> None:
+        """Take no more; the thread ends when the iterable's present `next` returns, and what that gives is lost."""
+        with self._changed:
+            self._closing = True
+            self._ready.clear()
+            self._changed.notify_all()
+        join_briefly(self._thread)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _pull(self) -> None:
+        error = None
+        try:
+            self._pull_all()
+        except BaseException as exc:  # whatever it is, it is the owner's to handle
+            error = exc
+        with self._changed:
+            self._error, self._over = error, True
+            self._changed.notify_all()
+        self._notify()
+
+    def _pull_all(self) -> None:
+        iterator = iter(self._items)
+        try:
+            while self._has_room() and self._pull_one(iterator):
+                pass
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()
+
+    def _has_room(self) -> bool:
+        """Wait until one more item may be held ready; False when no more are wanted."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or len(self._ready) < self._ahead)
+            return not self._closing
+
+    def _pull_one(self, iterator: Iterator[T]) -> bool:
+        """Hold the next item ready; False when there is none or it is no longer wanted."""
+        item = next(iterator, None)
+        with self._changed:
+            if item is None or self._closing:
+                return False
+            self._ready.append(item)
+            self._changed.notify_all()
+        self._notify()
+        return True
+
+
+def join_briefly(thread: threading.Thread) -> None:
+    """Wait a short time for a thread that has been told to end; the garbage collector may ask this in that thread."""
+    if thread is not threading.current_thread():
+        thread.join(JOIN_SECONDS)
