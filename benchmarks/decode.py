@@ -1,0 +1,254 @@
+"""CPU time of decoding alone: reelscribe's reader against OpenCV, decord, TorchCodec and a plain loop over PyAV.
+
+`python -m benchmarks.decode` measures every case, several rounds in turn, and writes `runs/benchmarks/decode.json`;
+`--real FOLDER` adds files of yours. Each reader runs in a process of its own (`--measure`), gives the same frames at
+the same size, and is used in the way that costs it least. Seconds are user and system time of all its threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.clips import make_clips
+from benchmarks.long_clip import make_long_clip
+from benchmarks.processes import measured, tell
+from benchmarks.readers import PEERS, SEEKING, Reader, prefix, reelscribe
+from benchmarks.wanted import Wanted, choose, compare, read_plan, write_plan
+from reelscribe.video.policy import FramePolicy
+
+WORK = Path("runs/benchmarks")
+RESULTS = WORK / "decode.json"
+LIBRARIES = ("av", "opencv-python-headless", "decord", "torchcodec")
+SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"})
+CLIPS = 12
+ROUNDS = 3
+MIN_CPU_SECONDS = 5.0
+"""A measurement reads its files again until it has taken this long: short ones tell little."""
+OURS = "reelscribe"
+TWO_FPS = FramePolicy(fps=2.0)
+EIGHT_FRAMES = FramePolicy(fps=None, num_frames=8)
+TOLERANCE_SECONDS = 0.25
+"""Half the step at two frames a second: the most that leaves moments apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that is read in several ways."""
+
+    clips: Callable[[Path | None], list[Path]]
+    """Files, given the folder of real ones."""
+    policy: FramePolicy
+    """Which frames."""
+    readers: dict[str, dict[str, Reader]]
+    """By name, then by the way they are used; reelscribe's is the first."""
+    figure: str
+    """How its figures begin."""
+    is_real: bool = False
+    """Whether the files are the user's."""
+    gives_others: bool = False
+    """Whether other frames than the wanted ones are no fault."""
+
+
+def rendered(_real: Path | None) -> list[Path]:
+    """Realistic clips."""
+    return make_clips(WORK / "clips", CLIPS)
+
+
+def film(_real: Path | None) -> list[Path]:
+    """A file of ten minutes."""
+    return [make_long_clip(WORK / "film")]
+
+
+def real_files(real: Path | None) -> list[Path]:
+    """The user's videos."""
+    found = sorted(path for path in real.iterdir() if path.suffix.lower() in SUFFIXES) if real else []
+    if not found:
+        raise SystemExit(f"no videos in {real}: give --real a folder that holds some")
+    return found
+
+
+def against_peers(clips: Callable[[Path | None], list[Path]], policy: FramePolicy, **fields: Any) -> Case:
+    """The same frames from each library."""
+    return Case(clips, policy, {OURS: {"read_clip": partial(reelscribe, policy=policy)}, **PEERS}, **fields)
+
+
+def tolerance(clips: Callable[[Path | None], list[Path]], policy: FramePolicy, **fields: Any) -> Case:
+    """reelscribe with a tolerance, against itself without."""
+    exact = replace(policy, time_tolerance_seconds=0.0)
+    ways = {OURS: policy, "exact": exact}
+    readers: dict[str, dict[str, Reader]] = {
+        name: {"read_clip": partial(reelscribe, policy=way)} for name, way in ways.items()
+    }
+    return Case(clips, exact, readers, gives_others=True, **fields)
+
+
+_sparse = against_peers(film, EIGHT_FRAMES, figure="decode.sparse_vs_")
+_tolerant = replace(TWO_FPS, time_tolerance_seconds=TOLERANCE_SECONDS)
+CASES: dict[str, Case] = {
+    "two_fps": against_peers(rendered, TWO_FPS, figure="decode.vs_"),
+    "sparse": replace(_sparse, readers=_sparse.readers | SEEKING),
+    "tolerance": tolerance(rendered, _tolerant, figure="decode.tolerance_vs_"),
+    "real": against_peers(real_files, TWO_FPS, figure="decode.real.vs_", is_real=True),
+    "real_tolerance": tolerance(real_files, _tolerant, figure="decode.real.tolerance_vs_", is_real=True),
+}
+
+
+# one reader, in a process of its own
+
+
+def measure(read: Reader, plan_file: Path) -> dict[str, float]:
+    """CPU seconds for all files, the median of several passes, and whether the frames are the right ones."""
+    plan = list(read_plan(plan_file))
+    read(replace(plan[0][0], indices=plan[0][0].indices[:1]))
+    passes: list[dict[str, float]] = []
+    while sum(one["cpu_seconds"] for one in passes) < MIN_CPU_SECONDS:
+        passes.append(one_pass(read, plan))
+    seconds = statistics.median(one["cpu_seconds"] for one in passes)
+    return passes[0] | {"cpu_seconds": seconds, "passes": len(passes)}
+
+
+def one_pass(read: Reader, plan: list[tuple[Wanted, np.ndarray]]) -> dict[str, float]:
+    """Read every file once; looking at the frames is not counted."""
+    checks, checking, began = [], 0.0, time.process_time()
+    for wanted, copies in plan:
+        frames = read(wanted)
+        checking -= time.thread_time()
+        checks.append(compare(frames, wanted, copies))
+        checking += time.thread_time()
+    seconds = time.process_time() - began - checking
+    right, far = (np.concatenate(parts) for parts in zip(*checks, strict=True))
+    return {"cpu_seconds": seconds, "right": float(right.mean()), "grey_levels": float(far.max())}
+
+
+def measure_or_reason(case: str, name: str, way: str) -> dict[str, Any]:
+    """The measurement, or why there is none."""
+    try:
+        return measure(CASES[case].readers[name][way], plan_of(case))
+    except Exception as exc:  # each library has its own
+        return {"reason": f"{type(exc).__name__}: {str(exc).strip().partition(chr(10))[0]}"}
+
+
+def plan_of(case: str) -> Path:
+    """Where it is written what a case wants."""
+    return WORK / "decode" / f"{case}.npz"
+
+
+# all of them
+
+
+def run(case: str, name: str, way: str) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.decode", "--measure", name, "--case", case, "--way", way]
+    try:
+        return measured([*prefix(name, WORK / "decode" / "ffmpeg"), *command])
+    except RuntimeError:  # a library took the process with it
+        return {"reason": "its process breaks off"}
+
+
+def run_case(case: str, real: Path | None, *, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Every reader of a case: once in each of its ways, then in turn in the way that is cheapest."""
+    policy = CASES[case].policy
+    plan = [choose(path, policy) for path in CASES[case].clips(real)]
+    write_plan(plan, plan_of(case))
+    tried = {name: try_ways(case, name, say) for name in CASES[case].readers}
+    ways = {name: cheapest(trials) for name, trials in tried.items()}
+    if ways[OURS] is None:
+        raise RuntimeError(f"{case}: reelscribe itself does not run: {tried[OURS]}")
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name, way in ways.items() if way is not None}
+    for number in range(rounds):
+        for name, done in turns.items():
+            done.append(run(case, name, str(ways[name])))
+            say(f"{case}: round {number + 1}: {name}: {done[-1]}")
+    frames = sum(len(wanted.indices) for wanted in plan)
+    return {"files": len(plan), "frames": frames, "tried": tried, "ways": ways, "rounds": turns}
+
+
+def try_ways(case: str, name: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """One measurement of each way to use a reader."""
+    trials = {}
+    for way in CASES[case].readers[name]:
+        trials[way] = run(case, name, way)
+        say(f"{case}: {name}, {way}: {trials[way]}")
+    return trials
+
+
+def cheapest(trials: dict[str, dict[str, Any]]) -> str | None:
+    """The way with least CPU time of those with the most right frames; None where none runs."""
+    ran = {way: found for way, found in trials.items() if "reason" not in found}
+    return min(ran, key=lambda way: (-ran[way]["right"], ran[way]["cpu_seconds"]), default=None)
+
+
+def figures(found: dict[str, dict[str, Any]]) -> dict[str, float]:
+    """The flat results: our CPU time over theirs, the median of the rounds."""
+    return {
+        CASES[case].figure + name: statistics.median(
+            own["cpu_seconds"] / other["cpu_seconds"]
+            for own, other in zip(results["rounds"][OURS], theirs, strict=True)
+        )
+        for case, results in found.items()
+        for name, theirs in results["rounds"].items()
+        if name != OURS
+    }
+
+
+def notes(found: dict[str, dict[str, Any]]) -> list[str]:
+    """Readers that did not run, and those that gave other frames."""
+    lines = []
+    for case, results in found.items():
+        for name, trials in results["tried"].items():
+            way = results["ways"][name]
+            if way is None:
+                lines.append(f"{name}: not run: {next(iter(trials.values()))['reason']}")
+            elif trials[way]["right"] < 1 and not CASES[case].gives_others:
+                wrong = 1 - trials[way]["right"]
+                lines.append(f"{case}: {name}: {wrong:.1%} of its frames are not the wanted ones")
+    return list(dict.fromkeys(lines))
+
+
+def write(found: dict[str, dict[str, Any]]) -> None:
+    """Write the figures and what they come from."""
+    results = {
+        "figures": {name: round(value, 4) for name, value in figures(found).items()},
+        "found": found,
+        "notes": notes(found),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    unfinished = RESULTS.with_name(f".{RESULTS.name}")
+    unfinished.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    unfinished.rename(RESULTS)
+
+
+def main() -> None:
+    """Measure one reader, one case, or everything; only the last is written."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", choices=list(CASES), help="this one alone")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="a folder of videos to read as well")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--measure", metavar="NAME", help="one reader of the case, in this process")
+    parser.add_argument("--way", help="how it is used")
+    given = parser.parse_args()
+    if given.measure is not None:
+        tell(measure_or_reason(given.case, given.measure, given.way))
+        return
+    cases = [given.case] if given.case else [name for name, case in CASES.items() if given.real or not case.is_real]
+    say = partial(print, flush=True)
+    found = {case: run_case(case, given.real, rounds=given.rounds, say=say) for case in cases}
+    if not given.case:
+        write(found)
+    say(json.dumps(figures(found), indent=1), *notes(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
