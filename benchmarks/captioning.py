@@ -37,7 +37,7 @@ REAL = (
     ClipKind(480, 854, 20, fps=24, key_frame_every=250),
     ClipKind(720, 1280, 12, fps=25, key_frame_every=125),
 )
-CLIPS = {"short": (SHORT, 48), "real": (REAL, 12)}
+CLIPS = {"short": (SHORT, 48), "real": (REAL, 8)}
 """Name of a set of clips to its kinds and their number."""
 
 
@@ -170,13 +170,19 @@ def all_rounds(say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {}
     for clips in CLIPS:
         files_of(clips)
-        for candidates in (1, 4):
-            for number in range(ROUNDS):
+        for number in range(ROUNDS):
+            for candidates in (1, 4):
                 for name in ("ours", "data_juicer", "loop", "batch"):
                     key = f"{name}.{clips}.m{candidates}"
                     found.setdefault(key, []).append(measure(name, clips, candidates))
                     say(f"round {number + 1}: {key}: {found[key][-1]}")
+                    save(found)
     return found
+
+
+def save(found: dict[str, list[dict[str, float]]]) -> None:
+    """Write what there is, so that a run that is stopped is not for nothing."""
+    OUT.write_text(json.dumps({"figures": figures(found), "found": found}, indent=1), "utf-8")
 
 
 def figures(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
@@ -186,11 +192,13 @@ def figures(found: dict[str, list[dict[str, float]]]) -> dict[str, float]:
         name, _, case = key.partition(".")
         if name == "ours":
             continue
-        pairs = list(zip(found[f"ours.{case}"], theirs, strict=True))
+        pairs = list(zip(found[f"ours.{case}"], theirs, strict=False))
         flat[key] = statistics.median(their["seconds"] / our["seconds"] for our, their in pairs)
         flat[f"{key}.cpu"] = statistics.median(their["cpu_seconds"] / our["cpu_seconds"] for our, their in pairs)
     for clips in CLIPS:
-        pairs = list(zip(found[f"ours.{clips}.m1"], found[f"ours.{clips}.m4"], strict=True))
+        pairs = list(zip(found.get(f"ours.{clips}.m1", []), found.get(f"ours.{clips}.m4", []), strict=False))
+        if not pairs:
+            continue
         flat[f"candidates.{clips}.m4_over_m1"] = statistics.median(
             four["seconds"] / one["seconds"] for one, four in pairs
         )
@@ -207,8 +215,7 @@ def main() -> None:
     if asked.measure:
         tell(CONTESTANTS[asked.measure](files_of(asked.clips), asked.candidates))
         return
-    found = all_rounds(print)
-    OUT.write_text(json.dumps({"figures": figures(found), "found": found}, indent=1), "utf-8")
+    all_rounds(lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

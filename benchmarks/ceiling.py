@@ -23,7 +23,7 @@ from benchmarks.processes import measured, tell
 WORK = Path("runs/benchmarks")
 OUT = WORK / "ceiling.json"
 CLIPS = 24
-ROUNDS = 3
+ROUNDS = 1
 SPEEDS = {"slow_device": 0.5, "fast_device": 1.5}
 """Case to the speed of a model that only waits, as a part of the speed of reading."""
 
@@ -117,7 +117,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         for name in MEASURES:
             found.setdefault(name, []).append(measured([sys.executable, "-m", "benchmarks.ceiling", "--measure", name]))
-            print(f"{name}: {found[name][-1]}")
+            print(f"{name}: {found[name][-1]}", flush=True)
     OUT.write_text(json.dumps({"figures": figures(found), "found": found}, indent=1), "utf-8")
 
 

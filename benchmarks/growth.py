@@ -25,7 +25,7 @@ TINY = (ClipKind(72, 96, 1, fps=12, key_frame_every=12),)
 FILES = 40
 ROWS = (100, 1_000, 10_000)
 CLIPS = (200, 2_000)
-ROUNDS = 3
+ROUNDS = 1
 
 
 def data_of(count: int) -> Path:
@@ -101,7 +101,7 @@ def all_rounds() -> dict[str, list[dict[str, Any]]]:
             for count in counts:
                 run = measured([sys.executable, "-m", "benchmarks.growth", "--measure", name, "--count", str(count)])
                 found.setdefault(f"{name}.{count}", []).append(run)
-                print(f"{name} {count}: {run}")
+                print(f"{name} {count}: {run}", flush=True)
     return found
 
 

@@ -34,3 +34,38 @@ def test_one_thread_keeps_to_one_core_and_no_other_is_touched():
         assert in_a_thread(torch.get_num_threads) == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_model_gives_cores_up_while_it_waits_and_takes_them_back(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with cores.ModelCores(torch.device("cpu")) as shared:
+            shared.note(waited_seconds=9, busy_seconds=1)
+            assert shared.count == 4, "the first wait is that of the start"
+            for expected in (3, 2, 1, 1):
+                shared.note(waited_seconds=1, busy_seconds=1)
+                assert shared.count == torch.get_num_threads() == expected
+            for expected in (2, 3, 4, 4):
+                shared.note(waited_seconds=0, busy_seconds=1)
+                assert shared.count == torch.get_num_threads() == expected
+            shared.note(waited_seconds=1, busy_seconds=1)
+        assert torch.get_num_threads() == 4, "as before"
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_elsewhere_and_where_the_user_chose_the_number_stays(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        chosen = cores.ModelCores(torch.device("cpu"))
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        for shared in (chosen, cores.ModelCores(torch.device("meta"))):
+            for _ in range(3):
+                shared.note(waited_seconds=1, busy_seconds=1)
+            assert shared.count == torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

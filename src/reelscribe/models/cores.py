@@ -1,4 +1,4 @@
-"""The processor's cores between the model and what is prepared beside it.
+"""The processor's cores between the model and what goes on beside it.
 
 On a CPU a model that computes on every core loses more to a thread that computes beside it than that thread gains, and
 most where both divide their work over all cores.
@@ -6,7 +6,10 @@ most where both divide their work over all cores.
 
 from __future__ import annotations
 
+import os
 import threading
+from types import TracebackType
+from typing import Self
 
 import torch
 
@@ -26,3 +29,52 @@ def keep_to_one_core() -> None:
     last = threading.Thread(target=torch.set_num_threads, args=(before,))
     last.start()
     last.join()
+
+
+WAITED_SHARE = 0.1
+"""Share of the time waiting for clips from which the model gives cores up."""
+
+
+class ModelCores:
+    """How many cores a model on the CPU computes on: all while it is what binds the run, fewer while it waits for clips
+    that are read on the same cores. A context: the number is as before when it ends.
+
+    Args:
+        device: where the model runs; elsewhere than on a CPU nothing is changed, nor where the user set
+            `OMP_NUM_THREADS`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._most = int(torch.get_num_threads())
+        self._count = self._most
+        self._shares = device.type == "cpu" and self._most > 1 and "OMP_NUM_THREADS" not in os.environ
+        self._begun = False
+
+    @property
+    def count(self) -> int:
+        """Cores it computes on now."""
+        return self._count
+
+    def note(self, *, waited_seconds: float, busy_seconds: float) -> None:
+        """After a batch: how long the model had waited for it, and how long it ran. The first wait does not count."""
+        if not self._shares:
+            return
+        if self._begun:
+            waits = waited_seconds > WAITED_SHARE * (waited_seconds + busy_seconds)
+            self._change(-1 if waits else 1)
+        self._begun = True
+
+    def _change(self, direction: int) -> None:
+        count = max(1, min(self._most, self._count + direction * max(1, self._most // 4)))
+        if count != self._count:
+            self._count = count
+            torch.set_num_threads(count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._count != self._most:
+            torch.set_num_threads(self._most)

@@ -7,6 +7,7 @@ once, whatever the number of candidates.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from ..video.sampling import FramePolicy, frame_metadata
 from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
 from .batching import Waiting
 from .continuation import CachedContinuation
-from .cores import keep_to_one_core, leaves_a_core
+from .cores import ModelCores, keep_to_one_core, leaves_a_core
 from .decoding import Row, write
 from .loading import LoadedModel, load_model, quiet_transformers
 from .memory import is_out_of_memory, token_budget
@@ -103,9 +104,14 @@ class HFCaptioner:
         The model runs in the caller's thread. `clips` is advanced, and in the end closed, in a thread of its own; an
         exception of it is raised here when the present batch has been answered, and what waits is dropped.
         """
-        with self._prepared_batches(clips) as batches:
-            for results in map(self._answer, batches):
+        with self._prepared_batches(clips) as batches, ModelCores(self._model.device) as cores:
+            asked = time.monotonic()
+            for batch in batches:
+                began = time.monotonic()
+                results = self._answer(batch)
+                cores.note(waited_seconds=began - asked, busy_seconds=time.monotonic() - began)
                 yield from results
+                asked = time.monotonic()
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[None]:
         """Make the model's inputs of clips, one after the other, and drop them: to measure what preparing costs."""

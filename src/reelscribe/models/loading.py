@@ -47,7 +47,7 @@ class HFOptions(PromptOptions):
     """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory."""
     max_batch_size: Annotated[int, Field(gt=0)] | None = None
     """Videos in one batch at most; None takes the device's default."""
-    max_batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.1
+    max_batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.3
     """How long a video waits for others to share its batch while the model has nothing to run."""
 
 
