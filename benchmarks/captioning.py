@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import ClipKind, make_clips
+from benchmarks.clips import ClipKind, make_clips, make_scenes
 from benchmarks.processes import cpu_seconds, measured, tell
 
 WORK = Path("runs/benchmarks")
@@ -30,21 +30,17 @@ MAX_TOKENS = 32
 SAMPLING = {"max_tokens": MAX_TOKENS, "temperature": 0.9, "top_p": 0.95}
 BATCH = 4
 ROUNDS = 3
-SHORT = (ClipKind(240, 320, 4, fps=25, key_frame_every=50),)
 REAL = (
     ClipKind(360, 640, 10, fps=24, key_frame_every=48),
     ClipKind(1080, 1920, 10, fps=30, key_frame_every=60),
     ClipKind(480, 854, 20, fps=24, key_frame_every=250),
     ClipKind(720, 1280, 12, fps=25, key_frame_every=125),
 )
-CLIPS = {"short": (SHORT, 48), "real": (REAL, 8)}
-"""Name of a set of clips to its kinds and their number."""
-
-
-def files_of(name: str) -> list[Path]:
-    """The clips of a set, rendered at the first use."""
-    kinds, count = CLIPS[name]
-    return make_clips(WORK / f"clips_{name}", count, kinds=kinds)
+CLIPS: dict[str, Callable[[], list[Path]]] = {
+    "short": lambda: make_scenes(WORK / "clips_short", 48),
+    "real": lambda: make_clips(WORK / "clips_real", 8, kinds=REAL),
+}
+"""Name of a set of clips to what renders it, at the first use: 4 s of 320x240, and 10 to 20 s of 360p to 1080p."""
 
 
 def rows_of(paths: list[Path]) -> list[dict[str, Any]]:
@@ -159,7 +155,7 @@ def measure(name: str, clips: str, candidates: int) -> dict[str, float]:
         return measured([sys.executable, "-m", "benchmarks.captioning", "--measure", name, "--clips", clips,
                          "--candidates", str(candidates)])  # fmt: skip
     data = WORK / f"{clips}.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(files_of(clips))), "utf-8")
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows_of(CLIPS[clips]())), "utf-8")
     return measured([str(PEER_PYTHON), PEER, "--model", str(MODEL), "--data", str(data), "--out",
                      str(WORK / "peer.jsonl"), "--candidates", str(candidates), "--max-tokens", str(MAX_TOKENS),
                      "--prompt", PROMPT])  # fmt: skip
@@ -169,7 +165,7 @@ def all_rounds(say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
     """Every contestant on every set of clips, in turn."""
     found: dict[str, list[dict[str, float]]] = {}
     for clips in CLIPS:
-        files_of(clips)
+        CLIPS[clips]()
         for number in range(ROUNDS):
             for candidates in (1, 4):
                 for name in ("ours", "data_juicer", "loop", "batch"):
@@ -213,7 +209,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=1)
     asked = parser.parse_args()
     if asked.measure:
-        tell(CONTESTANTS[asked.measure](files_of(asked.clips), asked.candidates))
+        tell(CONTESTANTS[asked.measure](CLIPS[asked.clips](), asked.candidates))
         return
     all_rounds(lambda line: print(line, flush=True))
 

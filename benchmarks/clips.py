@@ -107,3 +107,18 @@ def _pictures(rng: np.random.Generator, scene: np.ndarray, kind: ClipKind):
         dy, dx = rng.integers(0, 64, 2)
         picture += noise[dy : dy + kind.height, dx : dx + kind.width, None]
         yield np.clip(picture, 0, 255).astype(np.uint8)
+
+
+def make_scenes(folder: Path, count: int, *, height: int = 240, width: int = 320, seconds: int = 4) -> list[Path]:
+    """Clips of the kind that the bundled model knows, coloured shapes at 25 frames a second; kept if they are there."""
+    from reelscribe.demo.render import encode_mp4, render
+    from reelscribe.demo.scenes import sample_scene
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{seed:04d}_{width}x{height}_{seconds}s.mp4" for seed in range(count)]
+    for seed, path in enumerate(paths):
+        if not path.exists():
+            scene = sample_scene(np.random.default_rng(seed), aspect=width / height)
+            frames = render(scene, np.linspace(0, 1, 25 * seconds), height=height, width=width)
+            encode_mp4(path, frames, fps=25)
+    return paths

@@ -71,6 +71,8 @@ class ModelCores:
             torch.set_num_threads(count)
 
     def __enter__(self) -> Self:
+        if self._shares:  # at the start nothing is read yet, and reading needs cores first
+            self._change(-1)
         return self
 
     def __exit__(
