@@ -33,6 +33,8 @@ def keep_to_one_core() -> None:
 
 WAITED_SHARE = 0.1
 """Share of the time waiting for clips from which the model gives cores up."""
+SHORT_WAIT_SECONDS = 0.05
+"""A wait below this says nothing of reading: it takes as long to hand over clips that are there."""
 
 
 class ModelCores:
@@ -48,7 +50,6 @@ class ModelCores:
         self._most = int(torch.get_num_threads())
         self._count = self._most
         self._shares = device.type == "cpu" and self._most > 1 and "OMP_NUM_THREADS" not in os.environ
-        self._begun = False
 
     @property
     def count(self) -> int:
@@ -56,13 +57,10 @@ class ModelCores:
         return self._count
 
     def note(self, *, waited_seconds: float, busy_seconds: float) -> None:
-        """After a batch: how long the model had waited for it, and how long it ran. The first wait does not count."""
-        if not self._shares:
-            return
-        if self._begun:
-            waits = waited_seconds > WAITED_SHARE * (waited_seconds + busy_seconds)
+        """Before a batch: how long the model waited for it, and how long it ran before that."""
+        if self._shares:
+            waits = waited_seconds > max(WAITED_SHARE * (waited_seconds + busy_seconds), SHORT_WAIT_SECONDS)
             self._change(-1 if waits else 1)
-        self._begun = True
 
     def _change(self, direction: int) -> None:
         count = max(1, min(self._most, self._count + direction * max(1, self._most // 4)))
@@ -71,8 +69,6 @@ class ModelCores:
             torch.set_num_threads(count)
 
     def __enter__(self) -> Self:
-        if self._shares:  # at the start nothing is read yet, and reading needs cores first
-            self._change(-1)
         return self
 
     def __exit__(

@@ -105,11 +105,12 @@ class HFCaptioner:
         exception of it is raised here when the present batch has been answered, and what waits is dropped.
         """
         with self._prepared_batches(clips) as batches, ModelCores(self._model.device) as cores:
-            asked = time.monotonic()
+            asked, busy_seconds = time.monotonic(), 0.0
             for batch in batches:
                 began = time.monotonic()
+                cores.note(waited_seconds=began - asked, busy_seconds=busy_seconds)
                 results = self._answer(batch)
-                cores.note(waited_seconds=began - asked, busy_seconds=time.monotonic() - began)
+                busy_seconds = time.monotonic() - began
                 yield from results
                 asked = time.monotonic()
 

@@ -169,7 +169,7 @@ def _remarks(asked: int, read: Sequence[Any], sample: Sequence[Pair]) -> list[st
 
 
 def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> None:
-    """The model with clips that are in memory; where its batch size can be set, at several."""
+    """The model with clips that are in memory; where its batch size can be set, at the best of several."""
     if not hasattr(captioner, "batch_size"):
         rate = _rate(captioner.caption(iter(sample)), len(sample))
         report.ceilings.append(Ceiling("model", rate, "as it is set"))
@@ -186,7 +186,7 @@ def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> Non
     if rates[best] > WORTH_CHANGING * now:
         report.recommended["--batch-size"] = best
     others = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
-    report.ceilings.append(Ceiling("model", now, f"batch size {first} ({others})"))
+    report.ceilings.append(Ceiling("model", rates[best], f"batch size {best}, the best of {others}; in use is {first}"))
 
 
 def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | Path, *, limit: int) -> None:  # noqa: A002
