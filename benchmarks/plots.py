@@ -10,7 +10,7 @@ OURS, THEIRS, LINE = "#1f6f8b", "#b8b8b8", "#d1495b"
 NAMES = {
     "ours": "reelscribe", "data_juicer": "Data-Juicer 1.6.1", "loop": "plain loop", "batch": "plain batches of 4",
     "reelscribe": "reelscribe", "opencv": "OpenCV", "decord": "decord", "torchcodec": "torchcodec",
-    "pyav": "PyAV, plain loop",
+    "pyav": "PyAV, plain loop", "opencv_seek": "OpenCV, seeking",
 }  # fmt: skip
 
 
