@@ -32,6 +32,8 @@ class ClipKind:
     """Frames per second."""
     key_frame_every: int = 48
     """Frames between two key frames."""
+    scene_cuts: bool = True
+    """Whether there are key frames as well where the encoder takes noise for a cut."""
 
 
 REALISTIC = (
@@ -66,7 +68,9 @@ def render_clip(path: Path, kind: ClipKind, *, seed: int) -> None:
         stream = container.add_stream("libx264", rate=kind.fps)
         stream.height, stream.width, stream.pix_fmt = kind.height, kind.width, "yuv420p"
         stream.time_base = Fraction(1, kind.fps)
-        stream.options = {"preset": "veryfast", "crf": "23", "bf": "3", "g": str(kind.key_frame_every), "threads": "2"}
+        cuts = {} if kind.scene_cuts else {"sc_threshold": "0"}
+        keys = {"g": str(kind.key_frame_every), **cuts}
+        stream.options = {"preset": "veryfast", "crf": "23", "bf": "3", **keys, "threads": "2"}
         for picture in _pictures(rng, scene, kind):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))

@@ -9,14 +9,15 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import numpy as np
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
-from benchmarks.clips import ClipKind, _pictures, _scene
+from benchmarks.clips import ClipKind, render_clip
 
 PART_SECONDS = 30
-PARTS = tuple(ClipKind(360, 640, PART_SECONDS, key_frame_every=every) for every in (48, 120, 250, 250))
+PARTS = tuple(
+    ClipKind(360, 640, PART_SECONDS, key_frame_every=every, scene_cuts=False) for every in (48, 120, 250, 250)
+)
 TURNS = 5
 
 
@@ -28,27 +29,13 @@ def make_long_clip(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     parts = [folder / f".part{seed}.mp4" for seed in range(len(PARTS))]
     for seed, (path, kind) in enumerate(zip(parts, PARTS, strict=True)):
-        _render(path, kind, seed=seed)
+        render_clip(path, kind, seed=seed)
     unfinished = film.with_name(f".{film.name}")
     _join(parts * TURNS, unfinished)
     unfinished.rename(film)
     for path in parts:
         path.unlink()
     return film
-
-
-def _render(path: Path, kind: ClipKind, *, seed: int) -> None:
-    """Encode one part; it has its key frames where they are due, not where the noise looks like a cut."""
-    rng = np.random.default_rng(seed)
-    scene = _scene(rng, kind)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=kind.fps)
-        stream.height, stream.width, stream.pix_fmt = kind.height, kind.width, "yuv420p"
-        keys = {"g": str(kind.key_frame_every), "sc_threshold": "0"}
-        stream.options = {"preset": "veryfast", "crf": "23", "bf": "3", "threads": "2", **keys}
-        for picture in _pictures(rng, scene, kind):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 def _join(parts: list[Path], film: Path) -> None:

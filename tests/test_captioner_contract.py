@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from reelscribe.errors import SettingsError
 from reelscribe.models import CAPTIONERS, Captioner, ModelSpec, load_captioner
 from reelscribe.models.base import generation_config
 from reelscribe.record import CaptionRequest, Clip, RequestId, Usage
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = generation_config({"max_tokens": 8})
 SPECS = {
@@ -21,15 +22,6 @@ SPECS = {
     "server": ModelSpec("server", "reelscribe/shapes", {"base_url": "set by the fixture"}, generation=SHORT),
     "scripted": ModelSpec("scripted", "scripted", options={"template": "{video} {i} {prompt}"}, generation=SHORT),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small lose time to a second thread, above all where other work runs beside the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(

@@ -21,6 +21,8 @@ from reelscribe.models.prompting import BUNDLED_MODELS, chat_messages, policy_fr
 from reelscribe.record import CaptionRequest, Clip, RequestId
 from reelscribe.video.sampling import FrameSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DEMO = BUNDLED_MODELS["reelscribe/shapes"]
 PROMPT = "Describe the input video in 1-2 sentences."
 SOON = 60
@@ -61,20 +63,6 @@ def mixed(count, candidates=lambda row: 1):
 
 def texts(results):
     return {result.request_id.row: [one.text for one in result.candidates] for result in results}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small lose time to a second thread, above all where other work runs beside the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return load_model("reelscribe/shapes", {})
 
 
 @pytest.fixture

@@ -11,30 +11,18 @@ import torch
 
 from reelscribe.models.base import generation_config
 from reelscribe.models.hf import HFCaptioner
-from reelscribe.models.loading import HFOptions, LoadedModel, load_model
+from reelscribe.models.loading import HFOptions, LoadedModel
 from reelscribe.models.prompting import policy_from_processor
 from reelscribe.models.vision import GRIDS, PIXELS, VisionFeatures, can_share
 from reelscribe.record import CaptionRequest, Clip, RequestId
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = (
     "Describe the video in one sentence.", "What happens in the video?", "How long is the video?",
     "Describe the input video in 1-2 sentences.",
 )  # fmt: skip
 SIZES = ((8, 96, 160), (6, 128, 128), (4, 160, 96))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small lose time to a second thread, above all where other work runs beside the tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def loaded():
-    return load_model("reelscribe/shapes", {})
 
 
 @pytest.fixture

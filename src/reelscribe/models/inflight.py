@@ -120,6 +120,26 @@ class InFlight:
         self._loop.close()
 
 
+class FlightCaptioner:
+    """What captioners that hand their requests to an `InFlight` have in common."""
+
+    _flight: InFlight
+
+    @property
+    def batch_size(self) -> int:
+        """Videos the engine, or the server, has at once, at most; may be set between streams."""
+        return self._flight.max_requests
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._flight.max_requests = size
+
+    @property
+    def busy_seconds(self) -> dict[str, float]:
+        """Seconds in which it had at least one video, so far, as `model`."""
+        return self._flight.busy_seconds
+
+
 async def _cancel_others() -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:

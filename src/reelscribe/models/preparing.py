@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 from .batching import Item, Waiting
-from .pulling import Puller, join_briefly
+from .pulling import Background, Puller, join_briefly
 
 Pulled = TypeVar("Pulled")
 Prepared = TypeVar("Prepared")
@@ -81,7 +80,7 @@ class Batch(Generic[Item, Prepared]):
             yield Batch(self.items[start : start + size], self._prepare, later=partial(list, rest))
 
 
-class PreparedBatches(Generic[Pulled, Item, Prepared]):
+class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
     """An iterator over batches; the next one is formed and prepared while its owner is busy with the last.
 
     One thread pulls, another forms and prepares; one formed batch waits at most. While the owner is busy the next
@@ -108,19 +107,17 @@ class PreparedBatches(Generic[Pulled, Item, Prepared]):
         begin: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("prepare-batches")
         self._item_of = item_of
         self._waiting = waiting
         self._prepare = prepare
         self._ahead = ahead
         self._begin = begin
         self._now = now
-        self._changed = threading.Condition()
         self._preparing = threading.Lock()
         self._next: Batch[Item, Prepared] | None = None
-        self._error: BaseException | None = None
-        self._idle = self._closing = self._over = False
+        self._idle = False
         self._puller = Puller(stream, notify=self._notify)
-        self._thread = threading.Thread(target=self._run, name="prepare-batches", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Self:
@@ -162,31 +159,16 @@ class PreparedBatches(Generic[Pulled, Item, Prepared]):
         self._puller.close()
         join_briefly(self._thread)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
     # the preparing thread
 
-    def _run(self) -> None:
-        error = None
-        try:
-            self._begin()
-            while self._prepare_next():
-                pass
-        except BaseException as exc:  # raised again where the batches are taken
-            error = exc
-        with self._changed:
-            self._error, self._over = error, True
-            self._changed.notify_all()
+    def _work(self) -> None:
+        self._begin()
+        while self._prepare_next():
+            pass
 
     def _prepare_next(self) -> bool:
         """Form a batch, prepare it and put it where it is taken; False when there are no more."""

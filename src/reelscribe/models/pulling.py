@@ -6,6 +6,7 @@ Knows nothing of what the items are.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
@@ -17,7 +18,52 @@ JOIN_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class Puller(Generic[T]):
+class Background(ABC):
+    """Work in a thread of its own, and how it ended; a context that closes it.
+
+    Args:
+        thread_name: how the thread is called.
+    """
+
+    def __init__(self, thread_name: str) -> None:
+        self._changed = threading.Condition()
+        self._error: BaseException | None = None
+        self._closing = self._over = False
+        self._thread = threading.Thread(target=self._run, name=thread_name, daemon=True)
+
+    @abstractmethod
+    def _work(self) -> None:
+        """What the thread does, until `_closing` is set; what it raises is the owner's to handle."""
+
+    @abstractmethod
+    def _notify(self) -> None:
+        """Called in that thread when its work has ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Tell the thread to end, and wait briefly."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        error = None
+        try:
+            self._work()
+        except BaseException as exc:  # whatever it is, it is raised where the owner asks
+            error = exc
+        with self._changed:
+            self._error, self._over = error, True
+            self._changed.notify_all()
+        self._notify()
+
+
+class Puller(Background, Generic[T]):
     """Advances an iterable in a thread of its own, and holds a few of its items ready.
 
     That thread also closes the iterable's iterator, where it has a `close`, since nobody else may while it runs.
@@ -29,14 +75,11 @@ class Puller(Generic[T]):
     """
 
     def __init__(self, items: Iterable[T], *, ahead: int = 1, notify: Callable[[], None] = lambda: None) -> None:
+        super().__init__("puller")
+        self._tell = notify
         self._items = items
         self._ahead = ahead
-        self._notify = notify
-        self._changed = threading.Condition()
         self._ready: deque[T] = deque()
-        self._error: BaseException | None = None
-        self._closing = self._over = False
-        self._thread = threading.Thread(target=self._pull, name="puller", daemon=True)
         self._thread.start()
 
     def take(self, timeout_seconds: float | None = 0) -> T | None:
@@ -68,26 +111,10 @@ class Puller(Generic[T]):
             self._changed.notify_all()
         join_briefly(self._thread)
 
-    def __enter__(self) -> Self:
-        return self
+    def _notify(self) -> None:
+        self._tell()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _pull(self) -> None:
-        error = None
-        try:
-            self._pull_all()
-        except BaseException as exc:  # whatever it is, it is the owner's to handle
-            error = exc
-        with self._changed:
-            self._error, self._over = error, True
-            self._changed.notify_all()
-        self._notify()
-
-    def _pull_all(self) -> None:
+    def _work(self) -> None:
         iterator = iter(self._items)
         try:
             while self._has_room() and self._pull_one(iterator):

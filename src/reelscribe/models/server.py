@@ -25,7 +25,7 @@ from ..video.sampling import FramePolicy
 from .base import SEEDS, ModelSpec, PromptOptions, close_matches, generation_config, needed_clip, read_options
 from .chat_api import ChatFormat, Dialect, Form, FrameFormat, result_of
 from .http_client import ChatClient, RefusedError
-from .inflight import MAX_BYTES_IN_FLIGHT, InFlight
+from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
 from .prompting import (
     BUNDLED_MODELS,
@@ -65,7 +65,7 @@ class ServerOptions(PromptOptions):
     """How long the server may answer nobody before the run stops."""
 
 
-class ServerCaptioner:
+class ServerCaptioner(FlightCaptioner):
     """A model behind a server as a captioner.
 
     >>> spec = ModelSpec("server", "Qwen/Qwen3-VL-8B-Instruct", {"base_url": "http://localhost:8000/v1"})
@@ -105,20 +105,6 @@ class ServerCaptioner:
         except BaseException:
             flight.close()
             raise
-
-    @property
-    def batch_size(self) -> int:
-        """Videos the server has at once, at most; may be set between streams."""
-        return self._flight.max_requests
-
-    @batch_size.setter
-    def batch_size(self, size: int) -> None:
-        self._flight.max_requests = size
-
-    @property
-    def busy_seconds(self) -> dict[str, float]:
-        """Seconds in which the server had at least one video, so far, as `model`."""
-        return self._flight.busy_seconds
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they come back."""

@@ -30,7 +30,7 @@ from .base import (
     short_message,
 )
 from .engine_arguments import EngineSetting, engine_arguments
-from .inflight import MAX_BYTES_IN_FLIGHT, InFlight
+from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_config, load_generation_defaults, load_processor, loading_errors, quiet_transformers
 from .prompting import (
     frame_arguments,
@@ -74,7 +74,7 @@ class VLLMOptions(PromptOptions):
     """Deaths of the engine without an answer in between that are borne; one more stops the run."""
 
 
-class VLLMCaptioner:
+class VLLMCaptioner(FlightCaptioner):
     """A video model in vLLM as a captioner.
 
     >>> captioner = VLLMCaptioner.from_spec(ModelSpec("vllm", "reelscribe/shapes"))  # doctest: +SKIP
@@ -115,20 +115,6 @@ class VLLMCaptioner:
         deaths = self._engine.deaths
         died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
         return [self._summary + died]
-
-    @property
-    def batch_size(self) -> int:
-        """Videos the engine has at once, at most; may be set between streams."""
-        return self._flight.max_requests
-
-    @batch_size.setter
-    def batch_size(self, size: int) -> None:
-        self._flight.max_requests = size
-
-    @property
-    def busy_seconds(self) -> dict[str, float]:
-        """Seconds in which the engine had at least one video, so far, as `model`."""
-        return self._flight.busy_seconds
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they finish."""
