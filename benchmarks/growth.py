@@ -70,7 +70,7 @@ def captioned(count: int, **parameters: Any) -> dict[str, float]:
     operator = VideoCaptioningFromVLMMapper(**parameters)
     operator.start()
     began, worked = time.perf_counter(), cpu_seconds()
-    summary = caption_file(operator, data, WORK / "tiny_out.jsonl")
+    summary = caption_file(operator, data, WORK / "tiny_out.jsonl", overwrite=True)
     seconds = time.perf_counter() - began
     peaks = [_peak_mib(worker.pid) for worker in operator.pool.workers]
     operator.close()

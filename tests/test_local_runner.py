@@ -120,6 +120,8 @@ def test_a_failed_row_keeps_its_original_and_is_in_the_failures_file(tmp_path: P
             "video_index": 0,
             "kind": "model_error",
             "message": "ValueError: broken.mp4 is broken",
+            "attempts": 1,
+            "seconds": 0.0,
         },
         {
             "row": 3,
@@ -128,6 +130,8 @@ def test_a_failed_row_keeps_its_original_and_is_in_the_failures_file(tmp_path: P
             "video_index": 1,
             "kind": "bad_sample",
             "message": "the text holds 2 video tokens but the sample has 1 videos",
+            "attempts": 1,
+            "seconds": 0.0,
         },
     ]
     assert summary.failures == {"model_error": 1, "bad_sample": 1}
@@ -139,8 +143,8 @@ def test_a_run_without_failures_removes_the_failures_file_of_the_last(tmp_path: 
     output, source = tmp_path / "out.jsonl", tmp_path / "in.jsonl"
     caption_file(operator(), jsonl(source, [{"videos": ["broken.mp4"]}]), output)
     assert (tmp_path / "out.jsonl.failures.jsonl").exists()
-    summary = caption_file(operator(), jsonl(source, listed(1)), output)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    summary = caption_file(operator(), jsonl(source, listed(1)), output, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.jsonl.run", "in.jsonl", "out.jsonl"]
     assert (summary.failures_path, summary.exit_code) == (None, 0)
 
 
@@ -193,7 +197,7 @@ def test_a_row_whose_video_failed_has_no_captions_or_is_left_out(tmp_path: Path,
     made = load(output)
     assert [row["captions"] for row in made] == [None, None, ["a 0"]]
     assert [row["why"] and row["why"]["kind"] for row in made] == ["model_error", None, None]
-    caption_file(operator(keep_original_sample=False), source, output)
+    caption_file(operator(keep_original_sample=False), source, output, update=True)
     assert load(output) == [{"video": "a.mp4", "captions": ["a 0"]}]
     assert [row["row"] for row in load(tmp_path / f"out{suffix}.failures.jsonl")] == [0]
 
@@ -390,17 +394,19 @@ def test_a_run_that_is_stopped_leaves_the_old_output_and_what_is_done(
     tmp_path: Path, exc: type[BaseException], suffix: str
 ) -> None:
     source = jsonl(tmp_path / "in.jsonl", [{"video": "broken.mp4"}, *single(5)])
-    output, partial = tmp_path / f"out{suffix}", tmp_path / f"out.partial{suffix}"
+    output = tmp_path / f"out{suffix}"
     output.write_text("old")
     with pytest.raises(exc) as caught:
-        caption_file(operator(), source, output, progress=Interrupt(3, exc))
-    assert caught.value.__notes__ == [f"the 3 rows that were done are in {partial}"]
+        caption_file(operator(), source, output, progress=Interrupt(3, exc), overwrite=True, part_rows=2)
+    folder = tmp_path / f".out{suffix}.run"
+    assert caught.value.__notes__ == [f"3 rows are done and kept in {folder}; the same command goes on from there"]
     assert output.read_text() == "old"
-    rows = list(open_source(partial))
+    parts = sorted((folder / "parts").iterdir())
+    kind = "parquet" if suffix == ".parquet" else "jsonl"
+    assert [part.name for part in parts] == [f"000000.{kind}", f"000001.unfinished.{kind}"]
+    rows = [row for part in parts for row in open_source(part)]
     assert [row["captions"] for row in rows] == [None, ["clip0 0"], ["clip1 0"]]
-    assert [row["row"] for row in load(Path(f"{partial}.failures.jsonl"))] == [0]
-    names = {"in.jsonl", output.name, partial.name, f"{partial.name}.failures.jsonl"}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {"in.jsonl", output.name, folder.name}
 
 
 def test_a_run_that_is_stopped_before_its_first_row_leaves_nothing(tmp_path: Path) -> None:
@@ -415,12 +421,6 @@ def test_a_run_that_is_stopped_before_its_first_row_leaves_nothing(tmp_path: Pat
         caption_file(VideoCaptioningFromVLMMapper(captioner=Stops(words)), source, tmp_path / "out.jsonl")
     assert caught.value.__notes__ == ["no row was done, and nothing is written"]
     assert list(tmp_path.iterdir()) == [source]
-
-
-def test_what_a_stopped_run_left_is_never_replaced_while_it_is_read(tmp_path: Path) -> None:
-    source = jsonl(tmp_path / "out.partial.jsonl", single(2))
-    with pytest.raises(DataError, match="which is read"):
-        caption_file(LoadsNothing(), source, tmp_path / "out.jsonl")
 
 
 def test_rows_are_written_while_the_model_goes_on(tmp_path: Path) -> None:
@@ -451,14 +451,14 @@ def test_an_error_of_the_output_ends_the_run(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(DataError, match="no space left"):
         caption_file(operator(lambda request, i: seen.append(1) or "x"), source, tmp_path / "out.jsonl")
     assert len(seen) < 1000, "it ends soon"
-    assert list(tmp_path.iterdir()) == [source]
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_run_that_must_not_skip_stops_at_the_first_failure(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "broken.mp4"}])
     with pytest.raises(FailedSamplesError, match=r"row 1, video 0: model_error: .*skip_op_error"):
         caption_file(operator(skip_op_error=False), source, tmp_path / "out.jsonl")
-    assert list(tmp_path.iterdir()) == [source]
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_the_operator_is_left_as_it_was(tmp_path: Path) -> None:
@@ -481,7 +481,7 @@ def test_log_lines_come_now_and_then_and_say_what_is_left() -> None:
     progress = LogProgress(lines.append, interval_seconds=10, clock=lambda: now)
     progress.say("loading x")
     progress.start(100)
-    summary = RunSummary(Path("out.jsonl"))
+    summary = RunSummary(output=Path("out.jsonl"))
     for _ in range(8):
         now += 3
         summary.rows_in += 1
@@ -522,7 +522,7 @@ def test_the_summary_counts_by_kind_and_names_the_demonstration_model() -> None:
 
     from rich.console import Console
 
-    summary = RunSummary(Path("a folder/out.jsonl"), model="reelscribe/shapes", rows_in=1234, videos=1200, seconds=100)
+    summary = RunSummary(output=Path("a folder/out.jsonl"), model="reelscribe/shapes", rows_in=1234, videos=1200, seconds=100)
     summary.failures.update({"not_found": 2, "too_long": 7})
     summary.completion_tokens = 5000
     lines = dict(summary_lines(summary))
@@ -532,7 +532,7 @@ def test_the_summary_counts_by_kind_and_names_the_demonstration_model() -> None:
     screen = StringIO()
     print_summary(summary, Console(file=screen, width=60))
     assert "demonstration model" in screen.getvalue()
-    assert not RunSummary(Path("x"), model="other").notes
+    assert not RunSummary(output=Path("x"), model="other").notes
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,37 @@
-"""Batches in the shapes callers hold them in: a dict of lists or an Arrow table, and rows."""
+"""Batches in the shapes callers hold them in: a dict of lists or an Arrow table, and rows; and new fields' types."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .errors import DataError
 from .record import Sample
+
+NewFields = Mapping[str, str]
+"""Fields a run adds to the rows, and what each holds: `text`, `captions` (a list of texts) or `failure`."""
+
+
+def _text() -> Any:
+    import pyarrow as pa
+
+    return pa.string()
+
+
+def _captions() -> Any:
+    import pyarrow as pa
+
+    return pa.list_(pa.string())
+
+
+def _failure() -> Any:
+    import pyarrow as pa
+
+    return pa.struct({"kind": pa.string(), "message": pa.string(), "video_index": pa.int64()})
+
+
+NEW_FIELD_TYPES: dict[str, Callable[[], Any]] = {"text": _text, "captions": _captions, "failure": _failure}
+"""What a new field holds (see `NewFields`) to its Arrow type."""
 
 
 def is_table(batch: Any) -> bool:
@@ -47,9 +72,7 @@ def fields_until(wanted: str, rows: Iterable[Sample]) -> list[str]:
     return list(seen)
 
 
-def rows_to_batch(
-    rows: Sequence[Sample], fields: Sequence[str], *, like: Any, caption_key: str | None, failure_key: str | None
-) -> Any:
+def rows_to_batch(rows: Sequence[Sample], fields: Sequence[str], *, like: Any, new_fields: NewFields) -> Any:
     """Rows as a batch of the same kind as `like`; in Arrow its types are kept, and new fields have theirs, also where
     every value is null."""
     columns = {name: [row.get(name) for row in rows] for name in fields}
@@ -58,9 +81,7 @@ def rows_to_batch(
     import pyarrow as pa
 
     known = {field.name: field.type for field in like.schema}
-    failure = pa.struct({"kind": pa.string(), "message": pa.string(), "video_index": pa.int64()})
-    new = {caption_key: pa.list_(pa.string()), failure_key: failure}
-    known |= {key: type_ for key, type_ in new.items() if key is not None}
+    known |= {name: NEW_FIELD_TYPES[kind]() for name, kind in new_fields.items() if kind != "text"}
     return pa.table({name: _array(values, known.get(name), pa) for name, values in columns.items()})
 
 
@@ -69,21 +90,13 @@ def _array(values: list[Any], type_: Any, pa: Any) -> Any:
     return pa.array(values) if type_ is None or pa.types.is_null(type_) else pa.array(values, type=type_)
 
 
-def output_features(
-    features: Mapping[str, Any], *, text_key: str, caption_key: str | None, failure_key: str | None
-) -> Any:
+def output_features(features: Mapping[str, Any], new_fields: NewFields) -> Any:
     """`datasets` features of the operator's output."""
-    from datasets import Features, List, Value
+    from datasets import Features
+    from datasets.features.features import generate_from_arrow_type
 
     made = dict(features)
-    if text_key not in made or getattr(made[text_key], "dtype", None) == "null":
-        made[text_key] = Value("string")
-    if caption_key is not None:
-        made[caption_key] = List(Value("string"))
-    if failure_key is not None:
-        made[failure_key] = {
-            "kind": Value("string"),
-            "message": Value("string"),
-            "video_index": Value("int64"),
-        }
+    for name, kind in new_fields.items():
+        if kind != "text" or name not in made or getattr(made[name], "dtype", None) == "null":
+            made[name] = generate_from_arrow_type(NEW_FIELD_TYPES[kind]())
     return Features(made)

@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
-from .errors import ReelscribeError
+from .errors import ReelscribeError, SettingsError, TooManyFailuresError
 from .selection import SELECTORS
 
 if TYPE_CHECKING:
     from .runners.summary import RunSummary
 
 EXIT_ERROR = 1
+EXIT_TOO_MANY_FAILED = 4
 EXIT_INTERRUPTED = 130
+
+RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures")
+"""Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
 NAMED_PARAMETERS = {
     "model_params": ("base_url", "device", "dtype"),
@@ -40,7 +44,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ReelscribeError as exc:
             click.echo(f"error: {' '.join(str(exc).split())}{_notes(exc)}", err=True)
-            ctx.exit(EXIT_ERROR)
+            ctx.exit(EXIT_TOO_MANY_FAILED if isinstance(exc, TooManyFailuresError) else EXIT_ERROR)
         except OSError as exc:
             click.echo(f"error: {exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}", err=True)
             ctx.exit(EXIT_ERROR)
@@ -130,13 +134,16 @@ FRAME_OPTIONS = options(
     count_option("--max-pixels", help="Largest size of a shown frame, height x width."),
     seconds_option("--start", "start_seconds", help="Look at videos from this second on."),
     seconds_option("--end", "end_seconds", help="Look at videos up to this second."),
+    seconds_option("--time-tolerance", "time_tolerance_seconds", help="Take frames up to this many seconds from their "
+                   "moments where that is cheaper to decode.  [default: 0, the very frames]"),
+)  # fmt: skip
+
+READ_OPTIONS = options(
     option("--max-source-seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A longer video "
            "fails as too_long.  [default: 24 hours]"),
     count_option("--max-source-pixels", help="A video with larger frames, height x width, fails as too_large.  "
                  "[default: 8192 x 8192]"),
     count_option("--max-source-bytes", help="A larger file fails as too_large.  [default: no limit]"),
-    seconds_option("--time-tolerance", "time_tolerance_seconds", help="Take frames up to this many seconds from their "
-                   "moments where that is cheaper to decode.  [default: 0, the very frames]"),
     count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
 )  # fmt: skip
 
@@ -147,12 +154,35 @@ FIELD_OPTIONS = options(
     option("--caption-key", metavar="FIELD", help="Also write kept captions to this field.  [default with one video a "
            "row: captions]"),
     option("--failure-key", metavar="FIELD", help="Also write failures to this field."),
+    option("--finish-reason-key", metavar="FIELD", help="Also write why captions ended, stop or length, here."),
+)  # fmt: skip
+
+
+def failure_limit(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
+    """A number of rows, or a share of them."""
+    from .runners.failures import FailureLimit
+
+    try:
+        return FailureLimit() if text is None else FailureLimit.parse(text)
+    except SettingsError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+GO_OPTIONS = options(
+    option("--max-failures", callback=failure_limit, metavar="N|P%", help="Stop with exit code 4 when more rows have "
+           "failed than this number, or this share (from 100 rows on).  [default: no limit]"),
+    option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
 )  # fmt: skip
 
 RUN_OPTIONS = options(
     count_option("--limit", help="Stop after the first N rows."),
-    option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
-)
+    option("--failures", type=PATH, metavar="FILE", help="Where failures go, a .jsonl or .parquet file.  [default: "
+           "OUTPUT.failures.jsonl]"),
+    option("--overwrite", is_flag=True, help="Start afresh, and replace the output that is there."),
+    option("--update", is_flag=True, help="Where settings or the input differ from those the run began with: do again "
+           "what that affects, and keep the other captions."),
+    GO_OPTIONS,
+)  # fmt: skip
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -167,6 +197,7 @@ def main() -> None:
 @MODEL_OPTIONS
 @CAPTION_OPTIONS
 @FRAME_OPTIONS
+@READ_OPTIONS
 @FIELD_OPTIONS
 @RUN_OPTIONS
 @click.pass_context
@@ -175,7 +206,6 @@ def caption(
     /,
     input: Path,  # noqa: A002
     output: Path,
-    limit: int | None,
     profile: Path | None,
     **given: Any,
 ) -> None:
@@ -183,24 +213,55 @@ def caption(
 
     Rows hold a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to
     a field `captions`). Relative video paths are relative to the data file. What failed is in
-    OUTPUT.failures.jsonl. Exit code 0: every row has its caption; 3: some rows failed; 1 and 2: wrong settings or
-    usage.
+    OUTPUT.failures.jsonl. A run that was ended goes on when the same command is given again. Exit code 0: every row has
+    its caption; 3: some rows failed; 4: more than --max-failures; 1 and 2: wrong settings or usage.
     """
-    run(ctx, input, output, parameters_of(given), limit=limit, profile=profile)
+    settings = {name: given.pop(name) for name in RUN_SETTINGS}
+    run(ctx, input, output, parameters_of(given), settings, profile=profile)
 
 
 @main.command()
 @option("--config", type=PATH, required=True, help="The recipe, a YAML file.")
 @RUN_OPTIONS
 @click.pass_context
-def process(ctx: click.Context, /, config: Path, limit: int | None, profile: Path | None) -> None:
+def process(ctx: click.Context, /, config: Path, profile: Path | None, **settings: Any) -> None:
     """Run a Data-Juicer recipe whose `process` list holds video_captioning_from_vlm_mapper."""
     from .recipe import read_recipe
 
     recipe = read_recipe(config)
     for note in recipe.notes:
         click.echo(f"note: {note}", err=True)
-    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, limit=limit, profile=profile)
+    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, settings, profile=profile)
+
+
+@main.command()
+@click.argument("output", type=PATH)
+@option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    help="Only videos that failed in this way, such as timeout; may be repeated.  [default: all]",
+)
+@READ_OPTIONS
+@count_option("--batch-size", help="Most videos the model works on at once.")
+@GO_OPTIONS
+@click.pass_context
+def retry(
+    ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: Path | None, max_failures: Any, **given: Any
+) -> None:
+    """Try the failed videos of a run again, and put what succeeds in its place in OUTPUT.
+
+    The run's own settings are used; the options here replace those that changed nothing but what failed.
+    """
+    from .runners.retry import retry_file
+
+    changes = {name: value for name, value in given.items() if value is not None}
+    show(
+        ctx,
+        lambda progress: retry_file(output, kinds=kinds, changes=changes, max_failures=max_failures, progress=progress),
+        profile=profile,
+    )
 
 
 @main.command()
@@ -209,6 +270,7 @@ def process(ctx: click.Context, /, config: Path, limit: int | None, profile: Pat
 @MODEL_OPTIONS
 @CAPTION_OPTIONS
 @FRAME_OPTIONS
+@READ_OPTIONS
 @FIELD_OPTIONS
 @click.pass_context
 def bench(ctx: click.Context, /, input: Path, clips: int, **given: Any) -> None:  # noqa: A002, ARG001
@@ -253,24 +315,31 @@ def run(
     source: Path,
     output: Path,
     parameters: dict[str, Any],
+    settings: dict[str, Any],
     *,
-    limit: int | None,
     profile: Path | None,
 ) -> None:
     """Caption a file, show how it goes, print the summary, and leave with the exit code."""
-    from rich.console import Console
-
     from .runners.local import caption_file
-    from .runners.progress import choose_progress
     from .runners.settings import build_operator
-    from .runners.summary import print_summary, write_profile
 
     operator = build_operator(parameters)
-    progress = choose_progress(Console(stderr=True), lambda line: click.echo(line, err=True))
     try:
-        summary: RunSummary = caption_file(operator, source, output, limit=limit, progress=progress)
+        show(
+            ctx, lambda progress: caption_file(operator, source, output, progress=progress, **settings), profile=profile
+        )
     finally:
         operator.close()
+
+
+def show(ctx: click.Context, work: Callable[[Any], RunSummary], *, profile: Path | None) -> None:
+    """Do a run, show how it goes, print the summary, and leave with the exit code."""
+    from rich.console import Console
+
+    from .runners.progress import choose_progress
+    from .runners.summary import print_summary, write_profile
+
+    summary = work(choose_progress(Console(stderr=True), lambda line: click.echo(line, err=True)))
     print_summary(summary, Console())
     if profile is not None:
         write_profile(summary, profile)

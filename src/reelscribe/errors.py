@@ -5,6 +5,7 @@ ReelscribeError
 ├── DataError          an input cannot be read or an output cannot be written
 ├── ModelError         a model cannot be loaded, or its set-up is broken
 ├── MissingExtraError  an optional package is not installed
+├── TooManyFailuresError more rows failed than were allowed
 └── FailedSamplesError some samples failed and the operator was told not to skip errors
 
 A video that cannot be captioned is not an exception: it is a `record.Failure` on its own row.
@@ -44,3 +45,7 @@ class FailedSamplesError(ReelscribeError):
     def __init__(self, message: str, *, batch: Any) -> None:
         super().__init__(message)
         self.batch = batch
+
+
+class TooManyFailuresError(ReelscribeError):
+    """A run was stopped because more rows failed than were allowed; what was done is kept."""

@@ -18,7 +18,7 @@ from .batches import batch_fields, batch_to_rows, fields_until, is_table, output
 from .errors import FailedSamplesError, SettingsError
 from .models import batch_size_options, check_backend, choose_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
-from .pipe import run_pipe
+from .pipe import Results, run_pipe
 from .plan import Planner, RowOutcome
 from .record import Failure, Sample, TimeWindow
 from .selection import SELECTORS
@@ -71,6 +71,8 @@ class VideoCaptioningFromVLMMapper:
         caption_key: also write the kept captions of a generated sample, a list in video order, to this field; null on
             originals.
         failure_key: write the failure of a sample (`kind`, `message`, `video_index`), or null, to this field.
+        finish_reason_key: also write why each kept caption ended (`stop`, or `length` where it was cut at the token
+            limit), a list in video order, to this field; null on originals.
         seed: seed of everything random; together with a sample's content it fixes the sample's result.
         captioner: a `Captioner` or a `ModelSpec` to use instead of `hf_model`.
         video_token: marks a video in the text.
@@ -122,6 +124,7 @@ class VideoCaptioningFromVLMMapper:
         system_prompt: str | None = None,
         caption_key: str | None = None,
         failure_key: str | None = None,
+        finish_reason_key: str | None = None,
         seed: int = 0,
         captioner: Any = None,
         video_token: str = SpecialTokens.video,
@@ -169,9 +172,16 @@ class VideoCaptioningFromVLMMapper:
             window_keys=(start_key, end_key),
             caption_key=caption_key,
             failure_key=failure_key,
+            finish_reason_key=finish_reason_key,
         )
         """The rules for samples: `plan` and `finish`."""
-        _check_distinct(text_key=text_key, video_key=video_key, caption_key=caption_key, failure_key=failure_key)
+        _check_distinct(
+            text_key=text_key,
+            video_key=video_key,
+            caption_key=caption_key,
+            failure_key=failure_key,
+            finish_reason_key=finish_reason_key,
+        )
         self.limits = ReadLimits(
             max_frame_pixels=max_source_pixels, max_duration_seconds=max_source_seconds, max_bytes=max_source_bytes
         )
@@ -254,17 +264,26 @@ class VideoCaptioningFromVLMMapper:
 
     # running
 
-    def run_stream(self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None]) -> StageTimes:
+    def run_stream(
+        self,
+        rows: Iterable[Sample],
+        emit: Callable[[RowOutcome], None],
+        *,
+        results: Results | None = None,
+        first_row: int = 0,
+    ) -> StageTimes:
         """Caption a stream of rows; `emit` is called once a row, in input order, one at a time, from any thread.
 
         Args:
             rows: taken in a thread of their own, as far ahead as there is room.
             emit: takes what each row became.
+            results: what was answered before, and where answers are kept.
+            first_row: index of the first of these rows in the input.
 
         Returns:
             How long each stage was at work.
         """
-        return run_pipe(self, rows, emit)
+        return run_pipe(self, rows, emit, results=results, first_row=first_row)
 
     def process_batched(self, samples: Any, rank: int | None = None) -> Any:
         """Caption one batch.
@@ -284,10 +303,10 @@ class VideoCaptioningFromVLMMapper:
         outcomes: list[RowOutcome] = []
         self.run_stream(rows, outcomes.append)
         self.failures = [(o.row, video, failure) for o in outcomes for video, failure in o.failures]
-        extra = [key for key in (self.planner.caption_key, self.planner.failure_key) if key is not None]
-        fields = batch_fields(samples, made=[sample for o in outcomes for sample in o.samples], extra=extra)
-        keys = {"caption_key": self.planner.caption_key, "failure_key": self.planner.failure_key}
-        batch = rows_to_batch([sample for o in outcomes for sample in o.samples], fields, like=samples, **keys)
+        made, new_fields = [sample for o in outcomes for sample in o.samples], self.planner.new_fields
+        extra = [name for name, kind in new_fields.items() if kind != "text"]
+        fields = batch_fields(samples, made=made, extra=extra)
+        batch = rows_to_batch(made, fields, like=samples, new_fields=new_fields)
         self._report(batch)
         return batch
 
@@ -419,10 +438,5 @@ def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:
     """Options of `Dataset.map` that keep the types of the fields when the first batch is all null."""
     if not hasattr(dataset, "cache_files"):  # a streamed data set has no cache and may not know its features
         return {}
-    features = output_features(
-        dataset.features,
-        text_key=planner.text_key,
-        caption_key=planner.caption_key,
-        failure_key=planner.failure_key,
-    )
+    features = output_features(dataset.features, planner.new_fields)
     return {"load_from_cache_file": False, "features": features, "remove_columns": dataset.column_names}

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from .models.base import Captioner, captioner_seconds
 from .plan import Plan, Planner, RowOutcome
 from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
+from .seeds import content_seed
 from .stages import BusyClock, Stage, StageTimes
 from .video.reader import ReadLimits
 from .video.sampling import FramePolicy
@@ -48,23 +51,44 @@ class Operator(Protocol):
         """The processes that read."""
 
 
-def run_pipe(operator: Operator, rows: Iterable[Sample], emit: Callable[[RowOutcome], None]) -> StageTimes:
+class Results(Protocol):
+    """Results that outlive a run; may be called from any thread."""
+
+    def get(self, request: CaptionRequest) -> CaptionResult | None:
+        """What this request was answered before; None: it was not."""
+
+    def put(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Keep an answer. An exception ends the run."""
+
+
+def run_pipe(
+    operator: Operator,
+    rows: Iterable[Sample],
+    emit: Callable[[RowOutcome], None],
+    *,
+    results: Results | None = None,
+    first_row: int = 0,
+) -> StageTimes:
     """Send rows through; `emit` gets every row once, in input order, one at a time, from any thread.
+
+    A video whose answer is not usable (no text, numbers that are not finite) is asked about once more with another
+    seed.
+
+    Args:
+        operator: the rules, the reading and the model.
+        rows: what to caption.
+        emit: takes what each row became.
+        results: what was answered before, and where answers are kept.
+        first_row: index of the first of these rows in the input.
 
     Returns:
         How long each stage was at work.
     """
-    pipe = _Pipe(operator, emit)
+    pipe = _Pipe(operator, emit, results, first_row)
     before, began = captioner_seconds(operator.captioner), time.monotonic()
-    clips = pipe.clips(rows)
-    results = operator.captioner.caption(clips)
-    try:
-        for result in results:
-            pipe.accept(result)
-    finally:
-        clips.close()
-        if hasattr(results, "close"):
-            results.close()
+    pipe.run(rows)
+    while pipe.asks_again:
+        pipe.run(())
     pipe.finish_rest()
     return pipe.times(time.monotonic() - began, before)
 
@@ -72,44 +96,69 @@ def run_pipe(operator: Operator, rows: Iterable[Sample], emit: Callable[[RowOutc
 class _Pipe:
     """Rows in flight, by index, and the next one to emit."""
 
-    def __init__(self, operator: Operator, emit: Callable[[RowOutcome], None]) -> None:
+    def __init__(
+        self, operator: Operator, emit: Callable[[RowOutcome], None], results: Results | None, first_row: int
+    ) -> None:
         self._operator = operator
         self._emit = emit
+        self._kept = results
         self._changed = threading.Condition()
         self._plans: dict[int, Plan] = {}
         self._results: dict[int, dict[int, CaptionResult]] = {}
-        self._next = 0
-        self._taken = 0
+        self._next = self._taken = first_row
         self._bytes_ahead = 0
+        self._again: deque[CaptionRequest] = deque()
+        self._asked_again: set[RequestId] = set()
         self._closed = False
-        self._stream: ClipStream | None = None
+        self._streams: list[ClipStream] = []
         self._row_clock = BusyClock()
 
-    def clips(self, rows: Iterable[Sample]) -> _Clips:
+    @property
+    def asks_again(self) -> bool:
+        """Whether videos wait to be asked about once more, with no stream under way that would take them."""
+        return bool(self._again)
+
+    def run(self, rows: Iterable[Sample]) -> None:
+        """Send rows, and what is to be asked again, through reading and the model."""
+        self._closed = False
+        clips = self._clips(rows)
+        answers = self._operator.captioner.caption(clips)
+        try:
+            for result in answers:
+                self.accept(result)
+        finally:
+            clips.close()
+            if hasattr(answers, "close"):
+                answers.close()
+
+    def _clips(self, rows: Iterable[Sample]) -> _Clips:
         """What the captioner pulls; videos that cannot be read are answered here and never reach it."""
         policy = self._operator.policy
         if policy is None:
             return _Clips(self, ((request, None) for request in self._requests(rows, holds_back=False)))
-        self._stream = ClipStream(
+        stream = ClipStream(
             self._operator.pool,
             self._requests(rows, holds_back=True),
             policy,
             limits=self._operator.limits,
             root=self._operator.video_root,
         )
-        return _Clips(self, self._stream)
+        self._streams.append(stream)
+        return _Clips(self, stream)
 
     def _requests(self, rows: Iterable[Sample], *, holds_back: bool) -> Iterator[CaptionRequest]:
         """Requests of the rows; where it runs in a thread of its own it holds back while too much is unfinished."""
         source = iter(rows)
         while not holds_back or self._wait_for_room():
+            while self._again:
+                yield self._again.popleft()
             with self._row_clock:
                 sample = next(source, None)
                 if sample is None:
                     break
                 plan = self._operator.planner.plan(sample, self._taken)
             self._add(plan)
-            yield from plan.requests
+            yield from self._unanswered(plan)
 
     def _add(self, plan: Plan) -> None:
         with self._changed:
@@ -118,9 +167,18 @@ class _Pipe:
             self._bytes_ahead += _weight(plan.sample)
             self._flush()
 
+    def _unanswered(self, plan: Plan) -> Iterator[CaptionRequest]:
+        """The requests that no earlier run has an answer for; the others are answered here."""
+        for request in plan.requests:
+            known = self._kept.get(request) if self._kept is not None else None
+            if known is None:
+                yield request
+            else:
+                self._settle(replace(known, request_id=request.id))
+
     def _wait_for_room(self) -> bool:
         with self._changed:
-            while not self._closed and not self._has_room():
+            while not self._closed and not self._again and not self._has_room():
                 if not self._changed.wait(STALL_SECONDS):  # woken by each row that is finished
                     break
             return not self._closed
@@ -131,7 +189,34 @@ class _Pipe:
         return len(self._plans) < MAX_ROWS_AHEAD and self._bytes_ahead < MAX_BYTES_AHEAD
 
     def accept(self, result: CaptionResult) -> None:
-        """Take one result and emit the rows it completes."""
+        """Take one result and emit the rows it completes, unless the video is to be asked about once more."""
+        request = self._request_of(result.request_id)
+        if request is None:
+            return
+        result = self._operator.planner.checked(result)
+        if self._is_asked_again(request, result):
+            return
+        if self._kept is not None:
+            self._kept.put(request, result)
+        self._settle(result)
+
+    def _request_of(self, id_: RequestId) -> CaptionRequest | None:
+        with self._changed:
+            plan = self._plans.get(id_.row)
+        requests = plan.requests if plan is not None else ()
+        return next((request for request in requests if request.id == id_), None)
+
+    def _is_asked_again(self, request: CaptionRequest, result: CaptionResult) -> bool:
+        """Ask once more, with another seed, where the answer is of no use."""
+        if request.id in self._asked_again or not self._operator.planner.is_worth_another_try(result):
+            return False
+        with self._changed:
+            self._asked_again.add(request.id)
+            self._again.append(replace(request, seed=content_seed(request.seed, "again")))
+            self._changed.notify_all()
+        return True
+
+    def _settle(self, result: CaptionResult) -> None:
         row, video = result.request_id
         with self._changed:
             if row in self._results:
@@ -144,6 +229,7 @@ class _Pipe:
             plan, results = self._plans.pop(row), self._results.pop(row)
             self._next += 1
             self._bytes_ahead -= _weight(plan.sample)
+            self._asked_again.difference_update(request.id for request in plan.requests)
             self._changed.notify_all()
             self._emit(
                 self._operator.planner.finish(plan, [results[request.id.video] for request in plan.requests], row)
@@ -166,10 +252,11 @@ class _Pipe:
     def times(self, seconds: float, before: Mapping[str, float]) -> StageTimes:
         """What each stage did in these seconds; `before` holds the captioner's seconds of earlier runs."""
         stages = [Stage("rows", self._row_clock.seconds)]
-        if self._stream is not None:
-            stages.append(Stage("decode", self._stream.busy_seconds, workers=max(self._stream.workers, 1)))
-        for name, busy in captioner_seconds(self._operator.captioner).items():
-            stages.append(Stage(name, busy - before.get(name, 0.0)))
+        if self._streams:
+            busy = sum(stream.busy_seconds for stream in self._streams)
+            stages.append(Stage("decode", busy, workers=max(1, *(stream.workers for stream in self._streams))))
+        for name, seconds_now in captioner_seconds(self._operator.captioner).items():
+            stages.append(Stage(name, seconds_now - before.get(name, 0.0)))
         return StageTimes(seconds, tuple(stages))
 
 

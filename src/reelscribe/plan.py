@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import SettingsError
-from .record import CaptionRequest, CaptionResult, Failure, RequestId, Sample, TimeWindow, Usage, failure_to_dict
+from .record import (
+    Candidate,
+    CaptionRequest,
+    CaptionResult,
+    Failure,
+    RequestId,
+    Sample,
+    TimeWindow,
+    Usage,
+    failure_to_dict,
+)
 from .seeds import content_seed
 from .selection import SELECTORS, Choice
 from .text import Chunk, SpecialTokens, insert_captions, ordinary_text, video_chunks
+
+TRIED_TWICE = ("empty_caption", "not_finite")
+"""Failures of the model that another seed may avoid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,8 @@ class RowOutcome:
     """Videos of the row that were asked about."""
     usage: Usage = field(default_factory=Usage)
     """Tokens spent on the row."""
+    finish_reasons: list[list[str]] = field(default_factory=list)
+    """For each of `captions` why it ended: `stop`, or `length` where it was cut at the token limit."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +93,19 @@ class Planner:
     """Field that gets the kept captions of a generated sample."""
     failure_key: str | None
     """Field that gets the failure of a sample."""
+    finish_reason_key: str | None = None
+    """Field that gets why each kept caption ended."""
+
+    @property
+    def new_fields(self) -> dict[str, str]:
+        """Fields of the output that a sample may not have had, and what each holds (`batches.NewFields`)."""
+        fields = {
+            self.text_key: "text",
+            self.caption_key: "captions",
+            self.finish_reason_key: "captions",
+            self.failure_key: "failure",
+        }
+        return {name: kind for name, kind in fields.items() if name is not None}
 
     def plan(self, sample: Sample, row: int) -> Plan:
         """What to ask for one sample: a request for every video that a token of its text owns.
@@ -121,6 +150,26 @@ class Planner:
             self.window.start_seconds if start is None else start, self.window.end_seconds if end is None else end
         )
 
+    def checked(self, result: CaptionResult) -> CaptionResult:
+        """The result, or a failure where the numbers behind it are not finite, or its texts are empty."""
+        if result.failure is not None:
+            return result
+        if any(one.mean_logprob is not None and not math.isfinite(one.mean_logprob) for one in result.candidates):
+            failure = Failure("not_finite", "the model computed numbers that are not finite for this video")
+            return CaptionResult(result.request_id, failure=failure, usage=result.usage)
+        if not any(self._texts(result)):
+            return CaptionResult(result.request_id, failure=_empty_caption(self._texts(result)), usage=result.usage)
+        return result
+
+    def is_worth_another_try(self, result: CaptionResult) -> bool:
+        """Whether another seed may give a checked result that is of use."""
+        if result.failure is not None:
+            return result.failure.kind in TRIED_TWICE
+        return self.keep == "all" and not all(self._texts(result))
+
+    def _texts(self, result: CaptionResult) -> list[str]:
+        return [ordinary_text(candidate.text, self.tokens) for candidate in result.candidates]
+
     def finish(self, plan: Plan, results: Sequence[CaptionResult], row: int) -> RowOutcome:
         """The samples that one planned sample becomes.
 
@@ -133,47 +182,68 @@ class Planner:
         if plan.failure is not None:
             failures.append(plan.failure)
         kept = [] if failures else self._keep(plan, results, failures)
-        samples = [self._generated(plan, captions) for captions in kept]
+        samples = [self._generated(plan, candidates) for candidates in kept]
         if self.keep_original:
             samples.insert(0, self._original(plan.sample, failures))
         usage = Usage(sum(r.usage.prompt_tokens for r in results), sum(r.usage.completion_tokens for r in results))
-        return RowOutcome(row, samples, kept, failures, videos=len(plan.requests), usage=usage)
+        return RowOutcome(
+            row,
+            samples,
+            captions=[[one.text for one in candidates] for candidates in kept],
+            failures=failures,
+            videos=len(plan.requests),
+            usage=usage,
+            finish_reasons=[[one.finish_reason for one in candidates] for candidates in kept],
+        )
 
     def _keep(
         self, plan: Plan, results: Sequence[CaptionResult], failures: list[tuple[int, Failure]]
-    ) -> list[list[str]]:
-        """Kept captions, one list a generated sample, in video order; empty captions go to `failures`."""
+    ) -> list[list[Candidate]]:
+        """Kept candidates, one list a generated sample, in video order; empty captions go to `failures`."""
         owners = [chunk for chunk in plan.chunks for _ in range(chunk.num_videos)]
         columns = []
         for result, chunk, request in zip(results, owners, plan.requests, strict=True):
-            texts = [ordinary_text(candidate.text, self.tokens) for candidate in result.candidates]
+            texts = self._texts(result)
             if not all(texts) and (self.keep == "all" or not any(texts)):
                 failures.append((request.id.video, _empty_caption(texts)))
             if self.keep != "all":
                 texts = [text for text in texts if text]
             choice = Choice(ordinary_text(chunk.text, self.tokens), content_seed(request.seed, "select"))
-            columns.append(SELECTORS[self.keep](texts, choice) if texts else [])
-        return [list(captions) for captions in zip(*columns, strict=False) if all(captions)]
+            kept = SELECTORS[self.keep](texts, choice) if texts else []
+            columns.append(_candidates_of(kept, result.candidates, self._texts(result)))
+        return [list(row) for row in zip(*columns, strict=False) if all(one.text for one in row)]
 
-    def _generated(self, plan: Plan, captions: Sequence[str]) -> Sample:
+    def _generated(self, plan: Plan, candidates: Sequence[Candidate]) -> Sample:
         sample = {name: _copied(value) for name, value in plan.sample.items()}
+        captions = [one.text for one in candidates]
         waiting = iter(captions)
         sample[self.text_key] = "".join(
             insert_captions(chunk, [next(waiting) for _ in range(chunk.num_videos)], self.tokens)
             for chunk in plan.chunks
         )
-        return self._with_extra_fields(sample, captions=list(captions), failure=None)
+        reasons = [one.finish_reason for one in candidates]
+        return self._with_extra_fields(sample, captions=captions, reasons=reasons, failure=None)
 
     def _original(self, sample: Sample, failures: Sequence[tuple[int, Failure]]) -> Sample:
         failure = failure_to_dict(failures[0][1], video_index=failures[0][0]) if failures else None
-        return self._with_extra_fields(dict(sample), captions=None, failure=failure)
+        return self._with_extra_fields(dict(sample), captions=None, reasons=None, failure=failure)
 
-    def _with_extra_fields(self, sample: Sample, *, captions: list[str] | None, failure: Any) -> Sample:
+    def _with_extra_fields(
+        self, sample: Sample, *, captions: list[str] | None, reasons: list[str] | None, failure: Any
+    ) -> Sample:
         if self.caption_key is not None:
             sample[self.caption_key] = captions
+        if self.finish_reason_key is not None:
+            sample[self.finish_reason_key] = reasons
         if self.failure_key is not None:
             sample[self.failure_key] = failure
         return sample
+
+
+def _candidates_of(kept: Sequence[str], candidates: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate]:
+    """The candidates that have the kept texts, with these as their text."""
+    by_text = dict(zip(reversed(texts), reversed(candidates), strict=True))
+    return [replace(by_text[text], text=text) for text in kept]
 
 
 def videos_of(value: Any) -> list[Any]:

@@ -30,7 +30,8 @@ FAILURE_KINDS = {
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
-    "empty_caption": "the model gave no text",
+    "empty_caption": "the model gave no text, twice",
+    "not_finite": "the model computed numbers that are not finite (NaN), twice",
     "model_error": "the model raised an error for this video",
 }
 """Kinds of failure and what each means."""
@@ -143,6 +144,10 @@ class Failure:
     """A key of `FAILURE_KINDS`."""
     message: str
     """One sentence for a person."""
+    attempts: int = 1
+    """How often it was tried."""
+    seconds: float = 0.0
+    """Time spent on it, over all attempts."""
 
     def __post_init__(self) -> None:
         if self.kind not in FAILURE_KINDS:

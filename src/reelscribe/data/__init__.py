@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from ..errors import DataError
 from .base import NewFields, Sink, Source, by_suffix
 from .delimited import DelimitedSource
 from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files
-from .jsonl import JsonlSink, JsonlSource
-from .parquet import ParquetSink, ParquetSource
+from .jsonl import JsonlSink, JsonlSource, join_lines
+from .parquet import ParquetSink, ParquetSource, file_schema, join_parquet
 
 SOURCES: dict[str, Callable[[Path], Source]] = {
     ".jsonl": JsonlSource,
@@ -38,7 +38,18 @@ SINKS: dict[str, Callable[..., Sink]] = {
 }
 """Suffix of a file to what writes it."""
 
-__all__ = ["SINKS", "SOURCES", "NewFields", "Sink", "Source", "open_sink", "open_source"]
+__all__ = [
+    "SINKS",
+    "SOURCES",
+    "NewFields",
+    "Sink",
+    "Source",
+    "join_files",
+    "open_sink",
+    "open_source",
+    "part_suffix",
+    "schema_of",
+]
 
 
 def open_source(path: str | Path) -> Source:
@@ -78,3 +89,27 @@ def open_sink(path: str | Path, *, schema: Any = None, new_fields: NewFields | N
     """
     path = Path(path)
     return by_suffix(SINKS, path, role="output")(path, schema=schema, new_fields=new_fields)
+
+
+def part_suffix(output: Path) -> str:
+    """The suffix of the parts an output is made of, without its dot; what is compressed is so when they are joined."""
+    return "parquet" if by_suffix(SINKS, output, role="output") is ParquetSink else "jsonl"
+
+
+def join_files(parts: Sequence[Path], output: Path) -> None:
+    """Write the rows of parts, in their order, to a file under its final name.
+
+    Args:
+        parts: at least one, in the format that `part_suffix` names.
+        output: the final name; what is there is replaced.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    join = join_parquet if part_suffix(output) == "parquet" else join_lines
+    join(parts, output)
+
+
+def schema_of(part: Path) -> Any:
+    """The Arrow schema of a part, where its format has one, else None."""
+    return file_schema(part) if part.suffix == ".parquet" else None

@@ -6,31 +6,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from ..batches import NEW_FIELD_TYPES, NewFields
 from ..errors import DataError
 from ..record import Sample
-from .base import NewFields
-
-
-def _text() -> Any:
-    import pyarrow as pa
-
-    return pa.string()
-
-
-def _captions() -> Any:
-    import pyarrow as pa
-
-    return pa.list_(pa.string())
-
-
-def _failure() -> Any:
-    import pyarrow as pa
-
-    return pa.struct({"kind": pa.string(), "message": pa.string(), "video_index": pa.int64()})
-
-
-NEW_FIELD_TYPES: dict[str, Callable[[], Any]] = {"text": _text, "captions": _captions, "failure": _failure}
-"""What a new field holds (see `NewFields`) to its Arrow type."""
 
 
 def add_new_fields(schema: Any, new_fields: NewFields) -> Any:

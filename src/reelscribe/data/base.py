@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+from ..batches import NewFields
 from ..errors import DataError
 from ..record import Sample
 
-NewFields = Mapping[str, str]
-"""Fields a run adds to the rows, and what each holds: `text`, `captions` (a list of texts) or `failure`."""
+__all__ = ["NewFields", "Sink", "Source", "by_suffix", "reading", "writing"]
 
 T = TypeVar("T")
 

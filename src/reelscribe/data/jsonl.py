@@ -8,7 +8,8 @@ import gzip
 import io
 import json
 import math
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -187,6 +188,20 @@ class JsonlSink:
             file, self._file = self._file, None
             with writing(self.path):
                 file.close()
+
+
+def join_lines(parts: Sequence[Path], output: Path) -> None:
+    """One file, compressed as its name says, of the lines of plain files."""
+    temporary = TemporaryFile(output)
+    temporary.create()
+    try:
+        with writing(output), WRITERS.get(output.suffix.lower(), _write_plain)(temporary.path) as joined:
+            for part in parts:
+                with part.open("rb") as lines:
+                    shutil.copyfileobj(lines, joined, 1 << 20)
+        temporary.commit()
+    finally:
+        temporary.discard()
 
 
 def encode_row(row: Sample, *, number: int, path: Path) -> bytes:

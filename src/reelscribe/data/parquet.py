@@ -185,6 +185,29 @@ class ParquetSink:
                 writer.close()
 
 
+def join_parquet(parts: Sequence[Path], output: Path) -> None:
+    """One file of the row groups of several, in their order; the last one's types hold those of all before it."""
+    import pyarrow.parquet as pq
+
+    temporary = TemporaryFile(output)
+    temporary.create()
+    schema = file_schema(parts[-1])
+    try:
+        with writing(output), pq.ParquetWriter(temporary.path, schema, compression="zstd") as joined:
+            for part in parts:
+                with _open(part) as file:
+                    for i in range(file.num_row_groups):
+                        joined.write_table(_cast(file.read_row_group(i), schema))
+        temporary.commit()
+    finally:
+        temporary.discard()
+
+
+def file_schema(path: Path) -> Any:
+    """The Arrow schema of a file."""
+    return _footer(path)[1]
+
+
 def _cast(table: Any, schema: Any) -> Any:
     """The table with the columns and types of a wider schema; new columns are null."""
     import pyarrow as pa

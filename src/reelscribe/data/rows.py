@@ -33,6 +33,10 @@ class Outcome(Protocol):
         """Captions of each generated row, in video order."""
 
     @property
+    def finish_reasons(self) -> list[list[str]]:
+        """Why each caption ended."""
+
+    @property
     def failures(self) -> list[tuple[int, Failure]]:
         """(video index, failure)."""
 
@@ -53,6 +57,8 @@ class FieldNames:
     """Where captions are written, besides the text."""
     failure_key: str | None = None
     """Where failures are written."""
+    finish_reason_key: str | None = None
+    """Where it is written why captions ended."""
     keep_original: bool = True
     """Whether rows without captions stay in the output."""
     tokens: SpecialTokens = DEFAULT_TOKENS
@@ -137,6 +143,8 @@ class VideoForm:
         if captions is None and not self.names.keep_original:
             return []
         made = {**row, self.caption_key: captions}
+        if self.names.finish_reason_key is not None:
+            made[self.names.finish_reason_key] = [reasons[0] for reasons in outcome.finish_reasons] or None
         if self.names.failure_key is not None:
             made[self.names.failure_key] = _first_failure(outcome)
         return [made]
@@ -198,7 +206,7 @@ def _form_of(row: Sample, names: FieldNames) -> RowForm | None:
 def _checked(form: RowForm, row: Sample, names: FieldNames) -> RowForm:
     if not isinstance(form, VideoForm):
         return form
-    if form.column in (names.caption_key, names.failure_key):
+    if form.column in (names.caption_key, names.failure_key, names.finish_reason_key):
         raise DataError(f"captions or failures would replace the field {form.column!r} with the videos; name another")
     if names.caption_key is None and CAPTIONS_FIELD in row:
         raise DataError(
@@ -209,8 +217,9 @@ def _checked(form: RowForm, row: Sample, names: FieldNames) -> RowForm:
 
 
 def _named(fields: dict[str | None, str], names: FieldNames) -> NewFields:
-    """The fields that have a name, and the failure's if it has one."""
-    return {key: kind for key, kind in {**fields, names.failure_key: "failure"}.items() if key is not None}
+    """The fields that have a name, and those of reasons and failures if they have one."""
+    all_fields = {**fields, names.finish_reason_key: "captions", names.failure_key: "failure"}
+    return {key: kind for key, kind in all_fields.items() if key is not None}
 
 
 def _first_failure(outcome: Outcome) -> Any:

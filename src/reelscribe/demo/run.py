@@ -72,7 +72,7 @@ def _caption(source: Path, output: Path, *, candidates: int, seed: int) -> RunSu
         DEMO_MODEL, caption_num=candidates, seed=seed, video_root=str(source.parent)
     )
     try:
-        return caption_file(operator, source, output)
+        return caption_file(operator, source, output, overwrite=True)
     finally:
         operator.close()
 

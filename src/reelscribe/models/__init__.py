@@ -8,6 +8,16 @@ from typing import Any, cast
 
 from ..errors import SettingsError
 from .base import Captioner, ModelSpec
+from .revision import model_revision
+
+__all__ = [
+    "CAPTIONERS",
+    "batch_size_options",
+    "check_backend",
+    "choose_backend",
+    "load_captioner",
+    "model_revision",
+]
 
 CAPTIONERS = {
     "hf": "reelscribe.models.hf:HFCaptioner",

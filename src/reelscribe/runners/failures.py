@@ -1,46 +1,79 @@
-"""The file of failures beside an output: a line for every video without a caption."""
+"""The file of failures beside an output, a line for every video without a caption; and how many there may be."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Sink, open_sink
+from ..data import open_sink
 from ..data.rows import RowForm
+from ..errors import SettingsError
 from ..record import Failure, Sample
+from .summary import Counts
 
 FAILURES_SUFFIX = ".failures.jsonl"
 """Added to the output's name."""
+FEWEST_ROWS = 100
+"""Rows after which a share of failures says something."""
 
 
-class FailureLog:
-    """The file of failures: written like an output, and not there when nothing failed."""
+def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
+    """Write the file of failures; without any, remove the one of an earlier run.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._sink: Sink | None = None
+    Returns:
+        Whether there are any.
 
-    def __enter__(self) -> FailureLog:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self._sink is not None:
-            self._sink.__exit__(*error)
-
-    def write(self, row: Sample) -> None:
-        """Add one failure."""
-        if self._sink is None:
-            self._sink = open_sink(self.path).__enter__()
-        self._sink.write(row)
-
-    def commit(self, path: Path | None = None) -> None:
-        """Give the file its name, or another one in the same folder; without failures remove the one of an earlier
-        run."""
-        path = path or self.path
-        if self._sink is not None:
-            self._sink.commit(path.name)
-            return
+    Raises:
+        DataError: it cannot be written.
+    """
+    first = next(rest := iter(entries), None)
+    if first is None:
         path.unlink(missing_ok=True)
+        return False
+    with open_sink(path) as sink:
+        sink.write(first)
+        for entry in rest:
+            sink.write(entry)
+        sink.commit()
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class FailureLimit:
+    """How many rows may fail before a run is stopped."""
+
+    rows: int | None = None
+    """At most this many; None: any number."""
+    share: float | None = None
+    """At most this share of the rows, 0 to 1; None: any. It counts from `FEWEST_ROWS` rows on, and at the end."""
+
+    @classmethod
+    def parse(cls, text: str) -> FailureLimit:
+        """From `100` or `2.5%`.
+
+        Raises:
+            SettingsError: it is neither.
+        """
+        number, percent, rest = text.strip().partition("%")
+        try:
+            if percent and not rest and 0 <= float(number) <= 100:
+                return cls(share=float(number) / 100)
+            if not percent and int(number) >= 0:
+                return cls(rows=int(number))
+        except ValueError:
+            pass
+        raise SettingsError(
+            f"a limit of failures is a number of rows, such as 100, or a share, such as 2%; got {text!r}"
+        )
+
+    def is_passed(self, counts: Counts, *, at_end: bool = False) -> bool:
+        """Whether more rows have failed than may."""
+        if self.rows is not None and counts.failed_rows > self.rows:
+            return True
+        enough = at_end or counts.rows_in >= FEWEST_ROWS
+        return self.share is not None and enough and counts.failed_rows > self.share * counts.rows_in
 
 
 def failure_row(row: Sample, number: int, video_index: int, failure: Failure, form: RowForm) -> Sample:
@@ -64,6 +97,8 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
         "video_index": video_index,
         "kind": failure.kind,
         "message": failure.message,
+        "attempts": failure.attempts,
+        "seconds": round(failure.seconds, 3),
     }
 
 

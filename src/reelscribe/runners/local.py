@@ -1,33 +1,61 @@
-"""A data set through the operator on this machine: source, pipe, sink, and a file of failures beside the output.
+"""A data set through the operator on this machine: source, pipe, parts of the output, and a file of failures beside it.
 
-Rows stream: no more of them are in memory than are on their way through the pipe. They are written in a thread of
-their own.
+Rows stream: no more of them are in memory than are on their way through the pipe. What is done goes to a journal at
+once, so that a run that ends in any way can go on.
 """
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from ..batches import fields_until
-from ..data import SINKS, Sink, Source, open_sink, open_source
+from ..data import SINKS, Source, open_sink, open_source
 from ..data.base import by_suffix
 from ..data.rows import FieldNames, RowForm, choose_form
-from ..errors import DataError, FailedSamplesError
+from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
 from ..plan import RowOutcome
-from ..record import Sample
+from ..record import CaptionRequest, CaptionResult, Sample
 from ..stages import Stage
-from .failures import FailureLog, failure_row, failures_path
+from .failures import FailureLimit, failure_row, failures_path, write_failures
+from .identity import RunIdentity, command_of
+from .journal import Journal, remove_run, run_folder
+from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
-from .summary import RunSummary
+from .summary import Counts, RunSummary
 from .writing import Writer
 
-__all__ = ["RunSummary", "caption_file", "partial_path"]
+__all__ = ["RunSettings", "RunSummary", "caption_file"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a run treats its input and output."""
+
+    limit: int | None = None
+    """Stop after this many rows."""
+    overwrite: bool = False
+    """Start afresh, whatever is there."""
+    update: bool = False
+    """Where settings or the input have changed: do again what that affects, and keep the other captions."""
+    retry: Collection[str] | None = None
+    """Try failed videos again that failed in these ways (none named: in any way); None: do not."""
+    changed: Collection[str] = ()
+    """Parameters that may differ from those of the run that is tried again."""
+    max_failures: FailureLimit = field(default_factory=FailureLimit)
+    """How many rows may fail."""
+    failures: Path | None = None
+    """The file of failures; None: `<output>.failures.jsonl`."""
+    part_rows: int = PART_ROWS
+    """Rows of the input in a part of the output."""
 
 
 def caption_file(
@@ -35,49 +63,51 @@ def caption_file(
     input: str | Path,  # noqa: A002
     output: str | Path,
     *,
-    limit: int | None = None,
     progress: Progress | None = None,
+    settings: RunSettings | None = None,
+    **given: Any,
 ) -> RunSummary:
     """Caption every row of a data set and write the result.
 
     What can be wrong with the input, the output and the settings is found before the model is loaded. The output, and
-    `<output>.failures.jsonl` if rows failed, get their names when the last row is done. What was done when an error or
-    Ctrl-C ends the run goes to `partial_path(output)`, a whole file of its format, which a note of the exception names.
+    the file of failures if rows failed, get their names when the last row is done. A run that was ended, in whatever
+    way, goes on where it was when it is started again with the same settings; the output is then the same as that of
+    a run that was not ended. One that is finished already does nothing.
 
     Args:
         operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
         input: a data file, a folder of Parquet files or of videos, or a video.
         output: a `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet` file; its folder is made if missing.
-        limit: stop after this many rows.
         progress: what is told about each row.
+        settings: how input and output are treated.
+        given: fields of `RunSettings`, instead of `settings`.
 
     Raises:
-        DataError: the input cannot be read, or the output cannot be written or hold the rows.
-        SettingsError: the settings do not fit the data, such as a `prompt_key` that no row has.
+        DataError: the input cannot be read, the output cannot be written or hold the rows, another process writes it,
+            or it is there and no run's own.
+        SettingsError: the settings do not fit the data, such as a `prompt_key` that no row has, or differ from those
+            that the run began with.
         ModelError: the model cannot be loaded or run.
+        TooManyFailuresError: more rows failed than may.
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
+    settings = settings or RunSettings(**given)
     output = Path(output)
     by_suffix(SINKS, output, role="output")
     source = open_source(input)
-    check_output(output, source)
-    form = choose_form(islice(source, limit), field_names(operator))
-    check_prompt_key(operator, source, limit=limit)
+    failures = settings.failures or failures_path(output)
+    by_suffix(SINKS, failures, role="file of failures")
+    check_output([output, failures], source)
+    form = choose_form(islice(source, settings.limit), field_names(operator))
+    check_prompt_key(operator, source, limit=settings.limit)
+    _check_first_row(output, source, form)
+    _check_free(output, overwrite=settings.overwrite)
     with ExitStack() as stack:
-        sink = stack.enter_context(open_sink(output, schema=source.schema(), new_fields=form.new_fields()))
-        failures = stack.enter_context(FailureLog(failures_path(output)))
-        _check_first_row(sink, source, form)
-        watch = stack.enter_context(progress or NoProgress())
         stack.enter_context(relative_to(operator, source.folder))
-        run = _Run(operator, form, sink, failures, watch, RunSummary(output, model=model_name(operator)))
-        run.load_model()
-        with _kept_if_stopped(run):
-            run.rows(source, limit)
-            sink.finish()
-        failures.commit()
-        sink.commit()
-    run.summary.failures_path = failures.path if run.summary.failures else None
-    return run.summary
+        journal = stack.enter_context(_journal(output))
+        watch = stack.enter_context(progress or NoProgress())
+        run = _Run(operator, source, form, journal, watch, output, settings)
+        return run.run()
 
 
 class _Run:
@@ -86,34 +116,117 @@ class _Run:
     def __init__(
         self,
         operator: VideoCaptioningFromVLMMapper,
+        source: Source,
         form: RowForm,
-        sink: Sink,
-        failures: FailureLog,
+        journal: Journal,
         progress: Progress,
-        summary: RunSummary,
+        output: Path,
+        settings: RunSettings,
     ) -> None:
-        self.summary = summary
+        self.summary = RunSummary(output=output, model=model_name(operator))
         self._operator = operator
+        self._source = source
         self._form = form
-        self._sink = sink
-        self._failures = failures
+        self._journal = journal
         self._progress = progress
+        self._settings = settings
+        self._failures = settings.failures or failures_path(output)
+        self._identity = self._current_identity()
         self._waiting: dict[int, Sample] = {}
+        self._stopped = False
 
-    def load_model(self) -> None:
+    def run(self) -> RunSummary:
+        """Do what is left to do."""
+        self._agree()
+        if self._journal.fact("finished") and self.summary.output.exists():
+            return self._as_it_was()
+        parts = PartedOutput(
+            self._journal,
+            self.summary.output,
+            schema=self._source.schema(),
+            new_fields=self._form.new_fields(),
+            part_rows=self._settings.part_rows,
+        )
+        try:
+            parts.open()
+            self._load_model()
+            self._rows(parts)
+            self._end(parts)
+        except (Exception, KeyboardInterrupt) as exc:
+            parts.close(keep=True)
+            with suppress(Exception):
+                exc.add_note(self._kept())
+            raise
+        return self.summary
+
+    def _current_identity(self) -> RunIdentity:
+        return RunIdentity.of(self._operator, self._source, self.summary.output, limit=self._settings.limit)
+
+    def _agree(self) -> None:
+        """See that the run is the one that the journal is of, and make the journal ready.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        kept, settings = self._journal.fact("identity"), self._settings
+        differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
+        if differences and not settings.update:
+            raise SettingsError(_other_run(self.summary.output, differences))
+        if differences:
+            self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
+            self._journal.set_aside()
+        if settings.retry is not None:
+            count = self._journal.forget_failures(settings.retry or None)
+            self._progress.say(f"trying {count:,} failed videos again")
+        self._remember()
+
+    def _remember(self) -> None:
+        command = command_of(self._operator, self._source, limit=self._settings.limit, failures=self._settings.failures)
+        self._journal.keep(identity=self._identity.as_dict(), command=command)
+
+    def _as_it_was(self) -> RunSummary:
+        for part in self._journal.parts():
+            self.summary.merge(part.counts)
+        self.summary.is_old = True
+        self.summary.failures_path = self._failures if self.summary.failed_rows else None
+        self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
+        return self.summary
+
+    def _load_model(self) -> None:
         """Load the model now, so that its time is not counted as captioning."""
         began = time.monotonic()
         self._progress.say(f"loading {self.summary.model or 'the model'}")
         self._operator.start()
         self.summary.load_seconds = time.monotonic() - began
+        self._check_revision()
 
-    def rows(self, source: Source, limit: int | None) -> None:
-        """Send the rows through the pipe."""
-        self._progress.start(_total(source, limit))
+    def _check_revision(self) -> None:
+        """A model that had to be fetched shows its version only now."""
+        before, self._identity = self._identity, self._current_identity()
+        kept = self._journal.fact("identity")
+        if self._identity == before and kept == before.as_dict():
+            return
+        differences = self._identity.differences(kept) if self._journal.has_answers else []
+        if differences and not self._settings.update:
+            raise SettingsError(_other_run(self.summary.output, differences))
+        self._remember()
+
+    def _rows(self, parts: PartedOutput) -> None:
+        """Send the rows that are not in finished parts through the pipe."""
+        for part in parts.done:
+            self.summary.merge(part.counts)
+        first = self.summary.known_rows = parts.rows_done
+        self.summary.known_videos = self.summary.videos
+        if first:
+            self._progress.say(f"going on behind {first:,} rows that are done")
+        self._progress.start(_total(self._source, self._settings.limit))
         began = time.monotonic()
-        writer = Writer(self._take)
+        writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
+        rows = islice(self._source, first, self._settings.limit)
         try:
-            times = self._operator.run_stream(self._wrapped(islice(source, limit)), writer.put)
+            times = self._operator.run_stream(
+                self._wrapped(rows, first), writer.put, results=_Answers(self), first_row=first
+            )
         finally:
             writer.close()
         writer.finish()
@@ -121,54 +234,115 @@ class _Run:
         self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
         self.summary.engine = captioner_notes(self._operator.captioner)
 
-    def keep(self) -> str:
-        """Give what is written a name, if anything is; a sentence that says which."""
-        rows, path = self.summary.rows_in, partial_path(self.summary.output)
-        if not rows:
-            return "no row was done, and nothing is written"
-        self._sink.commit(path.name)
-        self._failures.commit(failures_path(path))
-        return f"the {rows:,} rows that were done are in {path}"
+    def _end(self, parts: PartedOutput) -> None:
+        """Bring everything together under its final name."""
+        parts.finish()
+        if write_failures(self._failures, self._journal.failures()):
+            self.summary.failures_path = self._failures
+        self._journal.finish()
+        self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
 
-    def _wrapped(self, rows: Iterator[Sample]) -> Iterator[Sample]:
-        for number, row in enumerate(rows):
+    def _kept(self) -> str:
+        """A sentence that says what is kept of a run that ends early."""
+        if not self._journal.has_answers and not self.summary.rows_in:
+            return "no row was done, and nothing is written"
+        rows, folder = self.summary.rows_in, self._journal.folder
+        return f"{rows:,} rows are done and kept in {folder}; the same command goes on from there"
+
+    def answer(self, request: CaptionRequest) -> CaptionResult | None:
+        """What an earlier go of this run has for a request."""
+        found = self._journal.result(request.id, self._identity.digest(request))
+        self.summary.known_videos += found is not None
+        return found
+
+    def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Keep an answer for another go."""
+        kind = "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
+        if result.failure is not None:
+            kind = result.failure.kind
+        self._journal.add(request.id, self._identity.digest(request), result, failed=kind)
+
+    def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
+        for number, row in enumerate(rows, start=first):
             self._waiting[number] = row
             yield self._form.wrap(row)
 
-    def _take(self, outcome: RowOutcome) -> None:
+    def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
         row = self._waiting.pop(outcome.row)
-        for video_index, failure in outcome.failures:
-            self._failures.write(failure_row(row, outcome.row, video_index, failure, self._form))
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
         made = self._form.unwrap(row, outcome)
-        for sample in made:
-            self._sink.write(sample)
+        failed = [
+            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
+        ]
+        parts.write(made, failed, lambda counts: counts.add(outcome, rows_out=len(made)))
         self.summary.add(outcome, rows_out=len(made))
         self._progress.update(self.summary)
+        self._check_failures()
+
+    def _check_failures(self) -> None:
+        if self._settings.max_failures.is_passed(self.summary):
+            raise _too_many(self.summary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """The journal of a run, as the pipe sees it."""
+
+    run: _Run
+
+    def get(self, request: CaptionRequest) -> CaptionResult | None:
+        """See `pipe.Results`."""
+        return self.run.answer(request)
+
+    def put(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """See `pipe.Results`."""
+        self.run.keep(request, result)
 
 
 @contextmanager
-def _kept_if_stopped(run: _Run) -> Iterator[None]:
-    """Keep what is done where the run is stopped; a run that must not skip errors leaves nothing."""
-    try:
-        yield
-    except FailedSamplesError:
-        raise
-    except (Exception, KeyboardInterrupt) as exc:
-        with suppress(Exception):  # such as a full disk, of which `exc` tells
-            exc.add_note(run.keep())
-        raise
+def _journal(output: Path) -> Iterator[Journal]:
+    """The journal of the run with this output; nothing of it stays where no row was done."""
+    with Journal(run_folder(output)) as journal:
+        try:
+            yield journal
+        finally:
+            empty = not journal.has_answers and not journal.parts()
+            journal.close()
+            if empty:
+                shutil.rmtree(journal.folder, ignore_errors=True)
 
 
-def partial_path(output: Path) -> Path:
-    """Where the rows of a run that was stopped go.
+def _check_free(output: Path, *, overwrite: bool) -> None:
+    """Make way for the output, or see that nothing is in it.
 
-    >>> partial_path(Path("out.jsonl.gz"))
-    PosixPath('out.partial.jsonl.gz')
+    Raises:
+        DataError: something is there that is no run's own.
     """
-    stem, dot, suffixes = output.name.partition(".")
-    return output.with_name(f"{stem}.partial{dot}{suffixes}")
+    if overwrite:
+        remove_run(output)
+        return
+    if output.is_dir():
+        raise DataError(f"cannot write {str(output)!r}: it is a folder")
+    if output.exists() and not run_folder(output).exists():
+        raise DataError(
+            f"{str(output)!r} is there already, and no run can go on with it; name another file, or replace it "
+            "(--overwrite)"
+        )
+
+
+def _other_run(output: Path, differences: Collection[str]) -> str:
+    return (
+        f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}. Use the earlier settings to "
+        "go on, --update to do again only what this affects, or --overwrite to start afresh"
+    )
+
+
+def _too_many(summary: Counts) -> TooManyFailuresError:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failures.most_common())
+    return TooManyFailuresError(
+        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows"
+    )
 
 
 def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
@@ -181,6 +355,7 @@ def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
         window_keys=planner.window_keys,
         caption_key=planner.caption_key,
         failure_key=planner.failure_key,
+        finish_reason_key=planner.finish_reason_key,
         keep_original=planner.keep_original,
         tokens=planner.tokens,
     )
@@ -191,17 +366,19 @@ def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
     return operator.spec.model if operator.spec is not None else None
 
 
-def check_output(output: Path, source: Source) -> None:
+def check_output(outputs: Collection[Path], source: Source) -> None:
     """Stop before an input would be replaced.
 
     Raises:
-        DataError: the output, what a run that is stopped leaves, or a file of failures beside it, is read.
+        DataError: a file to be written is read.
     """
-    names = [output, partial_path(output)]
-    targets = {path.resolve() for path in (*names, *map(failures_path, names)) if path.exists()}
+    targets = {path.resolve(): path for path in outputs if path.exists()}
     for path in source.files() if targets else ():
         if path.resolve() in targets:
-            raise DataError(f"the output {str(output)!r} would replace {str(path)!r}, which is read; name another file")
+            raise DataError(
+                f"the output {str(targets[path.resolve()])!r} would replace {str(path)!r}, which is read; name another "
+                "file"
+            )
 
 
 def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
@@ -215,8 +392,9 @@ def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, 
         operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
 
 
-def _check_first_row(sink: Sink, source: Source, form: RowForm) -> None:
+def _check_first_row(output: Path, source: Source, form: RowForm) -> None:
     """Stop early where the output's format cannot hold the values of the rows."""
+    sink = open_sink(output, schema=source.schema(), new_fields=form.new_fields())
     for row in islice(source, 1):
         sink.check({**row, **dict.fromkeys(form.new_fields())})
 
@@ -242,7 +420,7 @@ def _total(source: Source, limit: int | None) -> int | None:
 def _stopped_at(outcome: RowOutcome) -> FailedSamplesError:
     video_index, failure = outcome.failures[0]
     return FailedSamplesError(
-        f"row {outcome.row}, video {video_index}: {failure.kind}: {failure.message}; stopped without an output because "
-        "skip_op_error is false",
+        f"row {outcome.row}, video {video_index}: {failure.kind}: {failure.message}; stopped because skip_op_error is "
+        "false",
         batch=[],
     )

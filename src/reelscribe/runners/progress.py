@@ -96,8 +96,10 @@ class LogProgress(NoProgress):
 
     def _line(self, so_far: RunSummary, seconds: float) -> str:
         rows = f"{so_far.rows_in:,}" if self._total is None else f"{so_far.rows_in:,} of {self._total:,}"
-        line = f"{rows} rows, {so_far.videos:,} videos, {so_far.failed_rows:,} failed, {_rate(so_far.videos, seconds)}"
-        left = _time_left(so_far.rows_in, self._total, seconds)
+        line = (
+            f"{rows} rows, {so_far.videos:,} videos, {so_far.failed_rows:,} failed, {_rate(so_far.new_videos, seconds)}"
+        )
+        left = _time_left(so_far, self._total, seconds)
         return f"{line}, {left}" if left else line
 
 
@@ -142,8 +144,8 @@ class BarProgress(NoProgress):
             completed=so_far.rows_in,
             videos=so_far.videos,
             failed=so_far.failed_rows,
-            rate=_rate(so_far.videos, seconds),
-            left=_time_left(so_far.rows_in, self._total, seconds),
+            rate=_rate(so_far.new_videos, seconds),
+            left=_time_left(so_far, self._total, seconds),
         )
 
 
@@ -156,10 +158,11 @@ def _rate(videos: int, seconds: float) -> str:
     return f"{videos / seconds:.2f} videos/s" if seconds > 0 else "- videos/s"
 
 
-def _time_left(done: int, total: int | None, seconds: float) -> str:
+def _time_left(so_far: RunSummary, total: int | None, seconds: float) -> str:
     """Time left at the mean speed so far: rows come in bursts, a batch at a time, so the latest speed says little."""
+    done = so_far.rows_in - so_far.known_rows
     if total is None or done == 0:
         return ""
-    minutes, rest = divmod(round(seconds / done * max(0, total - done)), 60)
+    minutes, rest = divmod(round(seconds / done * max(0, total - so_far.rows_in)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} left"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..record import FAILURE_KINDS
 from ..stages import StageTimes
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 3
+EXIT_TOO_MANY_FAILED = 4
 DEMONSTRATION_MODELS = ("reelscribe/shapes",)
 DEMONSTRATION_NOTE = (
     "{model} is a demonstration model: it knows rendered coloured shapes, and its words mean nothing for other videos."
@@ -26,13 +27,9 @@ DEMONSTRATION_NOTE = (
 
 
 @dataclass
-class RunSummary:
-    """Counts and times of one run."""
+class Counts:
+    """What rows came to; counts of parts add up to those of the whole."""
 
-    output: Path
-    """Where the rows are."""
-    model: str | None = None
-    """The model's name, where it is known."""
     rows_in: int = 0
     """Rows read."""
     rows_out: int = 0
@@ -41,16 +38,60 @@ class RunSummary:
     """Videos asked about."""
     captions: int = 0
     """Captions kept."""
+    cut_captions: int = 0
+    """Kept captions that were cut at the token limit."""
     failed_rows: int = 0
     """Rows with a failure."""
     failures: Counter[str] = field(default_factory=Counter)
     """Failed videos by kind."""
-    failures_path: Path | None = None
-    """Where the failures are, if there are any."""
     prompt_tokens: int = 0
     """Tokens of the prompts, vision tokens included."""
     completion_tokens: int = 0
     """Generated tokens, all candidates."""
+
+    def add(self, outcome: RowOutcome, *, rows_out: int) -> None:
+        """Count one row."""
+        self.rows_in += 1
+        self.rows_out += rows_out
+        self.videos += outcome.videos
+        self.captions += sum(len(kept) for kept in outcome.captions)
+        self.cut_captions += sum(reasons.count("length") for reasons in outcome.finish_reasons)
+        self.failed_rows += bool(outcome.failures)
+        self.failures.update(failure.kind for _, failure in outcome.failures)
+        self.prompt_tokens += outcome.usage.prompt_tokens
+        self.completion_tokens += outcome.usage.completion_tokens
+
+    def merge(self, counts: Mapping[str, Any]) -> None:
+        """Add the counts of other rows, as `as_dict` gives them."""
+        for name, value in counts.items():
+            if name == "failures":
+                self.failures.update(value)
+            else:
+                setattr(self, name, getattr(self, name) + value)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**{one.name: getattr(self, one.name) for one in fields(Counts)}, "failures": dict(self.failures)}
+
+
+@dataclass
+class RunSummary(Counts):
+    """Counts and times of one run."""
+
+    output: Path = Path()
+    """Where the rows are."""
+    model: str | None = None
+    """The model's name, where it is known."""
+    known_rows: int = 0
+    """Rows in parts of the output that were finished before this run was started again."""
+    known_videos: int = 0
+    """Videos that were answered before this run was started again."""
+    failures_path: Path | None = None
+    """Where the failures are, if there are any."""
+    is_old: bool = False
+    """Whether everything had been done before."""
+    too_many_failed: bool = False
+    """Whether more rows failed than were allowed."""
     engine: list[str] = field(default_factory=list)
     """What the captioner says about itself: how it ran the model, in which form it showed the videos."""
     stages: StageTimes | None = None
@@ -60,37 +101,40 @@ class RunSummary:
     seconds: float = 0.0
     """Time from the first row to the last, without loading."""
 
-    def add(self, outcome: RowOutcome, *, rows_out: int) -> None:
-        """Count one row."""
-        self.rows_in += 1
-        self.rows_out += rows_out
-        self.videos += outcome.videos
-        self.captions += sum(len(kept) for kept in outcome.captions)
-        self.failed_rows += bool(outcome.failures)
-        self.failures.update(failure.kind for _, failure in outcome.failures)
-        self.prompt_tokens += outcome.usage.prompt_tokens
-        self.completion_tokens += outcome.usage.completion_tokens
+    @property
+    def new_videos(self) -> int:
+        """Videos asked about since this run was started."""
+        return self.videos - self.known_videos
 
     @property
     def videos_per_second(self) -> float:
-        """Videos done each second, loading left out."""
-        return self.videos / self.seconds if self.seconds else 0.0
+        """Videos done each second, loading and what was done before left out."""
+        return self.new_videos / self.seconds if self.seconds else 0.0
 
     @property
-    def tokens_per_second(self) -> float:
-        """Tokens generated each second, loading left out."""
-        return self.completion_tokens / self.seconds if self.seconds else 0.0
+    def tokens_per_second(self) -> float | None:
+        """Tokens generated each second, loading left out; None where answers of an earlier go are counted in."""
+        if not self.seconds or self.known_videos:
+            return None
+        return self.completion_tokens / self.seconds
 
     @property
     def exit_code(self) -> int:
-        """0: every row got its caption; 3: some failed."""
+        """0: every row got its caption; 3: some failed; 4: more than were allowed."""
+        if self.too_many_failed:
+            return EXIT_TOO_MANY_FAILED
         return EXIT_SOME_FAILED if self.failed_rows else EXIT_DONE
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the captions must know."""
-        is_demonstration = self.model in DEMONSTRATION_MODELS
-        return [DEMONSTRATION_NOTE.format(model=self.model)] if is_demonstration else []
+        notes = []
+        if self.is_old:
+            notes.append("this run was finished before, and nothing was done; --overwrite starts afresh, "
+                         "`reelscribe retry` tries failed rows again")  # fmt: skip
+        if self.model in DEMONSTRATION_MODELS:
+            notes.append(DEMONSTRATION_NOTE.format(model=self.model))
+        return notes
 
 
 def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
@@ -98,12 +142,20 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "rows in", f"{summary.rows_in:,}"
     yield "rows out", f"{summary.rows_out:,}"
     yield "captions", f"{summary.captions:,} for {summary.videos:,} videos"
+    if summary.known_videos:
+        yield "before", f"{summary.known_videos:,} of these videos were done before"
+    if summary.cut_captions:
+        yield "cut", f"{summary.cut_captions:,} captions were cut at the token limit (--max-tokens)"
     yield "failed", f"{summary.failed_rows:,} rows"
     for kind, count in sorted(summary.failures.items(), key=lambda item: (-item[1], item[0])):
         yield f"  {kind}", f"{count:,}  {FAILURE_KINDS[kind]}"
-    yield "speed", f"{summary.videos_per_second:.2f} videos/s, {summary.tokens_per_second:,.1f} tokens/s"
+    tokens_per_second = summary.tokens_per_second
+    speed = "" if tokens_per_second is None else f", {tokens_per_second:,.1f} tokens/s"
+    if not summary.is_old:
+        yield "speed", f"{summary.videos_per_second:.2f} videos/s{speed}"
     yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
-    yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
+    if not summary.is_old:
+        yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
     if summary.stages is not None:
         yield "bound", summary.stages.line()
     for line in summary.engine:

