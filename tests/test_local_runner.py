@@ -522,7 +522,9 @@ def test_the_summary_counts_by_kind_and_names_the_demonstration_model() -> None:
 
     from rich.console import Console
 
-    summary = RunSummary(output=Path("a folder/out.jsonl"), model="reelscribe/shapes", rows_in=1234, videos=1200, seconds=100)
+    summary = RunSummary(
+        output=Path("a folder/out.jsonl"), model="reelscribe/shapes", rows_in=1234, videos=1200, seconds=100
+    )
     summary.failures.update({"not_found": 2, "too_long": 7})
     summary.completion_tokens = 5000
     lines = dict(summary_lines(summary))

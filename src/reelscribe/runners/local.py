@@ -155,7 +155,7 @@ class _Run:
         except (Exception, KeyboardInterrupt) as exc:
             parts.close(keep=True)
             with suppress(Exception):
-                exc.add_note(self._kept())
+                exc.add_note(self._kept(goes_on=not isinstance(exc, TooManyFailuresError)))
             raise
         return self.summary
 
@@ -242,12 +242,13 @@ class _Run:
         self._journal.finish()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
 
-    def _kept(self) -> str:
-        """A sentence that says what is kept of a run that ends early."""
+    def _kept(self, *, goes_on: bool) -> str:
+        """A sentence that says what is kept of a run that ends early, and perhaps that the same command goes on."""
         if not self._journal.has_answers and not self.summary.rows_in:
             return "no row was done, and nothing is written"
         rows, folder = self.summary.rows_in, self._journal.folder
-        return f"{rows:,} rows are done and kept in {folder}; the same command goes on from there"
+        way_on = "; the same command goes on from there" if goes_on else ""
+        return f"{rows:,} rows are done and kept in {folder}{way_on}"
 
     def answer(self, request: CaptionRequest) -> CaptionResult | None:
         """What an earlier go of this run has for a request."""
@@ -341,7 +342,8 @@ def _other_run(output: Path, differences: Collection[str]) -> str:
 def _too_many(summary: Counts) -> TooManyFailuresError:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failures.most_common())
     return TooManyFailuresError(
-        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows"
+        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; with a larger "
+        "limit the run goes on, and `reelscribe retry` tries them again"
     )
 
 
