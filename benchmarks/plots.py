@@ -11,6 +11,7 @@ NAMES = {
     "ours": "reelscribe", "data_juicer": "Data-Juicer 1.6.1", "loop": "plain loop", "batch": "plain batches of 4",
     "reelscribe": "reelscribe", "opencv": "OpenCV", "decord": "decord", "torchcodec": "torchcodec",
     "pyav": "PyAV, plain loop", "opencv_seek": "OpenCV, seeking",
+    "opencv_as_it_comes": "OpenCV, as it comes", "decord_as_it_comes": "decord, as it comes",
 }  # fmt: skip
 
 

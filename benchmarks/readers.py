@@ -97,12 +97,13 @@ def _scaled(frames: Any, wanted: Wanted) -> np.ndarray:
     return np.stack([cv2.resize(one, (wanted.width, wanted.height), interpolation=cv2.INTER_CUBIC) for one in frames])
 
 
-def decord(wanted: Wanted, *, scales: bool) -> np.ndarray:
-    """`get_batch`, scaled by decord itself or afterwards; decoding on more than one thread costs more."""
+def decord(wanted: Wanted, *, scales: bool, threads: int = 1) -> np.ndarray:
+    """`get_batch`, scaled by decord itself or afterwards; decoding on more than one thread costs more, 0 is its own
+    choice."""
     from decord import VideoReader
 
     size = {"width": wanted.width, "height": wanted.height} if scales else {}
-    frames = VideoReader(wanted.path, num_threads=1, **size).get_batch(list(wanted.indices)).asnumpy()
+    frames = VideoReader(wanted.path, num_threads=threads, **size).get_batch(list(wanted.indices)).asnumpy()
     return frames if scales else _scaled(frames, wanted)
 
 
@@ -127,6 +128,8 @@ PEERS: dict[str, dict[str, Reader]] = {
         "approximate, scaled afterwards": partial(torchcodec, seek_mode="approximate", scales=False),
     },
     "pyav": {"plain loop": pyav},
+    "opencv_as_it_comes": {"threads as set": partial(opencv, threads=None)},
+    "decord_as_it_comes": {"scaled afterwards": partial(decord, scales=False, threads=0)},
 }
 """By name, then by the way it is used."""
 SEEKING: dict[str, dict[str, Reader]] = {

@@ -342,8 +342,8 @@ def _other_run(output: Path, differences: Collection[str]) -> str:
 def _too_many(summary: Counts) -> TooManyFailuresError:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failures.most_common())
     return TooManyFailuresError(
-        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; with a larger "
-        "limit the run goes on, and `reelscribe retry` tries them again"
+        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; "
+        "with a larger limit the run goes on, and `reelscribe retry` tries them again"
     )
 
 
