@@ -38,7 +38,7 @@ def load(path: Path) -> Rows:
 
 
 class Model:
-    """A captioner that answers with what `script` says for a request, whatever that is; it sees how often it is asked."""
+    """A captioner that answers with what `script` says for a request, and sees how often it is asked."""
 
     policy: FramePolicy | None = None
 
