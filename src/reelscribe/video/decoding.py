@@ -73,7 +73,7 @@ def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[i
             position += 1
         if not wanted:
             return
-    raise RejectedError("unreadable", "the decoder gives other frames the second time")
+    raise RejectedError("unreadable", "the decoder gives other frames the second time", doubtful=True)
 
 
 def _by_time(feed: _Feed, keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[VideoFrame]:
@@ -189,6 +189,8 @@ class _Feed:
         """Stand before the key frame, or anywhere earlier."""
         try:
             self.container.seek(key_ticks, stream=self.stream)
+        except MemoryError:
+            raise
         except (av.FFmpegError, OSError) as exc:
             raise MismatchError from exc
         self.following = packets(self.container, self.stream)

@@ -74,8 +74,10 @@ class PacketTimes:
     """Duration of the packet with the greatest pts, in ticks."""
 
 
-def scan_packets(container: InputContainer, stream: VideoStream, *, max_seconds: float) -> PacketTimes:
-    """Read the packet times of a file, up to its end, to where it is damaged, or to `max_seconds` and a little more."""
+def scan_packets(
+    container: InputContainer, stream: VideoStream, *, max_seconds: float, max_packets: int
+) -> PacketTimes:
+    """Read the packet times of a file, up to its end, to where it is damaged, or to one packet over a limit."""
     times = PacketTimes()
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
@@ -83,7 +85,8 @@ def scan_packets(container: InputContainer, stream: VideoStream, *, max_seconds:
         if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
             continue
         _note(times, packet)
-        if times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks:
+        too_long = times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks
+        if too_long or times.count > max_packets:
             break
     return times
 
@@ -105,14 +108,22 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
     """The packets of the stream and the empty one that flushes the decoder; ends early where the file is damaged."""
     try:
         yield from container.demux(stream)
+    except MemoryError:
+        raise
     except (av.FFmpegError, OSError):
         return
 
 
 def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged."""
+    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged.
+
+    Raises:
+        MemoryError: there is no more, or no more is allowed.
+    """
     try:
         return stream.codec_context.decode(packet)
+    except MemoryError:
+        raise
     except av.FFmpegError:
         return []
 
