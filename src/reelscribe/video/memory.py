@@ -1,4 +1,8 @@
-"""How much private memory this process has, and a bound on it; neither where the system does not tell (macOS)."""
+"""How much private memory this process has, and a bound on it; neither where the system does not tell (macOS).
+
+A bound makes requests for memory fail. Not every decoder says so: some give no picture and call the file damaged. So
+who meets a damaged file asks whether memory `is_short`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+
+ROOM_BYTES = 32 << 20
+"""Memory that must be left, or it may be the lack of it that looks like damage."""
 _STATUS = Path("/proc/self/status")
 
 
@@ -43,6 +51,15 @@ def _finite(limits: tuple[int, int]) -> list[int]:
     import resource
 
     return [limit for limit in limits if limit != resource.RLIM_INFINITY]
+
+
+def is_short(more_bytes: int = 0) -> bool:
+    """Whether less than `ROOM_BYTES` and `more_bytes` can still be had; they are reserved for a moment, not used."""
+    try:
+        np.empty(ROOM_BYTES + more_bytes, np.uint8)
+    except MemoryError:
+        return True
+    return False
 
 
 def leave_no_core() -> None:

@@ -27,6 +27,7 @@ from ..record import Clip, Failure, TimeWindow
 from .decoding import WAYS, MismatchError, Shortcuts, frames_at
 from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
+from .memory import is_short
 from .pixels import to_rgb, upright_size
 from .sampling import FramePolicy, frames_in_window, pad_frames, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
@@ -88,13 +89,18 @@ def attempt(
         times, timeline = _scan(source, window, limits)
         return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
     except RejectedError as exc:
-        return exc.outcome
+        looks_damaged = exc.failure.kind in ("unreadable", "no_frames")
+        return _out_of_memory(limits) if looks_damaged and is_short() else exc.outcome
     except SettingsError:
         raise
     except MemoryError:
-        return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
+        return _out_of_memory(limits)
     except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
         return Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
+
+
+def _out_of_memory(limits: ReadLimits) -> Doubt:
+    return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
 
 
 def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:

@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .memory import is_short
 from .sampling import is_constant_rate
 from .source import VideoSource
 
@@ -34,6 +35,8 @@ _LONG_LAST_FRAME = 1.5
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
+_FRAMES_HELD, _PIXEL_BYTES = 4, 4
+"""Frames that a decoder may be about to ask for, and what a pixel of theirs takes."""
 _NONE = np.zeros(0, np.int64)
 
 
@@ -122,9 +125,10 @@ def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[Vid
     """
     try:
         return stream.codec_context.decode(packet)
-    except MemoryError:
-        raise
-    except av.FFmpegError:
+    except av.FFmpegError as exc:
+        context = stream.codec_context
+        if isinstance(exc, MemoryError) or is_short(_FRAMES_HELD * _PIXEL_BYTES * context.height * context.width):
+            raise MemoryError from exc
         return []
 
 
