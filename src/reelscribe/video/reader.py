@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -85,9 +86,9 @@ def attempt(
 ) -> Clip | Failure | Doubt:
     """Try once to read a video; `plain`: decode everything, without shortcuts. The rest is as for `read_clip`."""
     try:
-        source = find_source(video, root=root, limits=limits)
-        times, timeline = _scan(source, window, limits)
-        return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
+        with closing(find_source(video, root=root, limits=limits)) as source:
+            times, timeline = _scan(source, window, limits)
+            return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
     except RejectedError as exc:
         looks_damaged = exc.failure.kind in ("unreadable", "no_frames")
         return _out_of_memory(limits) if looks_damaged and is_short() else exc.outcome
@@ -109,6 +110,8 @@ def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[
         _check_header(source, container, stream, limits)
         times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds, max_packets=limits.max_frames)
         _check_frames(source, times.count, limits)
+        if times.encrypted:
+            raise RejectedError("unreadable", f"{source.name} is encrypted")
         timeline = packet_timeline(times, container, stream)
         _check_seconds(source, timeline.duration_seconds if timeline else None, limits)
         _check_complete(source, container, stream, timeline, window)
@@ -143,7 +146,8 @@ def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
 
 
 def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
-    _check_pixels(source, stream.codec_context.height, stream.codec_context.width, limits)
+    size = stream.codec_context.height, stream.codec_context.width
+    _check_pixels(source, *(size if all(size) else source.header_size()), limits)
     _check_seconds(source, _announced_seconds(container, stream), limits)
     _check_frames(source, stream.frames, limits)
 

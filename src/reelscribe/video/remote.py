@@ -119,6 +119,8 @@ class _Fetching:
             self._copy(url, response, file)
             if announced is not None and file.tell() != announced:
                 raise OSError(f"{file.tell()} of {announced} bytes arrived")
+            if not file.tell():
+                raise OSError("nothing arrived")
         except BaseException:
             file.close()
             raise

@@ -69,7 +69,7 @@ class VideoSource:
     address: str | None = None
     """Where it was fetched from."""
     fetched: IO[bytes] | None = None
-    """The file without a name that `data` leads to, while this value lives."""
+    """The file without a name that `data` leads to, until it is closed."""
 
     @property
     def name(self) -> str:
@@ -78,6 +78,11 @@ class VideoSource:
             return f"the video of {len(self.data)} bytes"
         text = printable(self.address or str(self.data))
         return text if len(text) <= _NAME_CHARS else "…" + text[1 - _NAME_CHARS :]
+
+    def close(self) -> None:
+        """Let go of what was fetched."""
+        if self.fetched is not None:
+            self.fetched.close()
 
     @contextmanager
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -100,7 +105,14 @@ class VideoSource:
             stream.codec_context.options = self._decoder_options()
             yield container, stream
 
-    def _container(self) -> InputContainer:
+    def header_size(self) -> tuple[int, int]:
+        """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
+        with self._container(codec_whitelist="none") as container:
+            stream = _video_stream(container)
+            context = stream and stream.codec_context
+            return (context.height, context.width) if context else (0, 0)
+
+    def _container(self, **more_options: str) -> InputContainer:
         in_memory = isinstance(self.data, bytes)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}
         file: Any = io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
@@ -111,7 +123,7 @@ class VideoSource:
                 file,
                 mode="r",
                 options=self._decoder_options(),
-                container_options=options,
+                container_options=options | more_options,
                 metadata_errors="replace",
             )
         except MemoryError:
@@ -188,9 +200,7 @@ def _fetched(url: str, limits: ReadLimits) -> VideoSource:
             "not_allowed", f"{shown(url)} is remote: copy the file here, or allow it with allow_remote (--allow-remote)"
         )
     file = fetch(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
-    size = file.seek(0, os.SEEK_END)
-    source = VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
-    return _of_size(source, size, limits)
+    return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 
 def _local_path(text: str, root: Path | None) -> Path:

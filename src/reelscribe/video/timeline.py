@@ -71,6 +71,8 @@ class PacketTimes:
     """Packets that hold a shown frame."""
     reordered: bool = False
     """Whether some packet's pts differs from its dts."""
+    encrypted: bool = False
+    """Whether some packet is; decoding it would give noise."""
     last_ticks: int | None = None
     """Greatest pts."""
     last_length: int = 0
@@ -96,6 +98,7 @@ def scan_packets(
 
 def _note(times: PacketTimes, packet: Packet[VideoStream]) -> None:
     times.count += 1
+    times.encrypted |= packet.has_sidedata("encryption_info")
     pts = packet.pts
     if pts is None:
         return
