@@ -419,6 +419,8 @@ ZOO: dict[str, Animal] = {
     "boxes in boxes": Animal("unreadable", written(boxes_in_boxes(5000))),
     "index that says it unpacks to 2 GB": Animal("unreadable", written(packed_index(b"moov" * 99, told=2**31 - 1))),
     "index that unpacks to 256 MB": Animal("unreadable", written(packed_index(bytes(1 << 28), told=1 << 28))),
+    "box of 2 GB": Animal(GOOD, changed("x.mp4", lambda data: put(data, b"avcC", -8, b"\x7f\xff\xff\xff"))),
+    "table of 2 GB": Animal("unreadable", changed("x.mp4", lambda data: put(data, b"stss", 4, b"\x20\0\0\1"))),
     "no frames": Animal("unreadable", no_frames_written),
     # odd, but videos
     "one frame": Animal(GOOD, rendered(count=1)),

@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .memory import check_memory
 from .source import RejectedError
 from .timeline import Timeline, decoded, packets
 
@@ -189,9 +190,8 @@ class _Feed:
         """Stand before the key frame, or anywhere earlier."""
         try:
             self.container.seek(key_ticks, stream=self.stream)
-        except MemoryError:
-            raise
         except (av.FFmpegError, OSError) as exc:
+            check_memory(exc)
             raise MismatchError from exc
         self.following = packets(self.container, self.stream)
 

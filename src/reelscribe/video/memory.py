@@ -1,16 +1,15 @@
 """How much private memory this process has, and a bound on it; neither where the system does not tell (macOS).
 
-A bound makes requests for memory fail. Not every decoder says so: some give no picture and call the file damaged. So
-who meets a damaged file asks whether memory `is_short`.
+A bound makes requests for memory fail. Not every decoder says so: some give no picture and call the file damaged; and
+a damaged file may ask for more memory than any machine has. So who meets a damaged file asks whether memory `is_short`.
 """
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import numpy as np
 
 ROOM_BYTES = 32 << 20
 """Memory that must be left, or it may be the lack of it that looks like damage."""
@@ -55,11 +54,23 @@ def _finite(limits: tuple[int, int]) -> list[int]:
 
 def is_short(more_bytes: int = 0) -> bool:
     """Whether less than `ROOM_BYTES` and `more_bytes` can still be had; they are reserved for a moment, not used."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return False
     try:
-        np.empty(ROOM_BYTES + more_bytes, np.uint8)
-    except MemoryError:
+        mmap.mmap(-1, ROOM_BYTES + more_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
         return True
     return False
+
+
+def check_memory(cause: Exception, more_bytes: int = 0) -> None:
+    """Tell the lack of memory from damage.
+
+    Raises:
+        MemoryError: memory is short, so this is why a decoder failed.
+    """
+    if is_short(more_bytes):
+        raise MemoryError from cause
 
 
 def leave_no_core() -> None:

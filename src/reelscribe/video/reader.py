@@ -90,14 +90,18 @@ def attempt(
             times, timeline = _scan(source, window, limits)
             return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
     except RejectedError as exc:
-        looks_damaged = exc.failure.kind in ("unreadable", "no_frames")
-        return _out_of_memory(limits) if looks_damaged and is_short() else exc.outcome
+        outcome = exc.outcome
     except SettingsError:
         raise
     except MemoryError:
         return _out_of_memory(limits)
     except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
-        return Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
+        outcome = Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
+    return _out_of_memory(limits) if _looks_damaged(outcome) and is_short() else outcome
+
+
+def _looks_damaged(outcome: Failure | Doubt) -> bool:
+    return isinstance(outcome, Doubt) or outcome.kind in ("unreadable", "no_frames")
 
 
 def _out_of_memory(limits: ReadLimits) -> Doubt:

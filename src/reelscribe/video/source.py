@@ -25,6 +25,7 @@ from av.video.stream import VideoStream
 from ..record import Failure
 from .jobs import Doubt
 from .limits import ReadLimits
+from .memory import check_memory
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
@@ -126,9 +127,8 @@ class VideoSource:
                 container_options=options | more_options,
                 metadata_errors="replace",
             )
-        except MemoryError:
-            raise
         except (av.FFmpegError, OSError, ValueError) as exc:
+            check_memory(exc)
             raise RejectedError("unreadable", f"{self.name} cannot be opened as a video: {reason(exc)}") from exc
         return container
 

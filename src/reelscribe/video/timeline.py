@@ -22,7 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from .memory import is_short
+from .memory import check_memory
 from .sampling import is_constant_rate
 from .source import VideoSource
 
@@ -114,10 +114,8 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
     """The packets of the stream and the empty one that flushes the decoder; ends early where the file is damaged."""
     try:
         yield from container.demux(stream)
-    except MemoryError:
-        raise
-    except (av.FFmpegError, OSError):
-        return
+    except (av.FFmpegError, OSError) as exc:
+        check_memory(exc)
 
 
 def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
@@ -130,8 +128,7 @@ def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[Vid
         return stream.codec_context.decode(packet)
     except av.FFmpegError as exc:
         context = stream.codec_context
-        if isinstance(exc, MemoryError) or is_short(_FRAMES_HELD * _PIXEL_BYTES * context.height * context.width):
-            raise MemoryError from exc
+        check_memory(exc, _FRAMES_HELD * _PIXEL_BYTES * context.height * context.width)
         return []
 
 
