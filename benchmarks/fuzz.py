@@ -65,7 +65,7 @@ def _flip(data: bytearray, rng: np.random.Generator, _other: bytes) -> None:
 
 
 def _cut(data: bytearray, rng: np.random.Generator, _other: bytes) -> None:
-    del data[int(rng.integers(1, len(data))) :]
+    del data[int(rng.integers(len(data))) :]
 
 
 def _number(data: bytearray, rng: np.random.Generator, _other: bytes) -> None:

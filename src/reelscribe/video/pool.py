@@ -7,7 +7,6 @@ may have no children of `multiprocessing`.
 from __future__ import annotations
 
 import os
-import pickle
 import signal
 import socket
 import struct
@@ -92,6 +91,8 @@ class Worker:
             LostError: the process is gone.
             ReelscribeError: it never began to work.
         """
+        if isinstance(video, bytes):  # may be more than fits into the socket
+            self._begin()
         if not self._asked:
             self._since = time.monotonic()
         self._asked += 1
@@ -114,18 +115,16 @@ class Worker:
             self.end()
             raise LostError(_too_slow(limits), self._seconds())
         try:
-            answer = self._answer()
-        except (EOFError, OSError, pickle.UnpicklingError) as exc:
+            kind, seconds, outcome = self._connection.recv()
+            if kind == CLIP:
+                outcome = receive_clip(self._connection)
+        except Exception as exc:  # it is gone, or its memory was overwritten: what it says may be anything
             raise self._lost() from exc
-        self._asked -= 1
-        self._since = time.monotonic()
-        return answer
-
-    def _answer(self) -> tuple[Clip | Failure | Doubt, float]:
-        kind, seconds, outcome = self._connection.recv()
         if kind == ERROR:
             raise outcome
-        return receive_clip(self._connection) if kind == CLIP else outcome, seconds
+        self._asked -= 1
+        self._since = time.monotonic()
+        return outcome, seconds
 
     def _begin(self) -> None:
         """Wait until the process has loaded what it needs."""

@@ -121,7 +121,7 @@ class ClipStream:
         self._ended = self._closed = self._begun = False
         self._broken: BaseException | None = None
         self._bug: BaseException | None = None
-        self._starved_seconds = 0.0
+        self._starved_seconds = self._lost_seconds = 0.0
         self.workers = 0
         """Processes that read for this stream."""
         self.busy_seconds = 0.0
@@ -294,7 +294,7 @@ class ClipStream:
     def _is_quick(self, job: Job) -> bool:
         if isinstance(job.video, bytes) or not self.videos_read:
             return False
-        return self.busy_seconds / self.videos_read < SHORT_SECONDS
+        return (self.busy_seconds - self._lost_seconds) / self.videos_read < SHORT_SECONDS
 
     def _deliver(self, job: Job, outcome: Clip | Failure | Doubt, seconds: float) -> None:
         with self._changed:
@@ -328,6 +328,7 @@ class ClipStream:
         with self._changed:
             suspect, *rest = sent
             self._note(suspect, lost.seconds)
+            self._lost_seconds += lost.seconds
             if self._closed:
                 return deque()
             self._queue.extendleft(reversed(rest))
