@@ -80,8 +80,8 @@ def test_a_value_that_is_no_video_is_a_bad_sample(value: Any) -> None:
 @pytest.mark.parametrize("url", ["http://host/a.mp4", "https://host/a.mp4", "s3://bucket/a.mp4", "file://other/a.mp4"])
 def test_remote_videos_are_not_read(url: str) -> None:
     failure = failure_of(url)
-    assert failure.kind == "unreadable"
-    assert "local" in failure.message or "remote reading is not available" in failure.message
+    assert failure.kind == ("unreadable" if url.startswith("file") else "not_allowed")
+    assert "local" in failure.message or "--allow-remote" in failure.message
 
 
 @pytest.mark.parametrize("text", ["pipe:0", "concat:a.ts|b.ts", "a\0b.mp4", "x" * 5000])
@@ -530,7 +530,10 @@ def test_limits_are_kept(video: Video) -> None:
     assert len(clip_of(path, limits=exact).frames) == 20
 
 
-@pytest.mark.parametrize("name", ["max_frame_pixels", "max_duration_seconds", "max_bytes"])
+@pytest.mark.parametrize(
+    "name",
+    ["max_frame_pixels", "max_duration_seconds", "max_frames", "max_bytes", "max_read_seconds", "max_memory_bytes"],
+)
 def test_limits_must_be_above_zero(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         ReadLimits(**{name: 0})
@@ -583,3 +586,54 @@ def test_damage_anywhere_is_a_clip_or_a_failure(video: Video, name: str) -> None
             "too_large",
             "too_long",
         )
+
+
+# where files may lie
+
+
+@pytest.fixture
+def walled(video: Video, tmp_path: Path) -> tuple[Path, ReadLimits]:
+    """A folder with a video outside of which nothing may be read, and limits that say so."""
+    inside = tmp_path / "media" / "deep"
+    inside.mkdir(parents=True)
+    for path in (inside / "a.mp4", tmp_path / "outside.mp4"):
+        path.write_bytes(video("h264.mp4").read_bytes())
+    (tmp_path / "media2").mkdir()
+    (tmp_path / "media2" / "a.mp4").write_bytes(b"x")
+    (inside / "out.mp4").symlink_to(tmp_path / "outside.mp4")
+    (inside / "in.mp4").symlink_to("a.mp4")
+    (inside / "up").symlink_to("../..")
+    (tmp_path / "entrance").symlink_to("media")
+    return tmp_path / "media", ReadLimits(media_root=tmp_path / "media")
+
+
+@pytest.mark.parametrize("name", ["deep/a.mp4", "deep/in.mp4", "deep/../deep/a.mp4", "../entrance/deep/a.mp4"])
+def test_files_inside_the_media_root_are_read(walled: tuple[Path, ReadLimits], name: str) -> None:
+    root, limits = walled
+    for value in (name, root / name, f"file://{root / name}", {"path": str(root / name), "bytes": None}):
+        assert len(clip_of(value, limits=limits, root=root).frames)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.mp4", "deep/out.mp4", "deep/up/outside.mp4", "../media2/a.mp4", "../gone.mp4", "/etc/passwd", ".."],
+)
+def test_files_outside_the_media_root_are_refused(walled: tuple[Path, ReadLimits], name: str) -> None:
+    root, limits = walled
+    for value in (name, root / name, f"file://{root / name}", {"path": str(root / name), "bytes": None}):
+        assert failure_of(value, limits=limits, root=root).kind == "not_allowed"
+
+
+def test_bytes_lie_nowhere_and_a_media_root_may_be_a_link(video: Video, walled: tuple[Path, ReadLimits]) -> None:
+    root, limits = walled
+    assert len(clip_of(video("h264.mp4").read_bytes(), limits=limits).frames)
+    linked = ReadLimits(media_root=root.parent / "entrance")
+    assert len(clip_of(root / "deep" / "a.mp4", limits=linked).frames)
+    assert failure_of(root / "gone.mp4", limits=limits).kind == "not_found"
+    assert failure_of("x\0.mp4", limits=limits, root=root).kind == "unreadable"
+
+
+def test_the_number_of_frames_is_bounded(video: Video) -> None:
+    for name in ("h264.mp4", "vp9.webm", "raw.h264"):
+        assert len(clip_of(video(name), limits=ReadLimits(max_frames=20)).frames) > 1
+        assert failure_of(video(name), limits=ReadLimits(max_frames=19)).kind == "too_long"

@@ -20,7 +20,7 @@ import clips
 import fake_readers
 from reelscribe.errors import ReelscribeError, SettingsError
 from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, TimeWindow
-from reelscribe.video import workers
+from reelscribe.video import jobs, workers
 from reelscribe.video.pool import WorkerPool
 from reelscribe.video.reader import ReadLimits, read_clip
 from reelscribe.video.sampling import FramePolicy
@@ -258,7 +258,7 @@ def test_a_video_that_kills_its_process_fails_alone(pool: WorkerPool, tmp_path: 
     assert found.keys() == set(names)
     assert {name for name, outcome in found.items() if isinstance(outcome, Failure)} == {"crash.b"}
     assert found["crash.b"].kind == "crashed"
-    assert log_of(tmp_path).count("crash.b") == workers.MAX_CRASHES
+    assert log_of(tmp_path).count("crash.b") == jobs.MAX_ATTEMPTS
 
 
 def test_a_bug_in_reading_reaches_the_consumer(pool: WorkerPool, tmp_path: Path) -> None:

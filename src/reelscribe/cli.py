@@ -143,7 +143,16 @@ READ_OPTIONS = options(
            "fails as too_long.  [default: 24 hours]"),
     count_option("--max-source-pixels", help="A video with larger frames, height x width, fails as too_large.  "
                  "[default: 8192 x 8192]"),
+    count_option("--max-source-frames", help="A video with more frames fails as too_long.  [default: 10 million]"),
     count_option("--max-source-bytes", help="A larger file fails as too_large.  [default: no limit]"),
+    option("--max-read-seconds", type=click.FloatRange(min=0, min_open=True), metavar="S", help="A video that takes "
+           "longer to read, twice, fails as timeout.  [default: 300]"),
+    count_option("--max-read-memory", "max_read_memory_mib", help="A video whose reading takes more memory, in MiB, "
+                 "twice, fails as out_of_memory.  [default: 4096]"),
+    option("--media-root", metavar="DIR", help="Read no file outside of this folder, links resolved: not_allowed.  "
+           "[default: anywhere]"),
+    option("--allow-remote", is_flag=True, default=None, help="Fetch videos at https:// addresses; without it they "
+           "fail as not_allowed."),
     count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
 )  # fmt: skip
 

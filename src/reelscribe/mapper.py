@@ -94,7 +94,12 @@ class VideoCaptioningFromVLMMapper:
         video_root: folder that relative video paths are relative to; None: the current one.
         max_source_seconds: a longer video fails as `too_long`.
         max_source_pixels: a video with larger frames (height x width) fails as `too_large`.
+        max_source_frames: a video with more frames fails as `too_long`.
         max_source_bytes: a larger file fails as `too_large`; None: no limit.
+        max_read_seconds: a video that takes longer to read, twice, fails as `timeout`.
+        max_read_memory_mib: a video whose reading takes more memory (MiB), twice, fails as `out_of_memory`; Linux only.
+        media_root: folder outside of which no file is read (`not_allowed`), links resolved; None: anywhere.
+        allow_remote: whether videos at `https://` addresses are fetched; otherwise they fail as `not_allowed`.
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
         num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of
             cores.
@@ -145,7 +150,12 @@ class VideoCaptioningFromVLMMapper:
         video_root: str | None = None,
         max_source_seconds: PositiveFloat = DEFAULT_LIMITS.max_duration_seconds,
         max_source_pixels: PositiveInt = DEFAULT_LIMITS.max_frame_pixels,
+        max_source_frames: PositiveInt = DEFAULT_LIMITS.max_frames,
         max_source_bytes: PositiveInt | None = None,
+        max_read_seconds: PositiveFloat = DEFAULT_LIMITS.max_read_seconds,
+        max_read_memory_mib: PositiveInt = DEFAULT_LIMITS.max_memory_bytes >> 20,
+        media_root: str | None = None,
+        allow_remote: bool = False,
         batch_size: PositiveInt | None = None,
         num_proc: PositiveInt | None = None,
         accelerator: Literal["cpu", "cuda", "mps"] | None = None,
@@ -183,7 +193,14 @@ class VideoCaptioningFromVLMMapper:
             finish_reason_key=finish_reason_key,
         )
         self.limits = ReadLimits(
-            max_frame_pixels=max_source_pixels, max_duration_seconds=max_source_seconds, max_bytes=max_source_bytes
+            max_frame_pixels=max_source_pixels,
+            max_duration_seconds=max_source_seconds,
+            max_frames=max_source_frames,
+            max_bytes=max_source_bytes,
+            max_read_seconds=max_read_seconds,
+            max_memory_bytes=max_read_memory_mib << 20,
+            media_root=Path(media_root).absolute() if media_root is not None else None,
+            allow_remote=allow_remote,
         )
         self.video_root = Path(video_root) if video_root is not None else None
         self.pool = WorkerPool(num_proc)

@@ -22,11 +22,13 @@ FAILURE_KINDS = {
     "unreadable": "the file exists but cannot be opened or decoded as a video",
     "no_video_stream": "the file has no video stream (audio only, say)",
     "no_frames": "the file has a video stream but no frame of it can be decoded, or none lies in the time window",
+    "not_allowed": "the settings forbid it (a remote address, or a path outside of the media root)",
     "too_large": "a frame or the file is over the size limit",
-    "too_long": "the video is over the duration limit",
+    "too_long": "the video is over the limit for its duration or its number of frames",
+    "timeout": "reading the video took longer than the time limit, twice",
     "crashed": "the process that read the video died twice while it worked on it",
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video)",
-    "out_of_memory": "this video alone does not fit in the memory of the device",
+    "out_of_memory": "this video alone does not fit in the memory of the device, or reading it in the memory limit",
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
@@ -144,10 +146,10 @@ class Failure:
     """A key of `FAILURE_KINDS`."""
     message: str
     """One sentence for a person."""
-    attempts: int = 1
-    """How often it was tried."""
-    seconds: float = 0.0
-    """Time spent on it, over all attempts."""
+    attempts: int = field(default=1, compare=False)
+    """How often reading was tried."""
+    seconds: float = field(default=0.0, compare=False, repr=False)
+    """Time spent on reading, over all tries."""
 
     def __post_init__(self) -> None:
         if self.kind not in FAILURE_KINDS:

@@ -20,7 +20,7 @@ from ..models import model_revision
 from ..record import CaptionRequest
 
 FREE_PARAMETERS = (
-    "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_bytes",
+    "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
 )  # fmt: skip
 """Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
 not what is written."""

@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .memory import check_memory
 from .source import RejectedError
 from .timeline import Timeline, decoded, packets
 
@@ -73,7 +74,7 @@ def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[i
             position += 1
         if not wanted:
             return
-    raise RejectedError("unreadable", "the decoder gives other frames the second time")
+    raise RejectedError("unreadable", "the decoder gives other frames the second time", doubtful=True)
 
 
 def _by_time(feed: _Feed, keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[VideoFrame]:
@@ -190,6 +191,7 @@ class _Feed:
         try:
             self.container.seek(key_ticks, stream=self.stream)
         except (av.FFmpegError, OSError) as exc:
+            check_memory(exc)
             raise MismatchError from exc
         self.following = packets(self.container, self.stream)
 

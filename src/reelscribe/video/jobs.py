@@ -1,25 +1,58 @@
-"""One video to read and who wants it; and clips that were read lately, in case they are wanted again."""
+"""One video to read, who wants it and how it went; and clips that were read lately, in case they are wanted again."""
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..record import CaptionRequest, Clip
+from ..record import CaptionRequest, Clip, Failure
+
+MAX_ATTEMPTS = 2
+"""How often a video is tried before it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A failure that came up while decoding: worth one more try, in a fresh process and without shortcuts."""
+
+    failure: Failure
+    """What to report if it comes up again."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One video to read, and who wants it."""
+    """One video to read, who wants it, and what was tried."""
 
     key: Hashable
+    """What is asked for: the video and the window."""
     video: str | bytes
+    """A path, a URL or a file's bytes."""
     settings: dict[str, Any]
+    """What else the reader is told."""
     requests: list[CaptionRequest]
-    crashes: int = 0
+    """Who wants it."""
+    attempts: int = 0
+    """Tries that have ended."""
+    seconds: float = 0.0
+    """Time they took."""
+
+    def tried(self, seconds: float) -> None:
+        """Note that a try has ended."""
+        self.attempts += 1
+        self.seconds += seconds
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was tried as often as it may be."""
+        return self.attempts >= MAX_ATTEMPTS
+
+    def failed(self, outcome: Failure | Doubt) -> Failure:
+        """The failure to hand out, with what was spent on it."""
+        failure = outcome.failure if isinstance(outcome, Doubt) else outcome
+        return replace(failure, attempts=self.attempts, seconds=self.seconds)
 
     @property
     def nbytes(self) -> int:

@@ -7,17 +7,23 @@ may have no children of `multiprocessing`.
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections import deque
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from ..errors import ReelscribeError, SettingsError
 from ..record import Clip, Failure
+from .jobs import Doubt
+from .limits import DEFAULT_LIMITS, ReadLimits
 from .transport import receive_clip
 from .worker import CLIP, ERROR
 
@@ -25,13 +31,27 @@ MAX_WORKERS = 32
 """Most processes that are started unless told otherwise."""
 FIRST_WORKERS = 2
 """Processes a stream begins with, where there are as many cores; more are added where the model waits for clips."""
-READER = "reelscribe.video.reader:read_clip"
+READER = "reelscribe.video.reader:attempt"
+START_SECONDS = 120.0
+"""Time in which a process must say that it is ready."""
+MESSAGE_SECONDS = 30.0
+"""Time a message may take between a process and this one, once it has begun."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _END_SECONDS = 1.0
 
 
-class WorkerDiedError(Exception):
-    """The process ended without an answer; never leaves the package."""
+class LostError(Exception):
+    """A process gave no clip and is not to be used again; never leaves the package.
+
+    Args:
+        failure: what to report of the video it was reading, if another try ends no better.
+        seconds: time it spent on that video.
+    """
+
+    def __init__(self, failure: Failure, seconds: float) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.seconds = seconds
 
 
 class Worker:
@@ -43,6 +63,8 @@ class Worker:
 
     def __init__(self, reader: str = READER) -> None:
         ours, theirs = socket.socketpair()
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(MESSAGE_SECONDS), 0))
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "reelscribe.video.worker", str(theirs.fileno()), reader],
@@ -54,6 +76,8 @@ class Worker:
             )
         self._connection = Connection(ours.detach())
         self._ready = False
+        self._asked = 0
+        self._since = 0.0
 
     @property
     def pid(self) -> int:
@@ -64,57 +88,105 @@ class Worker:
         """Ask for a video; several may be asked for, and are answered in order.
 
         Raises:
-            WorkerDiedError: the process is gone.
+            LostError: the process is gone.
             ReelscribeError: it never began to work.
         """
+        if isinstance(video, bytes):  # may be more than fits into the socket
+            self._begin()
+        if not self._asked:
+            self._since = time.monotonic()
+        self._asked += 1
         try:
             self._connection.send((video, settings))
         except OSError as exc:
             self._begin()
-            raise WorkerDiedError from exc
+            raise self._lost() from exc
 
-    def receive(self) -> tuple[Clip | Failure, float]:
-        """Wait for the next answer, and the seconds it took.
+    def receive(self, *, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[Clip | Failure | Doubt, float]:
+        """Wait for the next answer, and the seconds it took; the process has `max_read_seconds` from when it began.
 
         Raises:
-            WorkerDiedError: the process is gone.
+            LostError: the process is gone, or was killed because it took too long.
             ReelscribeError: it never began to work.
             Exception: what reading raised, which is a bug.
         """
+        self._begin()
+        if not self._connection.poll(max(self._since + limits.max_read_seconds - time.monotonic(), 0)):
+            self.end()
+            raise LostError(_too_slow(limits), self._seconds())
         try:
-            self._begin()
             kind, seconds, outcome = self._connection.recv()
-            if kind == ERROR:
-                raise outcome
-            return receive_clip(self._connection) if kind == CLIP else outcome, seconds
-        except (EOFError, OSError) as exc:
-            raise WorkerDiedError from exc
+            if kind == CLIP:
+                outcome = receive_clip(self._connection)
+        except Exception as exc:  # it is gone, or its memory was overwritten: what it says may be anything
+            raise self._lost() from exc
+        if kind == ERROR:
+            raise outcome
+        self._asked -= 1
+        self._since = time.monotonic()
+        return outcome, seconds
 
     def _begin(self) -> None:
         """Wait until the process has loaded what it needs."""
         if self._ready:
             return
         try:
-            self._connection.recv()
-        except (EOFError, ConnectionError) as exc:
+            said_something = self._connection.poll(START_SECONDS)
+            if said_something:
+                self._connection.recv()
+        except (EOFError, OSError) as exc:
             code = self._process.wait(_END_SECONDS)
             raise ReelscribeError(
                 f"a process that reads videos does not start (exit code {code}); what it said is above"
             ) from exc
+        if not said_something:
+            self.end()
+            raise ReelscribeError(
+                f"a process that reads videos does not start: it said nothing for {START_SECONDS:g} seconds; "
+                "is the machine, or the disk with the Python packages, too busy?"
+            )
         self._ready = True
+        self._since = time.monotonic()
+
+    def _lost(self) -> LostError:
+        """What became of the process: it is gone, or says things that make no sense."""
+        seconds = self._seconds()
+        try:
+            code = self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.end()
+            return LostError(Failure("crashed", "the process that read the video stopped answering"), seconds)
+        return LostError(_death(code), seconds)
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._since
 
     def stop(self) -> None:
-        """Tell it to end, whatever it is doing; who waits for its answer sees its end of the socket close."""
-        self._process.terminate()
+        """Kill it, whatever it is doing; who waits for its answer sees its end of the socket close."""
+        self._process.kill()
 
     def end(self) -> None:
-        """Stop it and wait until it is gone."""
+        """Kill it, and wait until it is gone, unless the system itself holds it, as a file server that is away does."""
         self.stop()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+
+
+def _too_slow(limits: ReadLimits) -> Failure:
+    return Failure(
+        "timeout", f"reading the video takes longer than the limit of {limits.max_read_seconds:g} s (max_read_seconds)"
+    )
+
+
+def _death(code: int) -> Failure:
+    """What the exit code of a process says: only a system that is short of memory kills one that we did not."""
+    if code == -signal.SIGKILL:
+        return Failure("out_of_memory", "the system killed the process that read the video: it is short of memory")
+    try:
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    except ValueError:
+        how = f"signal {-code}"
+    return Failure("crashed", f"the process that read the video died ({how})")
 
 
 class WorkerPool:

@@ -1,13 +1,17 @@
 """One file to one clip: the frames a policy wants, upright, at the size the model will see, with the file's times.
 
-Remote files are not read. A video that cannot be read is a `Failure`, never an exception.
+A video that cannot be read is a `Failure`, never an exception. What may be read, and what it may cost, is in `limits`;
+time and memory are bounded from outside, by the process that reads (`pool`).
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,35 +26,19 @@ from numpy.typing import NDArray
 from ..errors import SettingsError
 from ..record import Clip, Failure, TimeWindow
 from .decoding import WAYS, MismatchError, Shortcuts, frames_at
+from .jobs import Doubt
+from .limits import DEFAULT_LIMITS, ReadLimits
+from .memory import is_short
 from .pixels import to_rgb, upright_size
 from .sampling import FramePolicy, frames_in_window, pad_frames, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
 from .timeline import PacketTimes, Timeline, decoded_timeline, packet_timeline, scan_packets
 from .tolerance import cheapest_near
 
+__all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
+
 MIN_SHARE = 0.5
 """Least share of a video's frames, and of its announced length, that must be there."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """What is refused before it costs time or memory."""
-
-    max_frame_pixels: int = 8192 * 8192
-    """Largest frame of the source, height x width."""
-    max_duration_seconds: float = 24 * 3600.0
-    """Longest video."""
-    max_bytes: int | None = None
-    """Largest file; None: any."""
-
-    def __post_init__(self) -> None:
-        for name in ("max_frame_pixels", "max_duration_seconds", "max_bytes"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise SettingsError(f"{name} must be above 0; got {value!r}: raise it")
-
-
-DEFAULT_LIMITS = ReadLimits()
 WHOLE = TimeWindow()
 
 
@@ -65,7 +53,7 @@ def read_clip(
     """Decode the frames of one video that a policy wants.
 
     Args:
-        video: a local path, a `file://` URL, bytes, or `{'path': …, 'bytes': …}`.
+        video: a local path, a `file://` or, if allowed, `https://` URL, bytes, or `{'path': …, 'bytes': …}`.
         policy: which frames, at which size.
         window: the part to look at, in seconds on the file's clock. MPEG-TS and MPEG-PS count from their start.
         limits: what is refused.
@@ -73,44 +61,104 @@ def read_clip(
 
     Returns:
         The clip, padded to the policy's temporal patch; or why there is none (`not_found`, `unreadable`,
-        `no_video_stream`, `no_frames`, `too_large`, `too_long`, `bad_sample`). A damaged file gives the frames that
-        can be decoded, unless less than half of it is there.
+        `no_video_stream`, `no_frames`, `not_allowed`, `too_large`, `too_long`, `timeout` of a fetch, `out_of_memory`,
+        `bad_sample`). A damaged file gives the frames that can be decoded, unless less than half of it is there.
     """
+    try_once = partial(attempt, video, policy, window=window, limits=limits, root=root)
+    began, attempts = time.monotonic(), 1
+    outcome = try_once()
+    if isinstance(outcome, Doubt):
+        outcome, attempts = try_once(plain=True), 2
+    if isinstance(outcome, Clip):
+        return outcome
+    failure = outcome.failure if isinstance(outcome, Doubt) else outcome
+    return replace(failure, attempts=attempts, seconds=time.monotonic() - began)
+
+
+def attempt(
+    video: Any,
+    policy: FramePolicy,
+    *,
+    window: TimeWindow = WHOLE,
+    limits: ReadLimits = DEFAULT_LIMITS,
+    root: Path | None = None,
+    plain: bool = False,
+) -> Clip | Failure | Doubt:
+    """Try once to read a video; `plain`: decode everything, without shortcuts. The rest is as for `read_clip`."""
     try:
-        source = find_source(video, root=root, max_bytes=limits.max_bytes)
-        return _read(source, policy, window, limits)
+        with closing(find_source(video, root=root, limits=limits)) as source:
+            times, timeline = _scan(source, window, limits)
+            return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
     except RejectedError as exc:
-        return exc.failure
+        outcome = exc.outcome
     except SettingsError:
         raise
     except MemoryError:
-        return Failure("too_large", "the frames of the video do not fit in memory")
-    except Exception as exc:  # damaged files reach every corner of the decoders, and each has its own exception
-        return Failure("unreadable", f"the video cannot be decoded: {type(exc).__name__}: {reason(exc)}")
+        return _out_of_memory(limits)
+    except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
+        outcome = Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
+    return _out_of_memory(limits) if _looks_damaged(outcome) and is_short() else outcome
 
 
-def _read(source: VideoSource, policy: FramePolicy, window: TimeWindow, limits: ReadLimits) -> Clip:
+def _looks_damaged(outcome: Failure | Doubt) -> bool:
+    return isinstance(outcome, Doubt) or outcome.kind in ("unreadable", "no_frames")
+
+
+def _out_of_memory(limits: ReadLimits) -> Doubt:
+    return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
+
+
+def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
+    """What the header and the packets tell; nothing is decoded."""
     with source.open() as (container, stream):
         _check_header(source, container, stream, limits)
-        times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds)
+        times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds, max_packets=limits.max_frames)
+        _check_frames(source, times.count, limits)
+        if times.encrypted:
+            raise RejectedError("unreadable", f"{source.name} is encrypted")
         timeline = packet_timeline(times, container, stream)
         _check_seconds(source, timeline.duration_seconds if timeline else None, limits)
         _check_complete(source, container, stream, timeline, window)
-    read = _ClipReader(source, policy, window, limits)
-    if timeline is not None:
-        for way in WAYS:
-            try:
-                return read.clip(timeline, way=way)
-            except MismatchError:
-                continue
-    timeline = _what_decodes(source, times)
-    _check_seconds(source, timeline.duration_seconds, limits)
+    return times, timeline
+
+
+def _decode(read: _ClipReader, times: PacketTimes, timeline: Timeline | None) -> Clip:
+    """The clip by the cheapest way that the file bears; without a timeline by decoding everything."""
+    try:
+        clip = _by_timeline(read, timeline) if timeline is not None else None
+        return _by_decoding(read, times) if clip is None else clip
+    except (RejectedError, SettingsError, MemoryError):
+        raise
+    except Exception as exc:  # damaged files reach every corner of the decoders, and each has its own exception
+        message = f"{read.source.name} cannot be decoded: {type(exc).__name__}: {reason(exc)}"
+        raise RejectedError("unreadable", message, doubtful=True) from exc
+
+
+def _by_timeline(read: _ClipReader, timeline: Timeline) -> Clip | None:
+    for way in WAYS:
+        try:
+            return read.clip(timeline, way=way)
+        except MismatchError:
+            continue
+    return None
+
+
+def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
+    timeline = _what_decodes(read.source, times)
+    _check_seconds(read.source, timeline.duration_seconds, read.limits)
     return read.clip(timeline)
 
 
 def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
-    _check_pixels(source, stream.codec_context.height, stream.codec_context.width, limits)
+    size = stream.codec_context.height, stream.codec_context.width
+    _check_pixels(source, *(size if all(size) else source.header_size()), limits)
     _check_seconds(source, _announced_seconds(container, stream), limits)
+    _check_frames(source, stream.frames, limits)
+
+
+def _check_frames(source: VideoSource, count: int, limits: ReadLimits) -> None:
+    if count > limits.max_frames:
+        raise RejectedError("too_long", f"{source.name} has more frames than the limit of {limits.max_frames}")
 
 
 def _check_seconds(source: VideoSource, seconds: float | None, limits: ReadLimits) -> None:
@@ -173,10 +221,11 @@ def _check_complete(
 def _what_decodes(source: VideoSource, times: PacketTimes) -> Timeline:
     timeline = decoded_timeline(source, times)
     if timeline is None:
-        raise RejectedError("no_frames", f"no frame of {source.name} can be decoded")
+        raise RejectedError("no_frames", f"no frame of {source.name} can be decoded", doubtful=True)
     frames = len(timeline.seconds)
     if frames < MIN_SHARE * times.count:
-        raise RejectedError("unreadable", f"{source.name} is damaged: {frames} of {times.count} frames can be decoded")
+        message = f"{source.name} is damaged: {frames} of {times.count} frames can be decoded"
+        raise RejectedError("unreadable", message, doubtful=True)
     return timeline
 
 

@@ -1,6 +1,7 @@
 """From a sample's video value to an open container and its video stream.
 
-Only local files and bytes are opened, only with demuxers that read one file; nothing here decodes.
+Only regular files and bytes are opened, only with demuxers that read one file; what is at an address is fetched first,
+where that is allowed. Nothing here decodes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -22,6 +23,9 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from ..record import Failure
+from .jobs import Doubt
+from .limits import ReadLimits
+from .memory import check_memory
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
@@ -31,16 +35,28 @@ DEMUXERS = (
 """Demuxers that may open a file. Playlists and image sequences are left out: they make the decoder open other files."""
 
 MESSAGE_CHARS = 280
+FETCH_SHARE = 0.8
+"""Share of the time for a reading in which a remote file must be here."""
 _NAME_CHARS = 80
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ROOM_PIXELS = 1 << 20
+"""What decoders may need around a picture; a picture that is small but thin has more of it than twice its size."""
 
 
 class RejectedError(Exception):
-    """A video that gives no clip; never leaves the package."""
+    """A video that gives no clip; never leaves the package.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Args:
+        kind: a key of `FAILURE_KINDS`.
+        message: one sentence for a person; what cannot be printed is escaped.
+        doubtful: whether it came up while decoding, so that another try may do better.
+    """
+
+    def __init__(self, kind: str, message: str, *, doubtful: bool = False) -> None:
         super().__init__(message)
-        self.failure = Failure(kind, message if len(message) <= MESSAGE_CHARS else message[: MESSAGE_CHARS - 1] + "…")
+        text = printable(message)
+        self.failure = Failure(kind, text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…")
+        self.outcome = Doubt(self.failure) if doubtful else self.failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +65,25 @@ class VideoSource:
 
     data: Path | bytes
     """An absolute path or the file's bytes."""
+    limits: ReadLimits
+    """What decoders may be asked for."""
+    address: str | None = None
+    """Where it was fetched from."""
+    fetched: IO[bytes] | None = None
+    """The file without a name that `data` leads to, until it is closed."""
 
     @property
     def name(self) -> str:
         """How messages call it."""
         if isinstance(self.data, bytes):
             return f"the video of {len(self.data)} bytes"
-        text = str(self.data)
+        text = printable(self.address or str(self.data))
         return text if len(text) <= _NAME_CHARS else "…" + text[1 - _NAME_CHARS :]
+
+    def close(self) -> None:
+        """Let go of what was fetched."""
+        if self.fetched is not None:
+            self.fetched.close()
 
     @contextmanager
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -76,23 +103,49 @@ class VideoSource:
             for other in container.streams:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = self._decoder_options()
             yield container, stream
 
-    def _container(self) -> InputContainer:
+    def header_size(self) -> tuple[int, int]:
+        """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
+        with self._container(codec_whitelist="none") as container:
+            stream = _video_stream(container)
+            context = stream and stream.codec_context
+            return (context.height, context.width) if context else (0, 0)
+
+    def _container(self, **more_options: str) -> InputContainer:
         in_memory = isinstance(self.data, bytes)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}
         file: Any = io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
+        if self.fetched is not None:  # where opening it again shares its position
+            self.fetched.seek(0)
         try:
-            container: InputContainer = av.open(file, mode="r", container_options=options, metadata_errors="replace")
+            container: InputContainer = av.open(
+                file,
+                mode="r",
+                options=self._decoder_options(),
+                container_options=options | more_options,
+                metadata_errors="replace",
+            )
         except (av.FFmpegError, OSError, ValueError) as exc:
+            check_memory(exc)
             raise RejectedError("unreadable", f"{self.name} cannot be opened as a video: {reason(exc)}") from exc
         return container
+
+    def _decoder_options(self) -> dict[str, str]:
+        """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
+        return {"max_pixels": str(2 * self.limits.max_frame_pixels + _ROOM_PIXELS)}
 
 
 def reason(exc: BaseException) -> str:
     """What an exception says, in a few words."""
     text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
     return " ".join(str(text).split())[:120]
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and bytes that are no text escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
@@ -104,36 +157,50 @@ def _video_stream(container: InputContainer) -> VideoStream | None:
     return None
 
 
-def find_source(video: Any, *, root: Path | None, max_bytes: int | None) -> VideoSource:
-    """The source of a sample's video value: a path, a `file://` URL, bytes, or `{'path': …, 'bytes': …}`.
+def find_source(video: Any, *, root: Path | None, limits: ReadLimits) -> VideoSource:
+    """The source of a sample's video value: a path, a URL, bytes, or `{'path': …, 'bytes': …}`.
 
     Raises:
-        RejectedError: where the value is no video, the file is not there, or it is over `max_bytes`.
+        RejectedError: where the value is no video, the file is not there, or it is not to be read.
     """
     if isinstance(video, Mapping):
         data = video.get("bytes")
         video = video.get("path") if data is None else data
-    if isinstance(video, bytearray | memoryview):
-        video = bytes(video)
-    if isinstance(video, bytes):
-        source, size = VideoSource(video), len(video)
-    elif isinstance(video, str | os.PathLike) and isinstance(os.fspath(video), str) and os.fspath(video):
-        path = _local_path(os.fspath(video), root)
-        source = VideoSource(path)
-        size = _file_size(source, path)
-    else:
+    if isinstance(video, bytes | bytearray | memoryview):
+        data = bytes(video)
+        return _of_size(VideoSource(data, limits), len(data), limits)
+    text = os.fspath(video) if isinstance(video, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
         raise RejectedError(
             "bad_sample", f"a video must be a path, bytes or a mapping with 'path' or 'bytes'; got {_describe(video)}"
         )
-    if size == 0:
-        raise RejectedError("unreadable", f"{source.name} is empty")
-    if max_bytes is not None and size > max_bytes:
-        raise RejectedError("too_large", f"{source.name} has {size} bytes; the limit is {max_bytes}")
-    return source
+    if _SCHEME.match(text) and not text.lower().startswith("file://"):
+        return _fetched(text, limits)
+    source = VideoSource(_allowed(_local_path(text, root), limits), limits)
+    return _of_size(source, _file_size(source), limits)
 
 
 def _describe(value: Any) -> str:
     return "an empty path" if value == "" else "nothing" if value is None else f"a {type(value).__name__}"
+
+
+def _of_size(source: VideoSource, size: int, limits: ReadLimits) -> VideoSource:
+    if size == 0:
+        raise RejectedError("unreadable", f"{source.name} is empty")
+    if limits.max_bytes is not None and size > limits.max_bytes:
+        raise RejectedError("too_large", f"{source.name} has {size} bytes; the limit is {limits.max_bytes}")
+    return source
+
+
+def _fetched(url: str, limits: ReadLimits) -> VideoSource:
+    from .remote import fetch, shown
+
+    if not limits.allow_remote:
+        raise RejectedError(
+            "not_allowed", f"{shown(url)} is remote: copy the file here, or allow it with allow_remote (--allow-remote)"
+        )
+    file = fetch(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
+    return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 
 def _local_path(text: str, root: Path | None) -> Path:
@@ -141,15 +208,27 @@ def _local_path(text: str, root: Path | None) -> Path:
         url = urlsplit(text)
         if url.netloc not in ("", "localhost"):
             raise RejectedError("unreadable", f"{text} is on another machine; only local files are read")
-        text = unquote(url.path)
-    elif _SCHEME.match(text):
-        raise RejectedError("unreadable", f"{text}: remote reading is not available; copy the file here first")
+        text = unquote(url.path, errors="surrogateescape")
     return Path.cwd() / (root or "") / text
 
 
-def _file_size(source: VideoSource, path: Path) -> int:
+def _allowed(path: Path, limits: ReadLimits) -> Path:
+    """The path, or where there is a folder that files must lie in, what it leads to."""
+    if limits.media_root is None:
+        return path
     try:
-        status = path.stat()
+        real = Path(os.path.realpath(path))
+    except (OSError, ValueError) as exc:
+        raise RejectedError("unreadable", f"{path} cannot be read: {reason(exc)}") from exc
+    if not real.is_relative_to(os.path.realpath(limits.media_root)):
+        raise RejectedError("not_allowed", f"{path} lies outside of media_root, {limits.media_root}")
+    return real
+
+
+def _file_size(source: VideoSource) -> int:
+    assert isinstance(source.data, Path)
+    try:
+        status = source.data.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise RejectedError("not_found", f"{source.name} does not exist") from None
     except (OSError, ValueError) as exc:

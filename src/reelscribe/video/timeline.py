@@ -22,6 +22,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .memory import check_memory
 from .sampling import is_constant_rate
 from .source import VideoSource
 
@@ -34,6 +35,8 @@ _LONG_LAST_FRAME = 1.5
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
+_FRAMES_HELD, _PIXEL_BYTES = 4, 4
+"""Frames that a decoder may be about to ask for, and what a pixel of theirs takes."""
 _NONE = np.zeros(0, np.int64)
 
 
@@ -68,14 +71,18 @@ class PacketTimes:
     """Packets that hold a shown frame."""
     reordered: bool = False
     """Whether some packet's pts differs from its dts."""
+    encrypted: bool = False
+    """Whether some packet is; decoding it would give noise."""
     last_ticks: int | None = None
     """Greatest pts."""
     last_length: int = 0
     """Duration of the packet with the greatest pts, in ticks."""
 
 
-def scan_packets(container: InputContainer, stream: VideoStream, *, max_seconds: float) -> PacketTimes:
-    """Read the packet times of a file, up to its end, to where it is damaged, or to `max_seconds` and a little more."""
+def scan_packets(
+    container: InputContainer, stream: VideoStream, *, max_seconds: float, max_packets: int
+) -> PacketTimes:
+    """Read the packet times of a file, up to its end, to where it is damaged, or to one packet over a limit."""
     times = PacketTimes()
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
@@ -83,13 +90,15 @@ def scan_packets(container: InputContainer, stream: VideoStream, *, max_seconds:
         if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
             continue
         _note(times, packet)
-        if times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks:
+        too_long = times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks
+        if too_long or times.count > max_packets:
             break
     return times
 
 
 def _note(times: PacketTimes, packet: Packet[VideoStream]) -> None:
     times.count += 1
+    times.encrypted |= packet.has_sidedata("encryption_info")
     pts = packet.pts
     if pts is None:
         return
@@ -105,15 +114,21 @@ def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[V
     """The packets of the stream and the empty one that flushes the decoder; ends early where the file is damaged."""
     try:
         yield from container.demux(stream)
-    except (av.FFmpegError, OSError):
-        return
+    except (av.FFmpegError, OSError) as exc:
+        check_memory(exc)
 
 
 def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged."""
+    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged.
+
+    Raises:
+        MemoryError: there is no more, or no more is allowed.
+    """
     try:
         return stream.codec_context.decode(packet)
-    except av.FFmpegError:
+    except av.FFmpegError as exc:
+        context = stream.codec_context
+        check_memory(exc, _FRAMES_HELD * _PIXEL_BYTES * context.height * context.width)
         return []
 
 

@@ -13,10 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
 from ..record import Clip, Failure
+from .jobs import Doubt
+from .memory import leave_no_core, memory_bound, private_bytes
 from .transport import send_clip
 
 READING_NICENESS = 10
@@ -28,7 +31,7 @@ PARENT_CHECK_SECONDS = 1.0
 CLIP, FAILURE, ERROR = "clip", "failure", "error"
 """What an answer holds."""
 
-Read = Callable[..., Clip | Failure]
+Read = Callable[..., Clip | Failure | Doubt]
 
 
 def main(arguments: list[str]) -> None:
@@ -36,14 +39,16 @@ def main(arguments: list[str]) -> None:
     descriptor, reader = int(arguments[0]), arguments[1]
     with contextlib.suppress(OSError):  # not everywhere allowed
         os.nice(READING_NICENESS)
+    leave_no_core()
     parent = os.getppid()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         read = _function(reader)
+        own_bytes = private_bytes()
         connection.send("ready")
         while True:
             video, settings = connection.recv()
-            _answer(connection, read, video, settings, parent=parent)
+            _answer(connection, partial(_within_memory, read, own_bytes, video, settings), parent=parent)
 
 
 def _function(name: str) -> Read:
@@ -52,10 +57,18 @@ def _function(name: str) -> Read:
     return read
 
 
-def _answer(connection: Connection, read: Read, video: Any, settings: dict[str, Any], *, parent: int) -> None:
+def _within_memory(read: Read, own_bytes: int | None, video: Any, settings: dict[str, Any]) -> Clip | Failure | Doubt:
+    """What reading gives with as much memory as it may have, beyond what the process has itself."""
+    limits = settings["limits"]
+    with contextlib.suppress(MemoryError), memory_bound(own_bytes and own_bytes + limits.max_memory_bytes):
+        return read(video, **settings)
+    return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
+
+
+def _answer(connection: Connection, read: Callable[[], Any], *, parent: int) -> None:
     began = time.monotonic()
     try:
-        outcome: Any = read(video, **settings)
+        outcome = read()
         kind = CLIP if isinstance(outcome, Clip) else FAILURE
     except Exception as exc:  # a bug; raised again where the clips are wanted
         kind, outcome = ERROR, _portable(exc)

@@ -15,9 +15,10 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..record import CaptionRequest, Clip, Failure
-from .jobs import Job, RecentClips, plain_video
-from .pool import Worker, WorkerDiedError, WorkerPool, usable_processors
-from .reader import DEFAULT_LIMITS, ReadLimits, read_clip
+from .jobs import MAX_ATTEMPTS, Doubt, Job, RecentClips, plain_video
+from .limits import DEFAULT_LIMITS, ReadLimits
+from .pool import LostError, Worker, WorkerPool, usable_processors
+from .reader import read_clip
 from .sampling import FramePolicy
 
 __all__ = ["ClipStream", "WorkerPool", "read_clips", "usable_processors"]
@@ -35,8 +36,6 @@ SHORT_SECONDS = 0.25
 """Videos that are read faster than this on average are sent to a process two at a time, so that it never waits."""
 GROW_AFTER_SECONDS = 0.5
 """Time the consumer has to wait for clips before another process is started."""
-MAX_CRASHES = 2
-"""Processes a video may take with it before it is given up."""
 
 
 def read_clips(
@@ -110,6 +109,7 @@ class ClipStream:
             raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
         self._pool = pool
         self._requests = iter(requests)
+        self._limits = limits
         self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": Path.cwd() / (root or "")}
         self._max_bytes = max_bytes_in_flight
         self._changed = threading.Condition()
@@ -121,7 +121,7 @@ class ClipStream:
         self._ended = self._closed = self._begun = False
         self._broken: BaseException | None = None
         self._bug: BaseException | None = None
-        self._starved_seconds = 0.0
+        self._starved_seconds = self._lost_seconds = 0.0
         self.workers = 0
         """Processes that read for this stream."""
         self.busy_seconds = 0.0
@@ -245,16 +245,17 @@ class ClipStream:
     def _serve(self, worker: Worker) -> None:
         """Keep one process busy until nothing is left to read."""
         sent: deque[Job] = deque()
+        again: deque[Job] = deque()
         while True:
             try:
-                if self._answered(worker, sent):
+                if self._answered(worker, sent, again):
                     break
-            except WorkerDiedError:
+            except LostError as lost:
                 replacement = self._pool.replace(worker)
                 if replacement is None:
                     return self._stop(RuntimeError("the processes were ended while videos were being read"))
                 worker = replacement
-                self._blame(sent)
+                again = self._blame(sent, lost)
                 sent.clear()
             except BaseException as exc:  # a bug in reading
                 return self._stop(exc)
@@ -267,14 +268,16 @@ class ClipStream:
             self._closed = True
             self._changed.notify_all()
 
-    def _answered(self, worker: Worker, sent: deque[Job]) -> bool:
+    def _answered(self, worker: Worker, sent: deque[Job], again: deque[Job]) -> bool:
         """Send what may be sent, take one answer; True when there is nothing more to do."""
-        for job in self._next_jobs(len(sent)):
+        for job in [again.popleft()] if again else self._next_jobs(len(sent)):
             sent.append(job)
-            worker.send(job.video, job.settings)
+            worker.send(job.video, {**job.settings, "plain": job.attempts > 0})
         if not sent:
             return True
-        outcome, seconds = worker.receive()
+        outcome, seconds = worker.receive(limits=self._limits)
+        if isinstance(outcome, Doubt) and sent[0].attempts + 1 < MAX_ATTEMPTS:
+            raise LostError(outcome.failure, seconds)
         self._deliver(sent.popleft(), outcome, seconds)
         return False
 
@@ -291,13 +294,17 @@ class ClipStream:
     def _is_quick(self, job: Job) -> bool:
         if isinstance(job.video, bytes) or not self.videos_read:
             return False
-        return self.busy_seconds / self.videos_read < SHORT_SECONDS
+        return (self.busy_seconds - self._lost_seconds) / self.videos_read < SHORT_SECONDS
 
-    def _deliver(self, job: Job, outcome: Clip | Failure, seconds: float) -> None:
+    def _deliver(self, job: Job, outcome: Clip | Failure | Doubt, seconds: float) -> None:
         with self._changed:
-            self.busy_seconds += seconds
-            self.videos_read += 1
-            self._settle(job, outcome)
+            self._note(job, seconds)
+            self._settle(job, outcome if isinstance(outcome, Clip) else job.failed(outcome))
+
+    def _note(self, job: Job, seconds: float) -> None:
+        job.tried(seconds)
+        self.busy_seconds += seconds
+        self.videos_read += job.attempts == 1
 
     def _settle(self, job: Job, outcome: Clip | Failure) -> None:
         del self._unread[job.key]
@@ -312,19 +319,24 @@ class ClipStream:
             self._ready_bytes += len(requests) * _nbytes(outcome)
         self._changed.notify_all()
 
-    def _blame(self, sent: deque[Job]) -> None:
-        """A process died: the video it was reading is tried once more, those behind it are none the worse."""
+    def _blame(self, sent: deque[Job], lost: LostError) -> deque[Job]:
+        """A process was lost: those behind the video it was reading are none the worse, and go to any other.
+
+        Returns:
+            The video it was reading, if it is to be tried again.
+        """
         with self._changed:
-            if self._closed or not sent:
-                return
-            suspect = sent[0]
-            suspect.crashes += 1
-            if suspect.crashes >= MAX_CRASHES:
-                sent.popleft()
-                message = f"the process that read it died {MAX_CRASHES} times"
-                self._settle(suspect, Failure("crashed", message))
-            self._queue.extendleft(reversed(sent))
+            suspect, *rest = sent
+            self._note(suspect, lost.seconds)
+            self._lost_seconds += lost.seconds
+            if self._closed:
+                return deque()
+            self._queue.extendleft(reversed(rest))
             self._changed.notify_all()
+            if not suspect.is_given_up:
+                return deque([suspect])
+            self._settle(suspect, suspect.failed(lost.failure))
+            return deque()
 
 
 def _nbytes(outcome: Clip | Failure) -> int:

@@ -1,0 +1,55 @@
+"""What reading a video may cost, and which videos may be read at all. Nothing here opens a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import SettingsError
+
+_ABOVE_ZERO = (
+    "max_frame_pixels",
+    "max_duration_seconds",
+    "max_frames",
+    "max_bytes",
+    "max_read_seconds",
+    "max_memory_bytes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What is refused, from the header where it tells, and what ends a reading that costs too much."""
+
+    max_frame_pixels: int = 8192 * 8192
+    """Largest frame of the source, height x width."""
+    max_duration_seconds: float = 24 * 3600.0
+    """Longest video."""
+    max_frames: int = 10_000_000
+    """Most frames of the source: a day at 100 a second has 8.6 million."""
+    max_bytes: int | None = None
+    """Largest file; None: any, but see `remote.MAX_BYTES`."""
+    max_read_seconds: float = 300.0
+    """Wall-clock time one try at reading a video may take, in a process that reads."""
+    max_memory_bytes: int = 4 << 30
+    """Private memory a process that reads may take for a video, beyond what it has at its start; Linux only."""
+    allow_remote: bool = False
+    """Whether videos at `https://` addresses are fetched."""
+    media_root: Path | None = None
+    """An absolute folder outside of which no file is read, links resolved; None: anywhere."""
+
+    def __post_init__(self) -> None:
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{name} must be above 0; got {value!r}: raise it")
+        if self.media_root is not None and not (self.media_root.is_absolute() and self.media_root.is_dir()):
+            raise SettingsError(f"media_root must be an absolute path of a folder; got {str(self.media_root)!r}")
+
+    @property
+    def memory_text(self) -> str:
+        """How messages call the limit on memory."""
+        return f"the limit of {self.max_memory_bytes / (1 << 20):g} MiB of memory (max_read_memory_mib)"
+
+
+DEFAULT_LIMITS = ReadLimits()

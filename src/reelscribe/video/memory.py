@@ -1,0 +1,81 @@
+"""How much private memory this process has, and a bound on it; neither where the system does not tell (macOS).
+
+A bound makes requests for memory fail. Not every decoder says so: some give no picture and call the file damaged; and
+a damaged file may ask for more memory than any machine has. So who meets a damaged file asks whether memory `is_short`.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+ROOM_BYTES = 32 << 20
+"""Memory that must be left, or it may be the lack of it that looks like damage."""
+_STATUS = Path("/proc/self/status")
+
+
+def private_bytes() -> int | None:
+    """Writable memory of this process that no other shares, as `RLIMIT_DATA` counts it; None where it is not told."""
+    try:
+        lines = _STATUS.read_text("ascii", "replace").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:")), None)
+
+
+@contextmanager
+def memory_bound(max_bytes: int | None) -> Iterator[None]:
+    """Let this process have so much private memory at most: a larger request fails with ENOMEM, a `MemoryError`.
+
+    `RLIMIT_DATA`, not `RLIMIT_AS`: that also counts what is only reserved, such as arenas and stacks of threads.
+    """
+    if max_bytes is None:
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (min([max_bytes, *_finite(before)]), before[1]))
+    try:
+        yield
+    finally:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _finite(limits: tuple[int, int]) -> list[int]:
+    import resource
+
+    return [limit for limit in limits if limit != resource.RLIM_INFINITY]
+
+
+def is_short(more_bytes: int = 0) -> bool:
+    """Whether less than `ROOM_BYTES` and `more_bytes` can still be had; they are reserved for a moment, not used."""
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return False
+    try:
+        mmap.mmap(-1, ROOM_BYTES + more_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return True
+    return False
+
+
+def check_memory(cause: Exception, more_bytes: int = 0) -> None:
+    """Tell the lack of memory from damage.
+
+    Raises:
+        MemoryError: memory is short, so this is why a decoder failed.
+    """
+    if is_short(more_bytes):
+        raise MemoryError from cause
+
+
+def leave_no_core() -> None:
+    """A process that crashes writes no image of its memory."""
+    import resource
+
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))

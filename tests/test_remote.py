@@ -1,0 +1,322 @@
+"""Videos at https addresses: off unless allowed, only from the public internet, and bounded like local files."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
+from reelscribe.video import remote
+from reelscribe.video.limits import ReadLimits
+from reelscribe.video.reader import read_clip
+from reelscribe.video.sampling import FramePolicy
+from reelscribe.video.workers import read_clips
+
+POLICY = FramePolicy()
+INSIDE = [
+    "0.0.0.0",
+    "127.0.0.1",
+    "127.255.0.9",
+    "10.0.0.1",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "192.0.0.1",
+    "192.0.2.1",
+    "198.18.0.1",
+    "198.51.100.7",
+    "203.0.113.9",
+    "224.0.0.1",
+    "239.1.2.3",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fc00::1",
+    "fd12:3456::1",
+    "ff02::1",
+    "2001:db8::1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a00:1",
+    "64:ff9b:1::a00:1",
+    "2002:7f00:1::",
+    "2002:a00:1::",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "::127.0.0.1",
+    "::10.0.0.1",
+]
+ALLOWED = ReadLimits(allow_remote=True, max_read_seconds=30)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves one file in many ways; the first part of the path says how."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[str]
+
+    def __init__(self, *arguments: Any, data: bytes, asked: list[str]) -> None:
+        self.data, self.asked = data, asked
+        super().__init__(*arguments)
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        how, _, rest = self.path.strip("/").partition("/")
+        getattr(self, f"do_{how.partition('?')[0]}", self.do_missing)(rest)
+
+    def _head(self, status: int, **headers: str | int) -> None:
+        self.send_response(status)
+        for name, value in {"Connection": "close", **headers}.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        self.end_headers()
+
+    def do_good(self, _rest: str) -> None:
+        self._head(200, Content_Length=len(self.data))
+        self.wfile.write(self.data)
+
+    def do_chunked(self, _rest: str) -> None:
+        self._head(200, Transfer_Encoding="chunked")
+        for part in (self.data[:100], self.data[100:], b""):
+            self.wfile.write(f"{len(part):x}\r\n".encode() + part + b"\r\n")
+
+    def do_endless(self, _rest: str) -> None:
+        self._head(200)
+        while True:
+            self.wfile.write(bytes(1 << 16))
+
+    def do_short(self, _rest: str) -> None:
+        self._head(200, Content_Length=len(self.data) + 100)
+        self.wfile.write(self.data)
+
+    def do_slow(self, _rest: str) -> None:
+        self._head(200, Content_Length=len(self.data))
+        for at in range(50):
+            self.wfile.write(self.data[at : at + 1])
+            time.sleep(0.1)
+
+    def do_hop(self, rest: str) -> None:
+        """`hop/N`: redirected N times."""
+        left = int(rest)
+        self._head(302, Location=f"/hop/{left - 1}" if left else "/good", Content_Length=0)
+
+    def do_to(self, rest: str) -> None:
+        self._head(301, Location=rest.replace("!", "/"), Content_Length=0)
+
+    def do_broken(self, _rest: str) -> None:
+        self._head(503, Content_Length=0)
+
+    def do_missing(self, _rest: str) -> None:
+        self._head(404, Content_Length=0)
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate of our own for the name `videos.test`, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=videos.test -keyout key.pem -out own.pem"
+    command += " -addext subjectAltName=DNS:videos.test,DNS:other.test"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    return folder / "own.pem", folder / "key.pem"
+
+
+class Site:
+    """A server, the names that lead to it, and what it was asked for."""
+
+    def __init__(self, data: bytes, certificate: tuple[Path, Path]) -> None:
+        self.asked: list[str] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, data=data, asked=self.asked))
+        self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(*certificate)
+        self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
+        self.port = self.server.server_address[1]
+        self.addresses = {"videos.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "hidden.test": ["10.0.0.7"]}
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def url(self, path: str, name: str = "videos.test") -> str:
+        return f"https://{name}:{self.port}/{path}"
+
+    def resolve(self, host: str, port: int, **_settings: Any) -> list[Any]:
+        addresses = self.addresses.get(host, [host])
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in addresses]
+
+
+@pytest.fixture
+def site(
+    video: Callable[[str], Path], certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
+    """A server that stands for one in the public internet."""
+    made = Site(video("h264.mp4").read_bytes(), certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate[0]))
+    really = remote.is_public
+    monkeypatch.setattr(remote, "tls_context", lambda: trusting)
+    monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1" or really(address))
+    monkeypatch.setattr(remote.socket, "getaddrinfo", _only_names_of_ours(made))
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def _only_names_of_ours(site: Site) -> Callable[..., Any]:
+    really = socket.getaddrinfo
+    return lambda host, port, *rest, **more: (
+        site.resolve(host, port) if str(host).endswith(".test") else really(host, port, *rest, **more)
+    )
+
+
+def failure_of(url: str, limits: ReadLimits = ALLOWED) -> Failure:
+    failure = read_clip(url, POLICY, limits=limits)
+    assert isinstance(failure, Failure), failure
+    return failure
+
+
+# which addresses
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.215.14", "2606:2800:21f:cb07:6820:80da:af6b:8b2c"])
+def test_addresses_of_the_internet_are_public(address: str) -> None:
+    assert remote.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    INSIDE,
+)
+def test_addresses_inside_a_network_are_not(address: str) -> None:
+    assert not remote.is_public(address)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "127.1", "0x7f000001", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "0", "10.0.0.1"],
+)
+def test_no_spelling_of_an_address_inside_gets_through(host: str) -> None:
+    failure = failure_of(f"https://{host}:9/x.mp4")
+    assert failure.kind in ("not_allowed", "unreadable")  # some resolvers do not know the old spellings
+    assert failure.kind == "not_allowed" or "fetched" in failure.message
+
+
+def test_a_name_with_one_address_inside_is_refused(site: Site) -> None:
+    site.addresses["videos.test"] = ["127.0.0.1", "192.168.0.1"]
+    failure = failure_of(site.url("good"))
+    assert failure.kind == "not_allowed"
+    assert "192.168.0.1" in failure.message
+    assert site.asked == []
+
+
+def test_the_checked_address_itself_is_connected_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that answers otherwise the second time changes nothing."""
+    connected = []
+    really = socket.create_connection
+    monkeypatch.setattr(remote.socket, "create_connection", lambda to, *rest: connected.append(to) or really(to, *rest))
+    assert isinstance(read_clip(site.url("good"), POLICY, limits=ALLOWED), Clip)
+    assert connected == [("127.0.0.1", site.port)]
+
+
+def test_proxies_are_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert isinstance(read_clip(site.url("good"), POLICY, limits=ALLOWED), Clip)
+
+
+# what comes
+
+
+@pytest.mark.parametrize("path", ["good", "chunked", "good?signature=secret&x=%20y", "hop/4"])
+def test_a_remote_video_is_the_clip_of_its_file(site: Site, video: Callable[[str], Path], path: str) -> None:
+    clip = read_clip(site.url(path), POLICY, limits=ALLOWED)
+    local = read_clip(video("h264.mp4"), POLICY)
+    assert isinstance(clip, Clip)
+    assert isinstance(local, Clip)
+    assert np.array_equal(clip.frames, local.frames)
+    assert clip.pts_seconds.tolist() == local.pts_seconds.tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "told"),
+    [
+        ("missing", "not_found", "404"),
+        ("broken", "unreadable", "503"),
+        ("short", "unreadable", "bytes"),
+        ("hop/5", "unreadable", "more than 5 redirects"),
+        ("to/http:!!videos.test!x.mp4", "not_allowed", "only https"),
+        ("to/file:!!!etc!passwd", "not_allowed", "only https"),
+        ("to/https:!!hidden.test!x.mp4", "not_allowed", "10.0.0.7"),
+        ("to/https:!!169.254.169.254!latest", "not_allowed", "169.254.169.254"),
+    ],
+)
+def test_what_goes_wrong_is_a_failure(site: Site, path: str, kind: str, told: str) -> None:
+    failure = failure_of(site.url(path))
+    assert failure.kind == kind
+    assert told in failure.message
+
+
+@pytest.mark.parametrize("path", ["good", "chunked", "endless"])
+def test_the_size_is_bounded(site: Site, path: str) -> None:
+    limits = ReadLimits(allow_remote=True, max_bytes=1000)
+    assert failure_of(site.url(path), limits).kind == "too_large"
+
+
+def test_without_a_limit_there_is_one(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "MAX_BYTES", 10_000_000)
+    assert failure_of(site.url("endless")).kind == "too_large"
+
+
+def test_the_time_is_bounded(site: Site) -> None:
+    began = time.monotonic()
+    assert failure_of(site.url("slow"), ReadLimits(allow_remote=True, max_read_seconds=1)).kind == "timeout"
+    assert time.monotonic() - began < 3
+
+
+def test_a_server_must_prove_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "tls_context", ssl.create_default_context)
+    failure = failure_of(site.url("good"))
+    assert failure.kind == "unreadable"
+    assert "certificate" in failure.message
+    assert site.asked == []
+
+
+def test_secrets_of_an_address_stay_out_of_messages(site: Site) -> None:
+    failure = failure_of(site.url("missing?signature=secret"))
+    assert "secret" not in failure.message
+    assert "/missing" in failure.message
+    refused = failure_of("https://user:secret@videos.test/x.mp4")
+    assert refused.kind == "not_allowed"
+    assert "secret" not in refused.message
+
+
+@pytest.mark.parametrize("url", ["https://", "https:///x", "https://[::1/x", "https://a b/x", "https://x:y/z"])
+def test_addresses_that_are_none_are_failures(url: str) -> None:
+    assert failure_of(url).kind in ("unreadable", "not_allowed", "not_found")
+
+
+def test_processes_that_read_keep_the_rules(video: Callable[[str], Path]) -> None:
+    urls = ["https://127.0.0.1:9/x.mp4", "https://localhost:9/x.mp4", str(video("h264.mp4"))]
+    requests = [CaptionRequest(RequestId(row, 0), url, "") for row, url in enumerate(urls)]
+    for allow, kinds in ((True, "not_allowed"), (False, "not_allowed")):
+        limits = ReadLimits(allow_remote=allow)
+        found = {one.id.row: outcome for one, outcome in read_clips(requests, POLICY, workers=1, limits=limits)}
+        assert isinstance(found.pop(2), Clip)
+        assert {outcome.kind for outcome in found.values() if isinstance(outcome, Failure)} == {kinds}

@@ -1,0 +1,151 @@
+"""A house full of bad videos among a thousand good rows: each bad one fails as it should, and no good one notices."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+
+import zoo
+from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, TimeWindow
+from reelscribe.video.limits import ReadLimits
+from reelscribe.video.pool import WorkerPool
+from reelscribe.video.sampling import FramePolicy
+from reelscribe.video.workers import ClipStream
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="videos are read on Linux and macOS")
+
+POLICY = FramePolicy()
+LIMITS = ReadLimits(max_frame_pixels=zoo.MAX_PIXELS, max_read_seconds=20)
+GOOD_CLIPS = ("h264.mp4", "hevc.mkv", "vp9.webm", "av1.mp4", "mpeg2.ts", "mjpeg.avi", "colours.gif", "raw.h264")
+GOOD_ROWS = 1000
+
+Rows = dict[int, Clip | Failure]
+
+
+def digest(clip: Clip | Failure) -> str:
+    assert isinstance(clip, Clip), clip
+    return hashlib.sha256(clip.frames.tobytes() + clip.pts_seconds.tobytes()).hexdigest()
+
+
+def read(pool: WorkerPool, requests: list[CaptionRequest]) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
+    return ClipStream(pool, requests, POLICY, limits=LIMITS)
+
+
+@pytest.fixture(scope="module")
+def good(video: Callable[[str], Path]) -> list[CaptionRequest]:
+    """A thousand rows, all different: eight clips with windows of their own, so that each is really read."""
+    requests = []
+    for row in range(GOOD_ROWS):
+        path = video(GOOD_CLIPS[row % len(GOOD_CLIPS)])
+        window = TimeWindow(0.0, 0.5 + row * 1e-3)
+        requests.append(CaptionRequest(RequestId(row, 0), str(path), "", window=window))
+    return requests
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> list[CaptionRequest]:
+    """The bad videos; their prompts are their names."""
+    housed = zoo.housed(tmp_path_factory.mktemp("zoo"))
+    return [CaptionRequest(RequestId(10_000 + row, 0), one, name) for row, (name, one) in enumerate(housed.items())]
+
+
+@pytest.fixture(scope="module")
+def outcome(good: list[CaptionRequest], animals: list[CaptionRequest]) -> tuple[dict[int, str], dict[str, Any], float]:
+    """What became of the good rows, of the bad ones by name, and the longest time between two answers."""
+    every = GOOD_ROWS // len(animals)
+    mixed = [one for n, bad in enumerate(animals) for one in (*good[n * every : (n + 1) * every], bad)]
+    mixed += good[len(animals) * every :]
+    pixels: dict[int, str] = {}
+    bad: dict[str, Any] = {}
+    pool = WorkerPool(2)
+    slowest, before = 0.0, time.monotonic()
+    for request, made in read(pool, mixed):
+        if request.prompt:
+            bad[request.prompt] = made
+        else:
+            pixels[request.id.row] = digest(made)
+        slowest, before = max(slowest, time.monotonic() - before), time.monotonic()
+    pool.close()
+    return pixels, bad, slowest
+
+
+def test_the_zoo_is_large() -> None:
+    assert len(zoo.ZOO) >= 100
+
+
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_a_bad_video_ends_as_it_should(outcome: tuple[Any, dict[str, Any], float], name: str) -> None:
+    made = outcome[1][name]
+    assert (made.kind if isinstance(made, Failure) else zoo.GOOD) == zoo.ZOO[name].kind, made
+    if isinstance(made, Failure):
+        assert made.message.isprintable()
+        assert len(made.message) < 300
+
+
+def test_good_rows_are_untouched_by_the_bad_ones(
+    outcome: tuple[dict[int, str], Any, float], good: list[CaptionRequest]
+) -> None:
+    pool = WorkerPool(2)
+    alone = {request.id.row: digest(clip) for request, clip in read(pool, good)}
+    pool.close()
+    assert len(alone) == GOOD_ROWS
+    assert outcome[0] == alone
+
+
+def test_no_bad_video_holds_up_the_others(outcome: tuple[Any, Any, float]) -> None:
+    assert outcome[2] < LIMITS.max_read_seconds
+
+
+def test_only_failures_of_decoding_are_tried_twice(outcome: tuple[Any, dict[str, Any], float]) -> None:
+    twice = {name for name, made in outcome[1].items() if isinstance(made, Failure) and made.attempts == 2}
+    assert {outcome[1][name].kind for name in twice} <= {"unreadable", "no_frames"}
+    assert "data blank" in twice
+    assert twice.isdisjoint({"empty", "noise", "index missing", "pipe", "65,535 x 65,535 (gif)", "folder"})
+
+
+# that the tricks would work
+
+
+def opens(victim: Path, *arguments: Any, **settings: Any) -> bool:
+    """Whether FFmpeg opens a victim, when nothing keeps it from doing so."""
+
+    def attempt() -> None:
+        with contextlib.suppress(av.FFmpegError):
+            av.open(*arguments, **settings).close()
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        try:
+            os.close(os.open(victim, os.O_WRONLY | os.O_NONBLOCK))  # only where somebody reads
+        except OSError:
+            if not thread.is_alive():
+                return False
+            time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("playlist (x.m3u8)", {"allowed_extensions": "ALL"}),
+        ("concat script", {"safe": "0"}),
+        ("data in another file (alias)", {"enable_drefs": "1"}),
+    ],
+)
+def test_a_trick_would_work_if_it_were_let(tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    path = zoo.ZOO[name].make(tmp_path)
+    assert opens(tmp_path / "victim.ts", str(path), options=options)
