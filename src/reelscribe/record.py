@@ -32,8 +32,8 @@ FAILURE_KINDS = {
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
-    "empty_caption": "the model gave no text, twice",
-    "not_finite": "the model computed numbers that are not finite (NaN), twice",
+    "empty_caption": "the model gave no text, also with another seed",
+    "not_finite": "the model computed NaN or infinities, also with another seed",
     "model_error": "the model raised an error for this video",
 }
 """Kinds of failure and what each means."""
