@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from reelscribe import VideoCaptioningFromVLMMapper, pipe
+from reelscribe import ModelError, VideoCaptioningFromVLMMapper, pipe
 from reelscribe.plan import RowOutcome
 from reelscribe.record import Candidate, CaptionResult
 from reelscribe.video.pool import WorkerPool
@@ -191,3 +191,21 @@ def test_the_time_of_each_stage_is_told(tmp_path: Path) -> None:
     assert list(busy) == ["rows", "decode", "prepare", "model"]
     assert 0.8 <= busy["decode"] < 5
     assert (busy["prepare"], busy["model"]) == (0.5, 2.0), "earlier runs of the captioner do not count"
+
+
+@pytest.mark.parametrize("policy", [None, FramePolicy()])
+def test_a_captioner_that_ends_early_is_an_error_and_loses_no_row_in_silence(tmp_path: Path, policy: Any) -> None:
+    class EndsEarly(Watching):
+        def caption(self, clips: Any) -> Iterator[CaptionResult]:
+            for _ in range(2):
+                request, _ = next(clips)
+                yield CaptionResult(request.id, (Candidate("words"),))
+
+    captioner = EndsEarly()
+    captioner.policy = policy
+    op = operator(captioner)
+    outcomes: list[RowOutcome] = []
+    with pytest.raises(ModelError, match="ended before"):
+        op.run_stream(rows_of(tmp_path, [f"clip.{n}" for n in range(300)]), outcomes.append)
+    op.close()
+    assert len(outcomes) <= 2

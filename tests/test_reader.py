@@ -637,3 +637,68 @@ def test_the_number_of_frames_is_bounded(video: Video) -> None:
     for name in ("h264.mp4", "vp9.webm", "raw.h264"):
         assert len(clip_of(video(name), limits=ReadLimits(max_frames=20)).frames) > 1
         assert failure_of(video(name), limits=ReadLimits(max_frames=19)).kind == "too_long"
+
+
+# files that mislead
+
+
+def fast_and_plain(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> tuple[Clip, Clip]:
+    """A file read as it is read, and by decoding all of it."""
+    fast = read_clip(str(path), FramePolicy(fps=2.0), **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("reelscribe.video.reader.WAYS", decoding.WAYS[-1:])
+        plain = read_clip(str(path), FramePolicy(fps=2.0), **settings)
+    assert isinstance(fast, Clip)
+    assert isinstance(plain, Clip)
+    return fast, plain
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt", "suffix"),
+    [
+        ("mpeg4", "yuv420p", "mp4"),
+        ("msmpeg4", "yuv420p", "mov"),
+        ("qtrle", "rgb24", "mov"),
+        ("cinepak", "rgb24", "mov"),
+        ("libx264", "yuv420p", "mp4"),
+        ("mpeg2video", "yuv420p", "mp4"),
+    ],
+)
+def test_flags_of_key_frames_that_are_not_true_change_no_pixel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str, pix_fmt: str, suffix: str
+) -> None:
+    """Without its table of key frames every frame of an MP4 counts as one."""
+
+    def long_groups(stream: Any) -> None:
+        stream.gop_size = 50
+
+    path = clips.render_video(
+        tmp_path / f"true.{suffix}", codec=codec, pix_fmt=pix_fmt, count=90, fps=25, prepare=long_groups
+    )
+    data = path.read_bytes()
+    assert data.count(b"stss") == 1
+    liar = tmp_path / f"liar.{suffix}"
+    liar.write_bytes(data.replace(b"stss", b"free"))
+    fast, plain = fast_and_plain(liar, monkeypatch)
+    assert np.array_equal(fast.frames, plain.frames)
+    truth, _ = fast_and_plain(path, monkeypatch)
+    assert np.array_equal(fast.frames, truth.frames)
+
+
+@pytest.mark.parametrize("suffix", ["avi", "mov"])
+def test_a_palette_that_came_with_an_earlier_frame_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    path = tmp_path / f"palette.{suffix}"
+    palette = np.zeros((256, 4), np.uint8)
+    palette[:, 0], palette[:, 1:] = 255, np.arange(256)[::-1, None]
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("rawvideo", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "pal8"
+        for index in range(40):
+            picture = np.full((64, 96), 5 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray((picture, palette), format="pal8")))
+        container.mux(stream.encode())
+    fast, plain = fast_and_plain(path, monkeypatch, window=TimeWindow(2.0, None))
+    assert np.array_equal(fast.frames, plain.frames)
+    assert fast.frames[0].mean() == pytest.approx(255 - 5 * 20, abs=2)

@@ -267,6 +267,50 @@ def test_a_bug_in_reading_reaches_the_consumer(pool: WorkerPool, tmp_path: Path)
         list(stream)
 
 
+@pytest.mark.parametrize("what", ["bug.a", "wait.a"])
+def test_a_stream_that_breaks_leaves_the_pool_whole(
+    pool: WorkerPool, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors of reading, and of a machine that starts no more processes, cost a stream and not the next one."""
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            stream, _ = stream_of(pool, tmp_path, [what])
+            if what == "wait.a":
+                pool.start()
+                assert_soon(lambda: len(pool.workers) == 2)
+                iterator = iter(stream)
+                threading.Timer(0.3, lambda: [os.kill(one.pid, signal.SIGKILL) for one in pool.workers]).start()
+                patch.setattr(subprocess, "Popen", no_more_processes)
+                with pytest.raises(BlockingIOError):
+                    next(iterator)
+            else:
+                with pytest.raises(ZeroDivisionError):
+                    list(stream)
+        assert_soon(lambda: not threads_of_streams())
+    stream, _ = stream_of(pool, tmp_path, ["b", "c", "d"])
+    assert sorted(names_of(stream)) == ["b", "c", "d"]
+
+
+def no_more_processes(*_args: Any, **_options: Any) -> Any:
+    raise BlockingIOError(11, "resource temporarily unavailable")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts descriptors in /proc")
+def test_clips_that_are_kept_hold_few_descriptors(pool: WorkerPool, tmp_path: Path) -> None:
+    stream, _ = stream_of(pool, tmp_path, [f"clip.{n}" for n in range(300)])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    kept = [clip for _, clip in stream]
+    assert len(kept) == 300
+    assert len(list(Path("/proc/self/fd").iterdir())) - before < 20
+
+
+def test_few_clips_are_remembered_however_small(pool: WorkerPool, tmp_path: Path) -> None:
+    recent = jobs.RecentClips(max_bytes=1 << 30)
+    for number in range(200):
+        recent.put(jobs.Job(number, "", {}, []), fake_readers.clip())
+    assert list(recent.clips) == list(range(200 - jobs.MAX_RECENT, 200))
+
+
 def test_requests_that_raise_end_the_stream_behind_what_they_gave(pool: WorkerPool, tmp_path: Path) -> None:
     closed = []
 

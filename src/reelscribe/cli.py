@@ -46,7 +46,8 @@ class Commands(click.Group):
             click.echo(f"error: {' '.join(str(exc).split())}{_notes(exc)}", err=True)
             ctx.exit(EXIT_TOO_MANY_FAILED if isinstance(exc, TooManyFailuresError) else EXIT_ERROR)
         except OSError as exc:
-            click.echo(f"error: {exc.strerror or exc}{f': {exc.filename}' if exc.filename else ''}", err=True)
+            where = f": {exc.filename}" if exc.filename else ""
+            click.echo(f"error: {exc.strerror or exc}{where}{_notes(exc)}", err=True)
             ctx.exit(EXIT_ERROR)
         except KeyboardInterrupt as exc:
             click.echo(f"stopped{_notes(exc) or '; nothing is written'}", err=True)

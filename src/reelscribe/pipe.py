@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from .errors import ModelError
 from .models.base import Captioner, captioner_seconds
 from .plan import Plan, Planner, RowOutcome
 from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
@@ -126,6 +127,8 @@ class _Pipe:
         try:
             for result in answers:
                 self.accept(result)
+            if not clips.ended:
+                raise ModelError("the captioner ended before it was asked about every video; this is a bug of it")
         finally:
             clips.close()
             if hasattr(answers, "close"):
@@ -266,18 +269,27 @@ class _Clips:
     def __init__(self, pipe: _Pipe, stream: Iterator[tuple[CaptionRequest, Any]]) -> None:
         self._pipe = pipe
         self._stream = stream
-        self._closed = False
+        self._closed = self._ended = False
 
     def __iter__(self) -> _Clips:
         return self
 
     def __next__(self) -> tuple[CaptionRequest, Clip | None]:
         while not self._closed:
-            request, outcome = next(self._stream)
+            try:
+                request, outcome = next(self._stream)
+            except StopIteration:
+                self._ended = True
+                raise
             if not isinstance(outcome, Failure):
                 return request, outcome
             self._pipe.accept(CaptionResult(request.id, failure=outcome))
         raise StopIteration
+
+    @property
+    def ended(self) -> bool:
+        """Whether everything was handed out."""
+        return self._ended
 
     def close(self) -> None:
         """End the stream."""

@@ -32,6 +32,8 @@ BATCH_STEPS = (0.25, 0.5, 1.0, 2.0)
 """Batch sizes to try, as parts of the one in use."""
 FEW_CLIPS = 16
 """Below this the start and the end of the pipeline weigh too much."""
+DOUBTFUL_RATIO = 1.25
+"""The pipeline cannot be faster than its slowest stage; where it seems to be by more than this, something is wrong."""
 HEADROOM = 1.15
 """How much faster reading should be than the model, so that the model never waits."""
 WORTH_CHANGING = 1.05
@@ -64,6 +66,8 @@ class BenchReport:
     """Videos per second of the whole pipeline."""
     bound: str = ""
     """What the pipeline's run says about its stages."""
+    workers: int = 1
+    """Processes that read while reading alone was measured."""
     recommended: dict[str, int] = field(default_factory=dict)
     """Option of the command to its value."""
     notes: list[str] = field(default_factory=list)
@@ -106,7 +110,7 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | Path, *, clips: i
         _model_alone(report, captioner, sample)
         del sample
         _whole(report, operator, input, limit=len(rows))
-    _recommend(report, operator)
+    _recommend(report)
     return report
 
 
@@ -141,7 +145,8 @@ def _read_alone(
     if not sample:
         raise DataError(f"none of the {len(requests)} videos of the sample can be read; the first: {_first(read)}")
     report = BenchReport(len(sample))
-    report.ceilings.append(Ceiling("decode", len(read) / seconds, _processes(stream.workers)))
+    report.workers = max(1, stream.workers)
+    report.ceilings.append(Ceiling("decode", len(read) / seconds, _processes(report.workers)))
     report.notes += _remarks(len(requests), read, sample)
     return report, sample
 
@@ -197,11 +202,17 @@ def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: s
     report.bound = summary.stages.line() if summary.stages is not None else ""
 
 
-def _recommend(report: BenchReport, operator: VideoCaptioningFromVLMMapper) -> None:
+def _recommend(report: BenchReport) -> None:
     """Processes that keep the model busy: as many as its speed needs, and no more than there are cores."""
+    if report.ratio > DOUBTFUL_RATIO and report.clips >= FEW_CLIPS:
+        report.recommended.clear()
+        report.notes.append(
+            f"the pipeline was {report.ratio:.1f} times as fast as {report.lowest.stage} alone, which cannot be: other "
+            "work disturbed the measurement, so nothing is recommended; run it again on a quiet machine"
+        )
+        return
     speed = {one.stage: one.videos_per_second for one in report.ceilings}
-    workers = max(1, len(operator.pool.workers))
-    needed = math.ceil(HEADROOM * speed["model"] / (speed["decode"] / workers))
+    needed = math.ceil(HEADROOM * speed["model"] / (speed["decode"] / report.workers))
     report.recommended["--workers"] = max(1, min(needed, usable_processors()))
     if needed > usable_processors():
         report.notes.append(
@@ -244,6 +255,7 @@ def print_report(report: BenchReport, console: Console) -> None:
     console.print(table)
     console.print(report.bound, soft_wrap=True, markup=False)
     settings = " ".join(f"{name} {value}" for name, value in report.recommended.items())
-    console.print(f"recommended: {settings}", soft_wrap=True, markup=False)
+    if settings:
+        console.print(f"recommended: {settings}", soft_wrap=True, markup=False)
     for note in report.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False)

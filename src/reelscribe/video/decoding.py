@@ -32,6 +32,13 @@ SKIPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpe
 setting or apply it to packets they were given before (dav1d)."""
 
 
+TELLS_FALSE_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video"})
+"""Decoders that say so, or give nothing, where they go on at a frame that is no key frame though its packet says so."""
+MARKS_KEYS = frozenset({"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv"})
+"""Decoders whose frames say themselves whether they are key frames. No other leaps: it would go on from an empty
+picture, and nobody would notice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shortcuts:
     """Which savings are used."""
@@ -79,7 +86,7 @@ def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[i
 
 def _by_time(feed: _Feed, keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[VideoFrame]:
     """Leg by leg: what lies between two legs is not decoded."""
-    for start, wanted in _legs(keys if feed.way.skips else keys[:0], chosen):
+    for start, wanted in _legs(keys if feed.may_leap else keys[:0], chosen):
         if start is not None:
             feed.leap(*start)
         yield from _in_order(feed, wanted)
@@ -136,17 +143,31 @@ class _Feed:
     ticks: NDArray[np.int64]
     way: Shortcuts
     following: Iterator[Packet[VideoStream]] = field(init=False)
-    leapt: bool = False
+    leapt_to: int | None = None
 
     def __post_init__(self) -> None:
         self.following = packets(self.container, self.stream)
 
+    @property
+    def may_leap(self) -> bool:
+        """Whether it may go on at a later key frame."""
+        context = self.stream.codec_context
+        known = context.name in TELLS_FALSE_KEYS or context.name in MARKS_KEYS or bool(context.codec.intra_only)
+        return self.way.skips and known and not self._has_palette
+
+    @property
+    def _has_palette(self) -> bool:
+        """Whether a picture may need what came with an earlier packet."""
+        return self.stream.codec_context.pix_fmt == "pal8"
+
     def position(self, frame: VideoFrame) -> int:
         """Where a frame stands on the timeline."""
-        if frame.pts is None or (self.leapt and frame.is_corrupt):
+        if frame.pts is None or (self.leapt_to is not None and frame.is_corrupt):
             raise MismatchError
         at = int(np.searchsorted(self.ticks, frame.pts))
         if at == len(self.ticks) or self.ticks[at] != frame.pts:
+            raise MismatchError
+        if at == self.leapt_to and self.stream.codec_context.name in MARKS_KEYS and not frame.key_frame:
             raise MismatchError
         return at
 
@@ -155,7 +176,7 @@ class _Feed:
         decoder, unless nothing may be skipped."""
         context = self.stream.codec_context
         unreferenced = self.way.skips and context.name in SKIPS_UNREFERENCED
-        alone = self.way.skips and bool(context.codec.intra_only)
+        alone = self.way.skips and bool(context.codec.intra_only) and not self._has_palette
         missing = set(wanted)
         for packet in self.following:
             needed = packet.pts is None or packet.pts in wanted
@@ -182,7 +203,7 @@ class _Feed:
         for packet in self.following:
             if packet.is_keyframe and packet.pts == key_ticks:
                 self.following = _chain(packet, self.following)
-                self.leapt = True
+                self.leapt_to = key
                 return
         raise MismatchError
 

@@ -60,6 +60,10 @@ class Job:
         return len(self.video) if isinstance(self.video, bytes) else 0
 
 
+MAX_RECENT = 64
+"""Clips that are kept, however small they are."""
+
+
 @dataclass(slots=True)
 class RecentClips:
     """Clips that were read lately, by what was asked for; the oldest go first."""
@@ -79,7 +83,7 @@ class RecentClips:
         """Keep a clip, and let old ones go."""
         self.clips[job.key] = clip, job.nbytes + clip.nbytes
         self.nbytes += job.nbytes + clip.nbytes
-        while self.nbytes > self.max_bytes:
+        while self.nbytes > self.max_bytes or len(self.clips) > MAX_RECENT:
             _, (_, nbytes) = self.clips.popitem(last=False)
             self.nbytes -= nbytes
 

@@ -245,6 +245,13 @@ class WorkerPool:
             if worker in self._all:
                 self._free.append(worker)
 
+    def drop(self, worker: Worker) -> None:
+        """The process is not to be used again; another may be started in its place."""
+        with self._lock:
+            if worker in self._all:
+                self._all.remove(worker)
+                worker.end()
+
     def replace(self, worker: Worker) -> Worker | None:
         """End one process and start another in its place; None where the pool was closed."""
         with self._lock:

@@ -18,6 +18,8 @@ import numpy as np
 
 from ..record import Clip
 
+COPIED_BYTES = 1 << 22
+"""Clips up to this size are copied at their arrival."""
 _PLAIN = tuple(field.name for field in fields(Clip) if field.name != "frames")
 
 
@@ -35,15 +37,28 @@ def send_clip(connection: Connection, clip: Clip, *, to_pid: int) -> None:
 
 
 def receive_clip(connection: Connection) -> Clip:
-    """Take a clip; the memory is given back when its frames are no longer used."""
+    """Take a clip; the memory is given back when its frames are no longer used.
+
+    Memory that both see holds a descriptor for as long as it is used, of which a process has few: small clips, of
+    which there are many, are copied.
+    """
     plain: dict[str, Any]
     plain, shape = connection.recv()
+    size = int(np.prod(shape))
     descriptor = recv_handle(connection)
     try:
-        shared = mmap.mmap(descriptor, int(np.prod(shape)))
+        pixels = _copied(descriptor, size) if size <= COPIED_BYTES else mmap.mmap(descriptor, size)
     finally:
         os.close(descriptor)
-    return Clip(frames=np.ndarray(shape, np.uint8, buffer=shared), **plain)
+    return Clip(frames=np.ndarray(shape, np.uint8, buffer=pixels), **plain)
+
+
+def _copied(descriptor: int, size: int) -> bytearray:
+    pixels = bytearray(size)
+    view, done = memoryview(pixels), 0
+    while done < size:
+        done += os.preadv(descriptor, [view[done:]], done)
+    return pixels
 
 
 def _memory(size: int) -> int:

@@ -185,7 +185,13 @@ class ClipStream:
         threading.Thread(target=self._take_requests, name="read-requests", daemon=True).start()
 
     def _add_worker(self) -> None:
-        worker = self._pool.lend()
+        """One process more, where there may be one; without it those there are go on."""
+        try:
+            worker = self._pool.lend()
+        except OSError:
+            if not self.workers:
+                raise
+            return
         if worker is not None:
             self.workers += 1
             threading.Thread(target=self._serve, args=(worker,), name="read-clip", daemon=True).start()
@@ -243,23 +249,34 @@ class ClipStream:
     # processes, each in a thread of its own
 
     def _serve(self, worker: Worker) -> None:
-        """Keep one process busy until nothing is left to read."""
+        """Keep one process busy until nothing is left to read, and give it back; or let the consumer know why not."""
+        held = [worker]
+        try:
+            self._keep_busy(held)
+        except BaseException as exc:  # a bug in reading, or a machine that starts no more processes
+            self._stop(exc)
+            self._pool.drop(held[0])
+        else:
+            self._pool.take_back(held[0])
+
+    def _keep_busy(self, held: list[Worker]) -> None:
+        """Serve with the process in `held`, where its successors are put as it dies."""
         sent: deque[Job] = deque()
         again: deque[Job] = deque()
         while True:
             try:
-                if self._answered(worker, sent, again):
-                    break
+                if self._answered(held[0], sent, again):
+                    return
             except LostError as lost:
-                replacement = self._pool.replace(worker)
-                if replacement is None:
-                    return self._stop(RuntimeError("the processes were ended while videos were being read"))
-                worker = replacement
+                held[0] = self._successor(held[0])
                 again = self._blame(sent, lost)
                 sent.clear()
-            except BaseException as exc:  # a bug in reading
-                return self._stop(exc)
-        return self._pool.take_back(worker)
+
+    def _successor(self, worker: Worker) -> Worker:
+        successor = self._pool.replace(worker)
+        if successor is None:
+            raise RuntimeError("the processes were ended while videos were being read")
+        return successor
 
     def _stop(self, exc: BaseException) -> None:
         """Let the consumer raise this, and end everything else."""
