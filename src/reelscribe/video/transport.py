@@ -18,6 +18,9 @@ import numpy as np
 
 from ..record import Clip
 
+COPIED_BYTES = 4 << 20
+"""Clips up to this size are copied out of the memory that both see: a mapping keeps a descriptor open, and a process
+may have a thousand of them at most places."""
 _PLAIN = tuple(field.name for field in fields(Clip) if field.name != "frames")
 
 
@@ -43,7 +46,8 @@ def receive_clip(connection: Connection) -> Clip:
         shared = mmap.mmap(descriptor, int(np.prod(shape)))
     finally:
         os.close(descriptor)
-    return Clip(frames=np.ndarray(shape, np.uint8, buffer=shared), **plain)
+    frames = np.ndarray(shape, np.uint8, buffer=shared)
+    return Clip(frames=frames.copy() if frames.nbytes <= COPIED_BYTES else frames, **plain)
 
 
 def _memory(size: int) -> int:
