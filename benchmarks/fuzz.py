@@ -36,6 +36,10 @@ SAMPLE_EVERY = 200
 """Decodes between two looks at the memory of all processes."""
 NUMBERS = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 """Numbers that sizes and counts are set to."""
+WAIT_SLACK_SECONDS = 10.0
+"""Time for what comes besides two tries at reading: killing a process, and starting another."""
+GROWTH_BYTES = 32 << 20
+"""What this process may grow by between the first look at its memory and the last."""
 EDGE_BYTES = 1024
 """The first and last bytes of a file, where headers and indices are, get half of the changes."""
 
@@ -145,6 +149,17 @@ class Figures:
         if isinstance(outcome, Failure) and outcome.attempts > 1:
             self.second_tries[kind] += 1
 
+    def hurts(self) -> list[str]:
+        """What went wrong: a wait that no limit explains, or memory that grows. Failures of files are none."""
+        found = []
+        if self.longest_wait_seconds > 2 * LIMITS.max_read_seconds + WAIT_SLACK_SECONDS:
+            found.append(f"nothing was answered for {self.longest_wait_seconds:.0f} s")
+        if self.memory and self.memory[-1][1] > self.memory[0][1] + GROWTH_BYTES:
+            found.append(f"this process grew from {self.memory[0][1] >> 20} to {self.memory[-1][1] >> 20} MiB")
+        if any(readers > LIMITS.max_memory_bytes for _, _, readers in self.memory):
+            found.append("a process that reads has more memory than it may")
+        return found
+
 
 def resident_bytes(pid: int | str) -> int:
     """Memory a process has in use; 0 where it is gone or the system does not tell."""
@@ -228,6 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked.out.write_text(json.dumps({one.name: getattr(figures, one.name) for one in fields(figures)}, indent=1) + "\n")
     print(f"{figures.decodes} decodes in {figures.seconds:.0f} s: {dict(figures.outcomes)}")
     print(f"{figures.processes} processes, longest wait {figures.longest_wait_seconds:.1f} s, kept {len(figures.kept)}")
+    if figures.hurts():
+        sys.exit("; ".join(figures.hurts()))
 
 
 if __name__ == "__main__":

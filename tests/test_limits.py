@@ -124,6 +124,10 @@ def test_the_clock_of_a_video_begins_when_a_process_begins_it(tmp_path: Path) ->
     assert all(isinstance(clip, Clip) for clip in found.values())
 
 
+def test_the_clock_may_be_without_end(pool: WorkerPool, tmp_path: Path) -> None:
+    assert isinstance(read(pool, tmp_path, ["a"], ReadLimits(max_read_seconds=float("inf")))["a"], Clip)
+
+
 def test_a_definite_failure_is_not_tried_again(pool: WorkerPool, tmp_path: Path) -> None:
     failure = read(pool, tmp_path, ["fail.x"])["fail.x"]
     assert isinstance(failure, Failure)

@@ -20,7 +20,7 @@ import clips
 import fake_readers
 from reelscribe.errors import ReelscribeError, SettingsError
 from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, TimeWindow
-from reelscribe.video import jobs, workers
+from reelscribe.video import jobs, transport, workers
 from reelscribe.video.pool import WorkerPool
 from reelscribe.video.reader import ReadLimits, read_clip
 from reelscribe.video.sampling import FramePolicy
@@ -195,8 +195,9 @@ def test_requests_are_advanced_in_one_thread_that_is_not_the_consumers(pool: Wor
     assert threading.get_ident() not in requests.threads
 
 
-def test_memory_is_given_back_with_the_clips(pool: WorkerPool, tmp_path: Path) -> None:
-    """Each clip is a mapping; they go when the clips go."""
+def test_memory_is_given_back_with_the_clips(pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each large clip is a mapping; they go when the clips go."""
+    monkeypatch.setattr(transport, "COPIED_BYTES", 0)
 
     def mapped() -> int:
         return Path("/proc/self/maps").read_text().count("reelscribe-frames")
@@ -210,6 +211,17 @@ def test_memory_is_given_back_with_the_clips(pool: WorkerPool, tmp_path: Path) -
     del stream
     assert most - before <= 16
     assert_soon(lambda: mapped() == before)
+
+
+def test_small_clips_keep_no_descriptors_open(pool: WorkerPool, tmp_path: Path) -> None:
+    """There are many of them, and a process may have a thousand descriptors at most places."""
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("needs Linux")
+    stream, _ = stream_of(pool, tmp_path, [f"x.{n}" for n in range(300)])
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    clips_kept = list(stream)
+    assert len(clips_kept) == 300
+    assert len(list(Path("/proc/self/fd").iterdir())) < before + 30
 
 
 # repeats

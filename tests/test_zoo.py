@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,21 @@ def test_only_failures_of_decoding_are_tried_twice(outcome: tuple[Any, dict[str,
     assert {outcome[1][name].kind for name in twice} <= {"unreadable", "no_frames"}
     assert "data blank" in twice
     assert twice.isdisjoint({"empty", "noise", "index missing", "pipe", "65,535 x 65,535 (gif)", "folder"})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is bounded on Linux only")
+def test_what_is_refused_costs_neither_time_nor_memory(animals: list[CaptionRequest]) -> None:
+    refused = [one for one in animals if zoo.ZOO[one.prompt].kind in ("too_large", "too_long")]
+    refused = [one for one in refused if not one.prompt.startswith("pictures over")]
+    limits = replace(LIMITS, max_memory_bytes=48 << 20, max_read_seconds=5)
+    pool = WorkerPool(1)
+    made = {one.prompt: outcome for one, outcome in ClipStream(pool, refused, POLICY, limits=limits)}
+    pool.close()
+    assert len(made) >= 5
+    assert {name: outcome.kind for name, outcome in made.items() if isinstance(outcome, Failure)} == {
+        name: zoo.ZOO[name].kind for name in made
+    }
+    assert max(outcome.seconds for outcome in made.values() if isinstance(outcome, Failure)) < 1
 
 
 # that the tricks would work

@@ -34,6 +34,8 @@ FIRST_WORKERS = 2
 READER = "reelscribe.video.reader:attempt"
 START_SECONDS = 120.0
 """Time in which a process must say that it is ready."""
+LONGEST_WAIT_SECONDS = 1e6
+"""What the system can wait for at a time, even where the limit says more."""
 MESSAGE_SECONDS = 30.0
 """Time a message may take between a process and this one, once it has begun."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -111,7 +113,8 @@ class Worker:
             Exception: what reading raised, which is a bug.
         """
         self._begin()
-        if not self._connection.poll(max(self._since + limits.max_read_seconds - time.monotonic(), 0)):
+        left = self._since + limits.max_read_seconds - time.monotonic()
+        if not self._connection.poll(min(max(left, 0), LONGEST_WAIT_SECONDS)):
             self.end()
             raise LostError(_too_slow(limits), self._seconds())
         try:
