@@ -100,3 +100,27 @@ def growth(path: Path, rows: Sequence[int], milliseconds: Sequence[float], mebib
         axis.set_title(title, loc="left")
         axis.set_xlabel("rows")
     _save(figure, path)
+
+
+def soak(path: Path, samples: Sequence[Mapping[str, float]]) -> None:
+    """What a long run holds, over time: memory on the left, counts on the right.
+
+    Args:
+        path: the picture.
+        samples: what `benchmarks.soak.sample` gives, with the seconds since the start.
+    """
+    figure, (memory, counts) = _axes(2)
+    minutes = [one["seconds"] / 60 for one in samples]
+    panels = {
+        memory: {"resident_mib": "the run", "workers_mib": "processes that read", "shared_mib": "shared frames"},
+        counts: {"descriptors": "open files", "threads": "threads", "processes": "processes"},
+    }
+    for axis, lines in panels.items():
+        for (name, label), colour in zip(lines.items(), (OURS, LINE, "#7a7a7a"), strict=True):
+            axis.plot(minutes, [one[name] for one in samples], label=label, color=colour)
+        axis.set_xlabel("minutes")
+        axis.set_ylim(bottom=0)
+        axis.legend(loc="lower right", frameon=False)
+    memory.set_title("MiB", loc="left")
+    counts.set_title("count", loc="left")
+    _save(figure, path)
