@@ -120,7 +120,7 @@ def soak(path: Path, samples: Sequence[Mapping[str, float]]) -> None:
             axis.plot(minutes, [one[name] for one in samples], label=label, color=colour)
         axis.set_xlabel("minutes")
         axis.set_ylim(bottom=0)
-        axis.legend(loc="lower right", frameon=False)
+        axis.legend(loc="center right", frameon=False)
     memory.set_title("MiB", loc="left")
     counts.set_title("count", loc="left")
     _save(figure, path)

@@ -174,6 +174,10 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
 
+    def hang_up(self) -> None:
+        """Close the socket; only for the thread that sends and receives, which does so no more."""
+        self._connection.close()
+
 
 def _too_slow(limits: ReadLimits) -> Failure:
     return Failure(
@@ -254,6 +258,7 @@ class WorkerPool:
             if worker in self._all:
                 self._all.remove(worker)
                 worker.end()
+                worker.hang_up()
 
     def replace(self, worker: Worker) -> Worker | None:
         """End one process and start another in its place; None where the pool was closed."""
@@ -262,6 +267,7 @@ class WorkerPool:
                 return None
             self._all.remove(worker)
             worker.end()
+            worker.hang_up()
             return self._new()
 
     def close(self) -> None:
