@@ -64,8 +64,8 @@ def operator(captioner: Any, **parameters: Any) -> VideoCaptioningFromVLMMapper:
     return VideoCaptioningFromVLMMapper(captioner=captioner, **parameters)
 
 
-def rows_of(count: int) -> Rows:
-    return [{"id": i, "video": f"clip{i}.mp4"} for i in range(count)]
+def rows_of(count: int, folder: Path = Path()) -> Rows:
+    return [{"id": i, "video": str(folder / f"clip{i}.mp4")} for i in range(count)]
 
 
 # answers of no use
@@ -120,7 +120,7 @@ def test_asking_again_goes_past_the_bound_of_rows_in_flight(tmp_path: Path, monk
     op = operator(model)
     op.pool = WorkerPool(2, reader="fake_readers:read")
     began = time.monotonic()
-    summary = caption_file(op, jsonl(tmp_path / "in.jsonl", rows_of(60)), tmp_path / "out.jsonl")
+    summary = caption_file(op, jsonl(tmp_path / "in.jsonl", rows_of(60, tmp_path)), tmp_path / "out.jsonl")
     op.close()
     assert summary.captions == 60
     assert time.monotonic() - began < 25, "it did not stall"
@@ -177,7 +177,12 @@ def test_every_row_is_accounted_for(tmp_path: Path, seed: int, keep_original: bo
     chance = random.Random(seed)
     names = ["clip", "fail", "crash_once", "slow"]
     rows = [
-        {"id": i, "video": None if chance.random() < 0.1 else f"{chance.choices(names, [90, 8, 1, 1])[0]}.{i}.mp4"}
+        {
+            "id": i,
+            "video": None
+            if chance.random() < 0.1
+            else str(tmp_path / f"{chance.choices(names, [90, 8, 1, 1])[0]}.{i}.mp4"),
+        }
         for i in range(300)
     ]
     source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
