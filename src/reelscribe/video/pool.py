@@ -65,17 +65,14 @@ class Worker:
 
     def __init__(self, reader: str = READER) -> None:
         ours, theirs = socket.socketpair()
-        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(MESSAGE_SECONDS), 0))
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "reelscribe.video.worker", str(theirs.fileno()), reader],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                process_group=0,  # Ctrl-C is for the parent, which ends its workers itself
-            )
+            try:
+                for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+                    ours.setsockopt(socket.SOL_SOCKET, option, struct.pack("@ll", int(MESSAGE_SECONDS), 0))
+                self._process = _start(reader, theirs)
+            except BaseException:
+                ours.close()
+                raise
         self._connection = Connection(ours.detach())
         self._ready = False
         self._asked = 0
@@ -177,6 +174,18 @@ class Worker:
     def hang_up(self) -> None:
         """Close the socket; only for the thread that sends and receives, which does so no more."""
         self._connection.close()
+
+
+def _start(reader: str, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    """The process, with its end of the socket."""
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "reelscribe.video.worker", str(theirs.fileno()), reader],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **_ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        process_group=0,  # Ctrl-C is for the parent, which ends its workers itself
+    )
 
 
 def _too_slow(limits: ReadLimits) -> Failure:
