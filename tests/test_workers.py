@@ -279,28 +279,36 @@ def test_a_bug_in_reading_reaches_the_consumer(pool: WorkerPool, tmp_path: Path)
         list(stream)
 
 
-@pytest.mark.parametrize("what", ["bug.a", "wait.a"])
-def test_a_stream_that_breaks_leaves_the_pool_whole(
-    pool: WorkerPool, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Errors of reading, and of a machine that starts no more processes, cost a stream and not the next one."""
-    for _ in range(3):
-        with monkeypatch.context() as patch:
-            stream, _ = stream_of(pool, tmp_path, [what])
-            if what == "wait.a":
-                pool.start()
-                assert_soon(lambda: len(pool.workers) == 2)
-                iterator = iter(stream)
-                threading.Timer(0.3, lambda: [os.kill(one.pid, signal.SIGKILL) for one in pool.workers]).start()
-                patch.setattr(subprocess, "Popen", no_more_processes)
-                with pytest.raises(BlockingIOError):
-                    next(iterator)
-            else:
-                with pytest.raises(ZeroDivisionError):
-                    list(stream)
+def test_errors_of_reading_leave_the_pool_whole(pool: WorkerPool, tmp_path: Path) -> None:
+    for number in range(3):
+        stream, _ = stream_of(pool, tmp_path, [f"bug.{number}"])
+        with pytest.raises(ZeroDivisionError):
+            list(stream)
         assert_soon(lambda: not threads_of_streams())
-    stream, _ = stream_of(pool, tmp_path, ["b", "c", "d"])
-    assert sorted(names_of(stream)) == ["b", "c", "d"]
+    assert sorted(names_of(stream_of(pool, tmp_path, ["b", "c", "d"])[0])) == ["b", "c", "d"]
+
+
+def test_a_machine_that_starts_no_more_processes_ends_the_stream_and_not_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = WorkerPool(1, reader=FAKE)
+    for number in range(3):
+        stream, _ = stream_of(pool, tmp_path, [f"wait.{number}"])
+
+        def kill(name: str = f"wait.{number}") -> None:
+            assert_soon(lambda: (tmp_path / "log").exists() and name in log_of(tmp_path))
+            monkeypatch.setattr(subprocess, "Popen", no_more_processes)
+            os.kill(pool.workers[0].pid, signal.SIGKILL)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        with pytest.raises(BlockingIOError):
+            next(stream)
+        killer.join()
+        monkeypatch.undo()
+        assert_soon(lambda: not threads_of_streams())
+    assert sorted(names_of(stream_of(pool, tmp_path, ["b", "c", "d"])[0])) == ["b", "c", "d"]
+    pool.close()
 
 
 def no_more_processes(*_args: Any, **_options: Any) -> Any:
