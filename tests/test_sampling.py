@@ -21,7 +21,7 @@ from reelscribe.video.sampling import (
     FrameSettings,
     frame_metadata,
     is_constant_rate,
-    pad_frames,
+    pad,
     sample_indices,
     sample_times,
     target_size,
@@ -281,13 +281,10 @@ def test_policies_and_settings_travel() -> None:
 # ---- padding and metadata ---------------------------------------------------------------------------------------
 
 
-def test_padding_repeats_the_last_frame_and_its_time() -> None:
-    frames = np.arange(3 * 2 * 2 * 3, dtype=np.uint8).reshape(3, 2, 2, 3)
-    padded, pts = pad_frames(FramePolicy(), frames, np.array([0.0, 0.5, 1.0]))
-    assert pts.tolist() == [0, 0.5, 1, 1]
-    assert np.array_equal(padded[3], frames[2])
-    same, _ = pad_frames(FramePolicy(), frames[:2], np.array([0.0, 0.5]))
-    assert len(same) == 2
+def test_padding_repeats_the_last_frame_up_to_the_temporal_patch() -> None:
+    assert pad(FramePolicy(), np.array([0, 5, 9])).tolist() == [0, 5, 9, 9]
+    assert pad(FramePolicy(), np.array([0, 5])).tolist() == [0, 5]
+    assert pad(FramePolicy(), np.array([7])).tolist() == [7, 7]
 
 
 def clip_at(pts: Any, *, fps: float, duration: float, window: float | None = None) -> Clip:

@@ -30,7 +30,7 @@ from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
 from .pixels import to_rgb, upright_size
-from .sampling import FramePolicy, frames_in_window, pad_frames, sample_times, span_seconds, target_size
+from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
 from .timeline import PacketTimes, Timeline, decoded_timeline, packet_timeline, scan_packets
 from .tolerance import cheapest_near
@@ -251,11 +251,11 @@ class _ClipReader:
         chosen = self._cheapest(timeline, chosen)
         with self.source.open() as (container, stream):
             decoding = frames_at(container, stream, timeline, chosen, way=way)
-            frames, source_size = self._pixels(decoding, len(chosen))
-        frames, pts_seconds = pad_frames(self.policy, frames, timeline.seconds[chosen])
+            shown = pad(self.policy, chosen)
+            frames, source_size = self._pixels(decoding, len(chosen), padded=len(shown))
         return Clip(
             frames=frames,
-            pts_seconds=pts_seconds,
+            pts_seconds=timeline.seconds[shown],
             duration_seconds=timeline.duration_seconds,
             source_fps=timeline.fps,
             source_height=source_size[0],
@@ -276,16 +276,20 @@ class _ClipReader:
         inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)
         return span_seconds(timeline.seconds[inside], fps=timeline.fps)
 
-    def _pixels(self, decoding: Iterator[VideoFrame], count: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The frames as uint8 `[count, H, W, 3]` and the upright size of the first one's source."""
+    def _pixels(
+        self, decoding: Iterator[VideoFrame], count: int, *, padded: int
+    ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The frames as uint8 `[padded, H, W, 3]`, the last of the `count` repeated, and the upright size of the first
+        one's source."""
         reformatter = VideoReformatter()
         first = next(decoding)
         source_size = upright_size(first)
         _check_pixels(self.source, *source_size, self.limits)
         height, width = target_size(self.policy, count, *source_size)
-        pixels = np.empty((count, height, width, 3), np.uint8)
+        pixels = np.empty((padded, height, width, 3), np.uint8)
         pixels[0] = to_rgb(first, reformatter, height=height, width=width)
         for index, frame in enumerate(decoding, start=1):
             _check_pixels(self.source, frame.height, frame.width, self.limits)
             pixels[index] = to_rgb(frame, reformatter, height=height, width=width)
+        pixels[count:] = pixels[count - 1]
         return pixels, source_size

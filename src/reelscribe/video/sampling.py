@@ -25,7 +25,7 @@ __all__ = [
     "frame_metadata",
     "frames_in_window",
     "is_constant_rate",
-    "pad_frames",
+    "pad",
     "sample_indices",
     "sample_times",
     "span_seconds",
@@ -197,25 +197,17 @@ def _spread(indices: Indices, total: int) -> Indices:
     return spread
 
 
-def pad_frames(
-    policy: FramePolicy, frames: NDArray[np.uint8], pts_seconds: Seconds
-) -> tuple[NDArray[np.uint8], Seconds]:
-    """Repeat the last frame and its time until the number of frames is a multiple of the temporal patch.
+def pad(policy: FramePolicy, chosen: Indices) -> Indices:
+    """Repeat the last of the chosen frames until their number is a multiple of the temporal patch.
+
+    transformers' Qwen processors pad the same way, but refuse one frame.
 
     Args:
         policy: what the model wants.
-        frames: uint8 `[T, H, W, 3]`, T at least 1.
-        pts_seconds: float64 `[T]`.
-
-    Returns:
-        Both, padded; the same objects where nothing is missing. transformers' Qwen processors pad the same way, but
-        refuse one frame.
+        chosen: int64 `[T]`, T at least 1.
     """
-    missing = -len(frames) % policy.temporal_patch
-    if not missing:
-        return frames, pts_seconds
-    padded = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-    return padded, np.concatenate([pts_seconds, np.repeat(pts_seconds[-1:], missing)])
+    missing = -len(chosen) % policy.temporal_patch
+    return np.concatenate([chosen, np.repeat(chosen[-1:], missing)]) if missing else chosen
 
 
 def frame_metadata(clip: Clip) -> dict[str, Any]:
