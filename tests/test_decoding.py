@@ -261,3 +261,14 @@ def test_padding_is_not_part_of_the_prompt():
     ids, mask = torch.tensor([[A, C]]), torch.tensor([[0, 1]])
     (one,) = write(Table(table, [A]), [row], prompt_ids=ids, prompt_mask=mask, eos_ids={EOS}, text_of=text_of)
     assert one.text == "a"
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"temperature": 1.0, "top_p": 0.9, "top_k": 3}])
+def test_numbers_that_are_not_finite_stay_in_their_row_and_show(settings):
+    table = chain((A, B), (B, EOS))
+    table[2] = float("nan")
+    one = sampling(**settings)
+    mixed = written(Table(table, [A, 2, A]), [one] * 3, [A, 2, A])
+    clean = written(Table(table, [A, A, A]), [one] * 3, [A, A, A])
+    assert [mixed[0], mixed[2]] == [clean[0], clean[2]]
+    assert math.isnan(mixed[1].mean_logprob)

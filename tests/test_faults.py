@@ -90,6 +90,8 @@ def test_an_answer_of_no_use_is_asked_for_once_more_with_another_seed(
     assert summary.failures == ({kind: 1} if twice else {})
     captions = [row["captions"] for row in load(output)]
     assert captions == [["fine"], None if twice else ["fine"], ["fine"], ["fine"]]
+    if twice:
+        assert [row["attempts"] for row in load(tmp_path / "out.jsonl.failures.jsonl")] == [2]
 
 
 def test_with_all_candidates_kept_one_empty_text_is_reason_enough(tmp_path: Path) -> None:
