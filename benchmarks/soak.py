@@ -116,7 +116,7 @@ def run(minutes: float) -> dict[str, Any]:
                "--model", "reelscribe/shapes", "--max-tokens", "8"]  # fmt: skip
     began = time.monotonic()
     with (WORK / "soak.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=_heed_interrupts)
         samples = list(_watch(process, began, minutes * 60))
         stopped = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -126,12 +126,20 @@ def run(minutes: float) -> dict[str, Any]:
             "cores": os.cpu_count(), "samples": samples}  # fmt: skip
 
 
+def _heed_interrupts() -> None:
+    """Shells start what runs in the background deaf to Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _watch(process: subprocess.Popen[bytes], began: float, seconds: float) -> Iterator[dict[str, float]]:
     while (now := time.monotonic() - began) < seconds:
         time.sleep(min(SAMPLE_SECONDS, seconds - now))
         if process.poll() is not None:
             raise RuntimeError(f"the run has ended with exit code {process.returncode}; see {WORK / 'soak.log'}")
-        yield {"seconds": time.monotonic() - began, **sample(process.pid)}
+        one = {"seconds": time.monotonic() - began, **sample(process.pid)}
+        with (WORK / "soak_samples.jsonl").open("a") as lines:  # in case this process is ended
+            lines.write(json.dumps(one) + "\n")
+        yield one
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, float]:

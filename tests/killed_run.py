@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "rename": [(temporary.TemporaryFile, "commit")],
     "part": [(journal.Journal, "add_part")],
     "join": [(parts, "join_files")],
+    "copy": [(shutil, "copyfileobj")],
     "failures": [(local, "write_failures")],
     "finish": [(journal.Journal, "finish")],
 }

@@ -399,7 +399,8 @@ def test_a_run_that_is_stopped_leaves_the_old_output_and_what_is_done(
     with pytest.raises(exc) as caught:
         caption_file(operator(), source, output, progress=Interrupt(3, exc), overwrite=True, part_rows=2)
     folder = tmp_path / f".out{suffix}.run"
-    assert caught.value.__notes__ == [f"3 rows are done and kept in {folder}; the same command goes on from there"]
+    note = "3 rows are done and kept in {}; the same command without --overwrite goes on from there"
+    assert caught.value.__notes__ == [note.format(folder)]
     assert output.read_text() == "old"
     parts = sorted((folder / "parts").iterdir())
     kind = "parquet" if suffix == ".parquet" else "jsonl"

@@ -18,10 +18,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe import (
+    DataError,
+    FailedSamplesError,
+    ModelError,
+    ScriptedCaptioner,
+    SettingsError,
+    VideoCaptioningFromVLMMapper,
+)
+from reelscribe.data import open_source
 from reelscribe.errors import TooManyFailuresError
 from reelscribe.record import CaptionRequest, CaptionResult, Failure, RequestId
 from reelscribe.runners.failures import FailureLimit
+from reelscribe.runners.identity import RunIdentity, command_of
 from reelscribe.runners.journal import Journal, run_folder
 from reelscribe.runners.local import caption_file
 
@@ -280,9 +289,6 @@ def test_another_version_is_named(source: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_secrets_are_not_written_down(tmp_path: Path) -> None:
-    from reelscribe.data import open_source
-    from reelscribe.runners.identity import RunIdentity, command_of
-
     op = VideoCaptioningFromVLMMapper(model_params={"token": "hf_SECRET", "proxies": {"https": "u:SECRET@p"}})
     source = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1)))
     identity = RunIdentity.of(op, source, tmp_path / "out.jsonl", limit=None)
@@ -303,6 +309,97 @@ def test_a_changed_model_folder_is_another_run(tmp_path: Path) -> None:
     assert model_revision(spec) != before
     assert model_revision(ModelSpec("hf", "no/such-model")) is None
     assert model_revision(ModelSpec("hf", "no/such-model", {"revision": "abc"})) == "abc"
+
+
+def test_an_update_leaves_a_run_that_can_be_tried_again_and_updated_again(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(Words(broken=("clip3",))), source, output)
+    first, again, third = Words(broken=("clip3",)), Words(), Words()
+    caption_file(operator(first, caption_key="made"), source, output, update=True)
+    assert first.asked == [3], "what failed is tried again"
+    summary = caption_file(operator(again, caption_key="made"), source, output, retry=())
+    assert (again.asked, summary.failed_rows) == ([3], 0)
+    caption_file(operator(third, caption_key="words"), source, output, update=True)
+    output.unlink()
+    caption_file(operator(third, caption_key="words"), source, output)
+    assert third.asked == []
+
+
+def test_stricter_limits_ask_everything_again(source: Path, tmp_path: Path) -> None:
+    output, looser, stricter = tmp_path / "out.jsonl", Words(), Words()
+    caption_file(operator(Words(), max_source_seconds=100.0), source, output)
+    caption_file(operator(looser, max_source_seconds=200.0), source, output, update=True)
+    caption_file(operator(stricter, media_root=str(tmp_path)), source, output, update=True)
+    assert (looser.asked, stricter.asked) == ([], list(range(20)))
+
+
+def test_keeping_all_asks_again_where_a_candidate_was_empty(source: Path, tmp_path: Path) -> None:
+    output, asked = tmp_path / "out.jsonl", []
+
+    def words(request: CaptionRequest, i: int) -> str:
+        asked.append(request.id.row)
+        return "" if request.id.row == 5 and i == 1 and len(asked) <= 40 else "words"
+
+    caption_file(operator(words, caption_num=2), source, output)
+    asked.clear()
+    asked.extend([0] * 41)
+    summary = caption_file(operator(words, caption_num=2, keep_candidate_mode="all"), source, output, update=True)
+    assert (asked[41:], summary.failed_rows) == ([5, 5], 0)
+
+
+def test_a_revision_that_shows_only_while_loading_is_not_mixed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, revision = tmp_path / "out.jsonl", ["r1"]
+    monkeypatch.setattr("reelscribe.runners.identity._revision", lambda operator: revision[0])
+    stopped(source, output)
+
+    class Loads(VideoCaptioningFromVLMMapper):
+        def start(self) -> None:
+            revision[0] = "r2"
+
+    with pytest.raises(SettingsError, match='model_revision was "r1" and is now "r2"'):
+        caption_file(Loads(captioner=ScriptedCaptioner(Words())), source, output, part_rows=5)
+    revision[0], words = "r1", Words()
+    caption_file(Loads(captioner=ScriptedCaptioner(words)), source, output, part_rows=5, update=True)
+    assert words.asked == list(range(20))
+
+
+def test_a_spec_that_was_given_is_part_of_what_a_run_is(source: Path, tmp_path: Path) -> None:
+    from reelscribe.models.base import ModelSpec
+
+    output = tmp_path / "out.jsonl"
+
+    def spec(model: str, template: str) -> VideoCaptioningFromVLMMapper:
+        return VideoCaptioningFromVLMMapper(captioner=ModelSpec("scripted", model, {"template": template}))
+
+    caption_file(spec("x", "AAA {video}"), source, output)
+    with pytest.raises(SettingsError, match="captioner.model was"):
+        caption_file(spec("other", "AAA {video}"), source, output)
+    with pytest.raises(SettingsError, match="captioner.options was"):
+        caption_file(spec("x", "BBB {video}"), source, output)
+
+
+def test_a_failed_row_that_was_mended_is_done_where_none_may_fail(source: Path, tmp_path: Path) -> None:
+    output, mended = tmp_path / "out.jsonl", Words()
+    with pytest.raises(FailedSamplesError):
+        caption_file(operator(Words(broken=("clip7",)), skip_op_error=False), source, output)
+    caption_file(operator(mended, skip_op_error=False), source, output)
+    assert 7 in mended.asked
+    assert len(load(output)) == 40
+
+
+def test_a_run_whose_retry_cannot_load_its_model_is_still_there(source: Path, tmp_path: Path) -> None:
+    output, names = tmp_path / "out.jsonl", tuple(f"clip{i}" for i in range(20))
+
+    class LoadsNothing(VideoCaptioningFromVLMMapper):
+        def start(self) -> None:
+            raise ModelError("no room")
+
+    caption_file(operator(Words(broken=names)), source, output)
+    with pytest.raises(ModelError):
+        caption_file(LoadsNothing(captioner=ScriptedCaptioner(Words())), source, output, retry=())
+    assert caption_file(operator(Words()), source, output, retry=()).failed_rows == 0
 
 
 # one at a time
@@ -373,13 +470,65 @@ def test_an_input_that_has_changed_is_no_input_to_try_again(source: Path, tmp_pa
     assert output.read_bytes() == before
 
 
+def test_the_file_of_failures_replaces_nothing_of_others(source: Path, tmp_path: Path) -> None:
+    output, precious = tmp_path / "out.jsonl", tmp_path / "precious.jsonl"
+    precious.write_text("mine")
+    with pytest.raises(DataError, match="both"):
+        caption_file(operator(Words()), source, output, failures=output)
+    with pytest.raises(DataError, match="is there already"):
+        caption_file(operator(Words()), source, output, failures=precious)
+    assert precious.read_text() == "mine"
+    other = tmp_path / "other.jsonl"
+    for _ in range(2):
+        summary = caption_file(operator(Words(broken=("clip3",))), source, output, failures=other)
+        assert [row["row"] for row in load(other)] == [3]
+        assert summary.failures_path == other
+        other.unlink()
+
+
+def test_an_output_inside_the_folder_that_is_read_is_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"text": [TOKEN], "videos": [["a.mp4"]]}), tmp_path / "data" / "in.parquet")
+    with pytest.raises(DataError, match="lies in the folder that is read"):
+        caption_file(operator(Words()), tmp_path / "data", tmp_path / "data" / "out.parquet")
+    with pytest.raises(DataError, match="lies in the folder that is read"):
+        caption_file(
+            operator(Words()), tmp_path / "data", tmp_path / "out.parquet", failures=tmp_path / "data" / "f.parquet"
+        )
+    caption_file(operator(Words()), tmp_path / "data", tmp_path / "data" / "out.jsonl")
+
+
+def test_numbers_that_no_type_holds_are_told_with_a_way_out(tmp_path: Path) -> None:
+    rows = [{**row, "x": 2**53 + 1 if i < 10 else 0.5} for i, row in enumerate(rows_of(20))]
+    source, output, words = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", Words()
+    with pytest.raises(DataError, match="no type of a column holds all of its values") as caught:
+        caption_file(operator(Words()), source, output, part_rows=10)
+    assert "rename it to .out.jsonl.run, and give a .jsonl output, --update" in caught.value.__notes__[0]
+    run_folder(output).rename(tmp_path / ".out.jsonl.run")
+    caption_file(operator(words), source, tmp_path / "out.jsonl", update=True)
+    assert (words.asked, len(load(tmp_path / "out.jsonl"))) == ([], 40)
+
+
+def test_a_retry_reads_a_linked_input_where_it_was_named(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "data").mkdir()
+    jsonl(tmp_path / "store" / "blob", rows_of(3))
+    link = tmp_path / "data" / "in.jsonl"
+    link.symlink_to(tmp_path / "store" / "blob")
+    kept = command_of(VideoCaptioningFromVLMMapper("x"), open_source(link), limit=None, failures=None)
+    assert kept is not None
+    assert kept["input"] == str(link)
+
+
 def test_failures_go_where_asked(source: Path, tmp_path: Path) -> None:
     failures = tmp_path / "why" / "failures.parquet"
     caption_file(operator(Words(broken=("clip3",))), source, tmp_path / "out.jsonl", failures=failures)
     assert load(failures) == [
         {
             "row": 3,
-            "id": 3,
+            "id": "3",
             "video": "clip3.mp4",
             "video_index": 0,
             "kind": "model_error",
@@ -476,7 +625,7 @@ KILLS = [
     ("decode", 1), ("decode", 2), ("caption", 1), ("caption", 37), ("caption", 160), ("caption", 280), ("answer", 3),
     ("answer", -80), ("answer", -200), ("write", 1), ("write", 41), ("write", -120), ("write", 290), ("rename", 1),
     ("rename", -2), ("rename", 5), ("rename", -8), ("part", 2), ("part", -3), ("part", 8), ("join", 1), ("join", -1),
-    ("failures", -1), ("finish", 1), ("finish", -1),
+    ("copy", 3), ("failures", -1), ("finish", 1), ("finish", -1),
 ]  # fmt: skip
 """Stage and how often it is reached before the end; negative: the end comes when the stage is done."""
 

@@ -194,13 +194,26 @@ def join_parquet(parts: Sequence[Path], output: Path) -> None:
     schema = file_schema(parts[-1])
     try:
         with writing(output), pq.ParquetWriter(temporary.path, schema, compression="zstd") as joined:
-            for part in parts:
-                with _open(part) as file:
-                    for i in range(file.num_row_groups):
-                        joined.write_table(_cast(file.read_row_group(i), schema))
+            for table in (group for part in parts for group in _groups(part)):
+                joined.write_table(_widened(table, schema, output))
         temporary.commit()
     finally:
         temporary.discard()
+
+
+def _groups(path: Path) -> Iterator[Any]:
+    with _open(path) as file:
+        for i in range(file.num_row_groups):
+            yield file.read_row_group(i)
+
+
+def _widened(table: Any, schema: Any, output: Path) -> Any:
+    import pyarrow as pa
+
+    try:
+        return _cast(table, schema)
+    except pa.ArrowException as exc:
+        raise DataError(f"cannot write {str(output)!r}: no type of a column holds all of its values: {exc}") from exc
 
 
 def file_schema(path: Path) -> Any:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from pathlib import Path
 
 from .base import writing
+
+
+def remove_leftovers(*finals: Path) -> None:
+    """Remove what processes that were killed left of these files; only where no other process can be writing them."""
+    for final in finals:
+        target = final.resolve()
+        for path in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+            path.unlink(missing_ok=True)
 
 
 class TemporaryFile:

@@ -28,6 +28,8 @@ def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
     Raises:
         DataError: it cannot be written.
     """
+    if path.suffix.lower() == ".parquet":  # a column has one type
+        entries = ({**entry, "id": str(entry["id"])} if "id" in entry else entry for entry in entries)
     first = next(rest := iter(entries), None)
     if first is None:
         path.unlink(missing_ok=True)

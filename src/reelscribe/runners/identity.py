@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 from ..data import Source
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
+from ..models.base import ModelSpec
 from ..record import CaptionRequest
 
 FREE_PARAMETERS = (
@@ -43,6 +45,8 @@ ROW_PARAMETERS = (
 what it needs of them."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
+WITH_PARTS = ("model_params", "sampling_params")
+"""Values that are told part by part."""
 LONGEST_VALUE = 200
 """Characters of a value that a message shows."""
 PACKAGES = {
@@ -68,11 +72,13 @@ class RunIdentity:
     ) -> RunIdentity:
         """The identity of a run to come; call it while relative paths are resolved as in the run."""
         given = operator.parameters
-        rows = {name: given[name] for name in ROW_PARAMETERS if name in given}
+        rows = {name: given[name] for name in ROW_PARAMETERS}
+        rows |= {"media_root": _absolute(given["media_root"])}
         rows |= {"input": str(source.path.resolve()), "input_files": _files_digest(source.files()), "limit": limit}
         writing = {name: value for name, value in given.items() if name not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
+        writing |= {"hf_model": _model(given["hf_model"]), **_spec(given["captioner"])}
         writing |= {"video_root": str(operator.video_root and operator.video_root.resolve())}
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
@@ -94,7 +100,23 @@ class RunIdentity:
         unknown = ["model_revision"] if None in (now["model_revision"], before["model_revision"]) else []
         names = [name for name in {**before, **now} if name not in (*ignore, *unknown)]
         changed = [name for name in names if before.get(name) != now.get(name)]
-        return [_told(name, before.get(name), now.get(name)) for name in changed if not _is_whole(name, now, before)]
+        parts = [name for name in changed if name not in WITH_PARTS]
+        return [_told(name, before.get(name), now.get(name)) for name in parts or changed]
+
+    def is_stricter(self, kept: Mapping[str, Any]) -> bool:
+        """Whether a video that was read under another run's limits may not be read under these."""
+        before, now = kept["rows"], self.rows
+        lower = any(
+            (before[name] is None or now[name] < before[name])
+            for name in ("max_source_seconds", "max_source_pixels", "max_source_frames", "max_source_bytes")
+            if now[name] is not None and now[name] != before[name]
+        )
+        fenced = now["media_root"] not in (None, before["media_root"])
+        return lower or fenced or (before["allow_remote"] and not now["allow_remote"])
+
+    def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
+        """The same, with the model's revision as it is known now."""
+        return RunIdentity(self.rows, {**self.writing, "model_revision": _revision(operator)})
 
     def digest(self, request: CaptionRequest) -> bytes:
         """16 bytes that two requests share if they must get the same answer.
@@ -119,23 +141,39 @@ def command_of(
     given = dict(operator.parameters)
     if given.pop("captioner") is not None:
         return None
-    given["model_params"] = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS} or None
-    root = operator.parameters["video_root"]
+    model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS}
+    if "cache_dir" in model_params:
+        model_params["cache_dir"] = _absolute(model_params["cache_dir"])
+    given |= {"model_params": model_params or None, "hf_model": _model(given["hf_model"])}
     return {
-        "input": str(source.path.resolve()),
+        "input": str(source.path.absolute()),
         "limit": limit,
-        "failures": None if failures is None else str(failures.resolve()),
-        "parameters": _plain({**given, "video_root": None if root is None else str(Path(root).resolve())}),
+        "failures": None if failures is None else str(failures.absolute()),
+        "parameters": _plain({**given, **{name: _absolute(given[name]) for name in ("video_root", "media_root")}}),
     }
 
 
 def _files_digest(files: Iterable[Path]) -> str:
     """Names, sizes and times of change, as a short text."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        status = path.stat() if path.exists() else None
-        digest.update(repr((str(path.resolve()), status and (status.st_size, status.st_mtime_ns))).encode())
+    for path in map(os.fspath, files):
+        try:
+            status = os.stat(path)  # noqa: PTH116 - paths of which each remembers its parts add up
+            mark = (status.st_size, status.st_mtime_ns)
+        except OSError:
+            mark = None
+        digest.update(repr((os.path.realpath(path), mark)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _absolute(path: Any) -> str | None:
+    return None if path is None else str(Path(path).absolute())
+
+
+def _model(name: str) -> str:
+    """The name of a model; a local folder's from wherever it is looked at."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.is_dir() else name
 
 
 def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
@@ -144,6 +182,20 @@ def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
     if given is None:
         return None
     return f"{type(given).__module__}.{type(given).__qualname__}"
+
+
+def _spec(captioner: Any) -> dict[str, Any]:
+    """What a spec that was given from Python says; nothing for a living captioner."""
+    if not isinstance(captioner, ModelSpec):
+        return {}
+    options = {name: value for name, value in captioner.options.items() if name not in FREE_MODEL_PARAMETERS}
+    return {
+        "captioner.backend": captioner.backend,
+        "captioner.model": _model(captioner.model),
+        "captioner.options": options,
+        "captioner.generation": captioner.generation.model_dump(),
+        "captioner.frames": asdict(captioner.frames),
+    }
 
 
 def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
@@ -164,16 +216,7 @@ def _version(package: str) -> str | None:
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values inside `model_params` and `sampling_params` under names of their own, for messages."""
-    return {
-        f"{name}.{key}": part
-        for name in ("model_params", "sampling_params")
-        for key, part in (values.get(name) or {}).items()
-    }
-
-
-def _is_whole(name: str, now: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
-    """Whether a difference is told by the parts of the value already."""
-    return name in ("model_params", "sampling_params") and (bool(now.get(name)) or bool(before.get(name)))
+    return {f"{name}.{key}": part for name in WITH_PARTS for key, part in (values.get(name) or {}).items()}
 
 
 def _told(name: str, before: Any, now: Any) -> str:

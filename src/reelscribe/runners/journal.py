@@ -25,6 +25,8 @@ from ..record import Candidate, CaptionResult, Failure, RequestId, Sample, Usage
 DATABASE = "journal.sqlite"
 OWNER = "owner.json"
 PARTS = "parts"
+VERSION = 1
+"""Of the tables below."""
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -36,6 +38,7 @@ CREATE TABLE IF NOT EXISTS parts (number INTEGER PRIMARY KEY, counts TEXT NOT NU
 CREATE TABLE IF NOT EXISTS failures (
     part INTEGER NOT NULL, place INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (part, place)) WITHOUT ROWID;
 """
+_KEEP_CAPTIONS = "INSERT OR REPLACE INTO earlier_results SELECT digest, payload FROM results WHERE kind IS NULL"
 
 
 def run_folder(output: Path) -> Path:
@@ -87,10 +90,20 @@ class Journal:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
             database.executescript(f"BEGIN IMMEDIATE; {_TABLES} COMMIT;")
+            self._check_version(database)
         except BaseException:
             database.close()
             raise
         return database
+
+    def _check_version(self, database: sqlite3.Connection) -> None:
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, VERSION):
+            raise DataError(
+                f"the journal in {str(self.folder)!r} is of another version of this package (form {version}, not "
+                f"{VERSION}); go on with that one, or start afresh (--overwrite)"
+            )
+        database.execute(f"PRAGMA user_version = {VERSION}")
 
     def __enter__(self) -> Self:
         return self
@@ -98,6 +111,11 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def remove(self) -> None:
+        """Remove it, and let go of it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 
     def close(self) -> None:
@@ -141,11 +159,11 @@ class Journal:
             self._db.execute("BEGIN")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
@@ -181,8 +199,13 @@ class Journal:
         if not self._may_know:
             return None
         found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ? AND digest = ?", *id_, digest)
-        if not found and self._has_earlier:
-            found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
+        return _result(id_, found[0][0]) if found else None
+
+    def earlier_result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
+        """The answer to a request with this digest among those that were set aside; it stays there until the end."""
+        if not self._has_earlier:
+            return None
+        found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
         return _result(id_, found[0][0]) if found else None
 
     def add(self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None) -> None:
@@ -210,13 +233,18 @@ class Journal:
             self._remove_part_files()
         return int(dropped)
 
-    def set_aside(self) -> None:
-        """Begin anew, with the captions so far at hand for requests that are the same; what failed is tried again."""
+    def set_aside(self, *, keep: bool = True) -> None:
+        """Begin anew, with the captions so far at hand for requests that are the same; what failed is tried again.
+
+        Args:
+            keep: false drops the captions too.
+        """
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO earlier_results SELECT digest, payload FROM results WHERE kind IS NULL")
+            db.execute(_KEEP_CAPTIONS if keep else "DELETE FROM earlier_results")
             db.execute("DELETE FROM results")
             _drop_parts(db)
-        self._has_earlier = self._may_know = True
+        self._has_earlier = keep
+        self._may_know = True
         self._remove_part_files()
 
     # parts
@@ -273,13 +301,13 @@ def remove_run(output: Path) -> None:
     folder = run_folder(output)
     if not folder.exists():
         return
-    if (folder / DATABASE).exists():
-        try:
-            Journal(folder).close()
-        except DataError as exc:
-            if "another process" in str(exc):
-                raise
-    shutil.rmtree(folder)
+    try:
+        with Journal(folder):
+            shutil.rmtree(folder)  # while it is held
+    except DataError as exc:
+        if "another process" in str(exc):
+            raise
+        shutil.rmtree(folder)
 
 
 def _drop_parts(db: sqlite3.Connection) -> None:

@@ -6,7 +6,6 @@ once, so that a run that ends in any way can go on.
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +18,7 @@ from ..batches import fields_until
 from ..data import SINKS, Source, open_sink, open_source
 from ..data.base import by_suffix
 from ..data.rows import FieldNames, RowForm, choose_form
+from ..data.temporary import remove_leftovers
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
@@ -97,7 +97,7 @@ def caption_file(
     source = open_source(input)
     failures = settings.failures or failures_path(output)
     by_suffix(SINKS, failures, role="file of failures")
-    check_output([output, failures], source)
+    check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
     _check_first_row(output, source, form)
@@ -140,24 +140,35 @@ class _Run:
         self._agree()
         if self._journal.fact("finished") and self.summary.output.exists():
             return self._as_it_was()
-        parts = PartedOutput(
+        remove_leftovers(self.summary.output, self._failures)
+        with self._told():
+            self._load_model()
+            parts = self._parts()
+            try:
+                self._rows(parts)
+                self._end(parts)
+            finally:
+                parts.close(keep=True)
+        return self.summary
+
+    def _parts(self) -> PartedOutput:
+        return PartedOutput(
             self._journal,
             self.summary.output,
             schema=self._source.schema(),
             new_fields=self._form.new_fields(),
             part_rows=self._settings.part_rows,
         )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Let an exception say what is kept, and how to go on."""
         try:
-            parts.open()
-            self._load_model()
-            self._rows(parts)
-            self._end(parts)
+            yield
         except (Exception, KeyboardInterrupt) as exc:
-            parts.close(keep=True)
             with suppress(Exception):
-                exc.add_note(self._kept(goes_on=not isinstance(exc, TooManyFailuresError)))
+                exc.add_note(self._kept(exc))
             raise
-        return self.summary
 
     def _current_identity(self) -> RunIdentity:
         return RunIdentity.of(self._operator, self._source, self.summary.output, limit=self._settings.limit)
@@ -174,13 +185,32 @@ class _Run:
             raise SettingsError(_other_run(self.summary.output, differences))
         if differences:
             self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
-            self._journal.set_aside()
+            self._journal.set_aside(keep=not self._identity.is_stricter(kept))
+        self._check_failures_file()
         if settings.retry is not None:
             count = self._journal.forget_failures(settings.retry or None)
             self._progress.say(f"trying {count:,} failed videos again")
+        elif not self._operator.skip_op_error:  # it stopped at one, which may have been mended
+            self._journal.forget_failures(None)
         self._remember()
 
+    def _check_failures_file(self) -> None:
+        """Stop before a file of failures would replace what is not one of this run.
+
+        Raises:
+            DataError: it would.
+        """
+        own = (str(failures_path(self.summary.output).absolute()), self._journal.fact("failures"))
+        path = self._failures.absolute()
+        if path.exists() and str(path) not in own and not self._settings.overwrite:
+            raise DataError(
+                f"the file of failures {str(path)!r} is there already; name another, or replace it (--overwrite)"
+            )
+        self._journal.keep(failures=str(path))
+
     def _remember(self) -> None:
+        if self._settings.changed:  # what is tried again otherwise is still the run that it was
+            return
         command = command_of(self._operator, self._source, limit=self._settings.limit, failures=self._settings.failures)
         self._journal.keep(identity=self._identity.as_dict(), command=command)
 
@@ -188,7 +218,9 @@ class _Run:
         for part in self._journal.parts():
             self.summary.merge(part.counts)
         self.summary.is_old = True
-        self.summary.failures_path = self._failures if self.summary.failed_rows else None
+        if self.summary.failures and not self._failures.exists():
+            write_failures(self._failures, self._journal.failures())
+        self.summary.failures_path = self._failures if self.summary.failures else None
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
@@ -202,14 +234,15 @@ class _Run:
 
     def _check_revision(self) -> None:
         """A model that had to be fetched shows its version only now."""
-        before, self._identity = self._identity, self._current_identity()
         kept = self._journal.fact("identity")
-        if self._identity == before and kept == before.as_dict():
-            return
-        differences = self._identity.differences(kept) if self._journal.has_answers else []
-        if differences and not self._settings.update:
+        self._identity = self._identity.with_revision(self._operator)
+        differences = self._identity.differences(kept, ignore=self._settings.changed)
+        if differences and self._journal.has_answers and not self._settings.update:
             raise SettingsError(_other_run(self.summary.output, differences))
-        self._remember()
+        if differences and self._settings.update:
+            self._journal.set_aside()
+        if kept != self._identity.as_dict():
+            self._remember()
 
     def _rows(self, parts: PartedOutput) -> None:
         """Send the rows that are not in finished parts through the pipe."""
@@ -242,18 +275,32 @@ class _Run:
         self._journal.finish()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
 
-    def _kept(self, *, goes_on: bool) -> str:
-        """A sentence that says what is kept of a run that ends early, and perhaps that the same command goes on."""
+    def _kept(self, exc: BaseException) -> str:
+        """A sentence that says what is kept of a run that ends early, and how to go on."""
         if not self._journal.has_answers and not self.summary.rows_in:
             return "no row was done, and nothing is written"
         rows, folder = self.summary.rows_in, self._journal.folder
-        way_on = "; the same command goes on from there" if goes_on else ""
-        return f"{rows:,} rows are done and kept in {folder}{way_on}"
+        kept = f"{rows:,} rows are done and kept in {folder}"
+        if isinstance(exc, TooManyFailuresError):
+            return kept
+        if isinstance(exc, DataError) and self.summary.output.suffix == ".parquet":
+            lines = run_folder(self.summary.output.with_suffix(".jsonl"))
+            kept = (
+                f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
+            )
+        without = " without --overwrite" if self._settings.overwrite else ""
+        return f"{kept}; the same command{without} goes on from there"
 
     def answer(self, request: CaptionRequest) -> CaptionResult | None:
         """What an earlier go of this run has for a request."""
-        found = self._journal.result(request.id, self._identity.digest(request))
-        self.summary.known_videos += found is not None
+        digest = self._identity.digest(request)
+        found = self._journal.result(request.id, digest)
+        if found is None:
+            found = self._journal.earlier_result(request.id, digest)
+            if found is None or self._operator.planner.is_worth_another_try(found):
+                return None
+            self.keep(request, found)
+        self.summary.known_videos += 1
         return found
 
     def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
@@ -304,14 +351,13 @@ class _Answers:
 @contextmanager
 def _journal(output: Path) -> Iterator[Journal]:
     """The journal of the run with this output; nothing of it stays where no row was done."""
+    is_new = not run_folder(output).exists()
     with Journal(run_folder(output)) as journal:
         try:
             yield journal
         finally:
-            empty = not journal.has_answers and not journal.parts()
-            journal.close()
-            if empty:
-                shutil.rmtree(journal.folder, ignore_errors=True)
+            if is_new and not output.exists() and not journal.has_answers and not journal.parts():
+                journal.remove()
 
 
 def _check_free(output: Path, *, overwrite: bool) -> None:
@@ -368,13 +414,20 @@ def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
     return operator.spec.model if operator.spec is not None else None
 
 
-def check_output(outputs: Collection[Path], source: Source) -> None:
-    """Stop before an input would be replaced.
+def check_outputs(output: Path, failures: Path, source: Source) -> None:
+    """Stop before an input would be replaced, now or when the run is started again.
 
     Raises:
-        DataError: a file to be written is read.
+        DataError: a file to be written is read, or would be, or both are one.
     """
-    targets = {path.resolve(): path for path in outputs if path.exists()}
+    if output.resolve() == failures.resolve():
+        raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
+    folder = source.path.resolve() if source.path.is_dir() else None
+    suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
+    for path in (output, failures):
+        if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
+            raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
+    targets = {path.resolve(): path for path in (output, failures) if path.exists()}
     for path in source.files() if targets else ():
         if path.resolve() in targets:
             raise DataError(

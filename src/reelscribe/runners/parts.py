@@ -55,14 +55,6 @@ class PartedOutput:
         """Rows of the input in those parts."""
         return sum(int(part.counts["rows_in"]) for part in self._done)
 
-    def open(self) -> None:
-        """Make sure that there is a place to write to.
-
-        Raises:
-            DataError: there is none.
-        """
-        self._open_sink()
-
     def write(self, samples: list[Sample], failures: list[Sample], add: Callable[[Counts], None]) -> None:
         """Take what one row became.
 
