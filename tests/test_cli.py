@@ -383,3 +383,34 @@ def test_real_videos_through_the_bundled_model(tmp_path: Path, video: Callable[[
     captions = [row["captions"] for row in load(output)]
     assert [bool(kept) for kept in captions] == [True, False, False]
     assert [row["kind"] for row in load(tmp_path / "out.jsonl.failures.jsonl")] == ["not_found", "unreadable"]
+
+
+def test_retry_needs_nothing_but_the_output(
+    tmp_path: Path, loaded: list[ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "broken.mp4"}, {"video": "b.mp4"}])
+    output = tmp_path / "out.jsonl"
+    assert run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3").exit_code == 3
+    refused = run("retry", tmp_path / "other.jsonl")
+    assert (refused.exit_code, "no run with the output" in refused.stderr) == (1, True)
+    assert "there is no kind of failure 'gone'" in run("retry", output, "--kind", "gone").stderr
+    before = output.read_bytes()
+    nothing = run("retry", output, "--kind", "timeout", "--max-read-seconds", "10")
+    assert (nothing.exit_code, output.read_bytes()) == (3, before)
+    monkeypatch.setattr("reelscribe.mapper.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: "mended"))
+    monkeypatch.chdir(tmp_path / "..")
+    result = run("retry", output, "--max-source-seconds", "100")
+    assert result.exit_code == 0, result.output
+    assert [row["captions"] for row in load(output)] == [["Describe 0"], ["mended"], ["Describe 0"]]
+    assert not (tmp_path / "out.jsonl.failures.jsonl").exists()
+    again = run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3")
+    assert (again.exit_code, "finished before" in again.output.replace("\n", " ")) == (0, True)
+
+
+def test_too_many_failures_are_exit_code_4(tmp_path: Path, loaded: list[ModelSpec]) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"video": "broken.mp4"}] * 5)
+    result = run("caption", source, "-o", tmp_path / "out.jsonl", "--max-failures", "2")
+    assert result.exit_code == 4
+    assert "3 of 3 rows failed" in result.stderr
+    assert run("caption", source, "-o", tmp_path / "out.jsonl", "--max-failures", "many").exit_code == 2
+    assert run("caption", source, "-o", tmp_path / "out.jsonl", "--max-failures", "100%").exit_code == 3
