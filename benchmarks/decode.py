@@ -217,6 +217,14 @@ def notes(found: dict[str, dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(lines))
 
 
+def before() -> dict[str, dict[str, Any]]:
+    """What was measured before, by case; nothing where there is no such file."""
+    if not RESULTS.exists():
+        return {}
+    found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text("utf-8"))["found"]
+    return found
+
+
 def write(found: dict[str, dict[str, Any]]) -> None:
     """Write the figures and what they come from."""
     results = {
@@ -231,7 +239,7 @@ def write(found: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure one reader, one case, or everything; only the last is written."""
+    """Measure one reader, which is told; one case, which takes the place of its last figures; or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=list(CASES), help="this one alone")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="a folder of videos to read as well")
@@ -245,8 +253,7 @@ def main() -> None:
     cases = [given.case] if given.case else [name for name, case in CASES.items() if given.real or not case.is_real]
     say = partial(print, flush=True)
     found = {case: run_case(case, given.real, rounds=given.rounds, say=say) for case in cases}
-    if not given.case:
-        write(found)
+    write({**(before() if given.case else {}), **found})
     say(json.dumps(figures(found), indent=1), *notes(found), sep="\n")
 
 
