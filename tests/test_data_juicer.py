@@ -349,6 +349,15 @@ def test_new_fields_have_their_types_where_the_first_rows_are_null() -> None:
     assert [row["captions"] for row in made][:2] == [None, ["caption 0 of a.mp4"]]
 
 
+def test_a_tracer_that_wants_as_many_rows_as_before_does_not_stop_it() -> None:
+    from datasets import Dataset
+
+    rows = [{"text": "", "videos": [name]} for name in ("a.mp4", "gone.mp4")]
+    operator = scripted(skip_op_error=True, keep_original_sample=False, auto_op_parallelism=False)
+    made = operator.run(Dataset.from_list(rows), tracer=object()).to_list()
+    assert [row["videos"] for row in made] == [["a.mp4"]]
+
+
 def test_a_prompt_key_that_no_row_has_stops_the_run() -> None:
     from datasets import Dataset
 

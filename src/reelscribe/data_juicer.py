@@ -133,12 +133,19 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
     def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
         """Caption a data set, as the default executor asks for.
 
+        Args:
+            dataset: rows.
+            exporter: taken because Data-Juicer gives it.
+            tracer: not used: it compares rows by their place before and after, and here rows are added.
+
         Raises:
             SettingsError: `prompt_key` is a field that no row has.
         """
         self.operator.check_fields(dataset.column_names)
+        if tracer is not None:
+            logger.info(f"{OPERATOR_NAME} adds rows, so it is not traced")
         try:
-            return super().run(self._with_fields(dataset), exporter=exporter, tracer=tracer)
+            return super().run(self._with_fields(dataset), exporter=exporter)
         finally:
             self.operator.close()
 
