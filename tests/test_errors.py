@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from importlib.util import find_spec
 
 import pytest
 
@@ -21,3 +22,9 @@ from reelscribe.errors import FailedSamplesError, MissingExtraError, ReelscribeE
 def test_errors_travel_between_processes(error: ReelscribeError) -> None:
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+@pytest.mark.skipif(find_spec("data_juicer") is not None, reason="Data-Juicer is installed")
+def test_without_data_juicer_the_extra_is_named() -> None:
+    with pytest.raises(MissingExtraError, match=r"reelscribe\[data-juicer\]"):
+        import reelscribe.data_juicer  # noqa: F401
