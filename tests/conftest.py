@@ -38,21 +38,24 @@ def broken_video(video_folder: Path) -> Callable[[str], Path]:
 
 
 HAS_VLLM = find_spec("vllm") is not None
+HAS_DATA_JUICER = find_spec("data_juicer") is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """vLLM and what it imports warn; only our own warnings are errors beside it."""
-    if HAS_VLLM:
+    """vLLM, Data-Juicer and what they import warn; only our own warnings are errors beside them."""
+    if HAS_VLLM or HAS_DATA_JUICER:
         config.addinivalue_line("filterwarnings", "default:::(?!reelscribe|test_)")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs vLLM where there is none, unless it must be there."""
-    if HAS_VLLM or os.environ.get("REQUIRE_VLLM") == "1":
-        return
-    for item in items:
-        if item.get_closest_marker("vllm"):
-            item.add_marker(pytest.mark.skip(reason="vLLM is not installed (make test-vllm installs it)"))
+    """Leave out what needs vLLM or Data-Juicer where there is none, unless it must be there."""
+    for mark, name, there in (("vllm", "vLLM", HAS_VLLM), ("data_juicer", "Data-Juicer", HAS_DATA_JUICER)):
+        if there or os.environ.get(f"REQUIRE_{mark.upper()}") == "1":
+            continue
+        reason = f"{name} is not installed (make test-{mark.replace('_', '-')} installs it)"
+        for item in items:
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="module")

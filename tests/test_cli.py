@@ -23,7 +23,19 @@ from reelscribe.mapper import OPERATOR_NAME, VideoCaptioningFromVLMMapper
 from reelscribe.models.base import ModelSpec
 from reelscribe.runners.settings import build_operator, parameter_names
 
-HEAVY = ("torch", "torchvision", "transformers", "av", "numpy", "pyarrow", "datasets", "pydantic", "rich", "yaml")
+HEAVY = (
+    "data_juicer",
+    "torch",
+    "torchvision",
+    "transformers",
+    "av",
+    "numpy",
+    "pyarrow",
+    "datasets",
+    "pydantic",
+    "rich",
+    "yaml",
+)
 
 
 @pytest.fixture

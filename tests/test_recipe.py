@@ -87,6 +87,10 @@ def test_what_concerns_data_juicer_alone_is_noted() -> None:
     ]
 
 
+def test_workers_are_what_they_are_inside_of_data_juicer() -> None:
+    assert parse_recipe(recipe({"workers": 3}, np=2)).parameters == {"num_proc": 3}
+
+
 def test_the_dataset_key_may_name_one_local_file() -> None:
     entry = {"type": "local", "path": "x.jsonl", "weight": 1.0}
     for dataset in ({"configs": [entry]}, [entry]):

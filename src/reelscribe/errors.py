@@ -19,6 +19,17 @@ from typing import Any
 class ReelscribeError(Exception):
     """Base of every error this package raises on purpose; its text is one clear line for the user."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A process pool waits for ever for an error that cannot be made again from its text alone.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[ReelscribeError], args: tuple[Any, ...], state: dict[str, Any]) -> ReelscribeError:
+    """An error that came from another process."""
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
+
 
 class SettingsError(ReelscribeError, ValueError):
     """A setting has a value that cannot work; the text names the value, the rule and the way out."""

@@ -144,11 +144,14 @@ def _entry(item: Any) -> tuple[str, Mapping[str, Any]]:
 
 def _own_parameters(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The parameters that are passed on, and a note on those that are not."""
-    check_names(entry, [*parameter_names(), *IGNORED_PARAMETERS], what=f"{OPERATOR_NAME} has no parameter")
+    names = [*parameter_names(), "workers", *IGNORED_PARAMETERS]
+    check_names(entry, names, what=f"{OPERATOR_NAME} has no parameter")
     ignored = [name for name in entry if name in IGNORED_PARAMETERS]
     own = {name: value for name, value in entry.items() if name not in ignored}
     if own.get("num_proc") == -1:  # Data-Juicer's way to say: you choose
         del own["num_proc"]
+    if "workers" in own:  # as the operator in Data-Juicer calls them, where num_proc is another thing
+        own["num_proc"] = own.pop("workers")
     notes = [f"parameters of {OPERATOR_NAME} that are not used here: {', '.join(ignored)}"] if ignored else []
     return own, notes
 
