@@ -195,13 +195,16 @@ RUN_OPTIONS = options(
 )  # fmt: skip
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=Commands, context_settings={**HELP_NAMES, "max_content_width": 100})
 @click.version_option(__version__, prog_name="reelscribe")
 def main() -> None:
     """Captions for video data sets, written by vision-language models."""
 
 
-@main.command()
+@main.command(context_settings=HELP_NAMES)
 @click.argument("input", type=PATH)
 @option("-o", "--output", type=PATH, required=True, help="A .jsonl, .jsonl.gz, .jsonl.zst or .parquet file.")
 @MODEL_OPTIONS
@@ -230,7 +233,7 @@ def caption(
     run(ctx, input, output, parameters_of(given), settings, profile=profile)
 
 
-@main.command()
+@main.command(context_settings=HELP_NAMES)
 @option("--config", type=PATH, required=True, help="The recipe, a YAML file.")
 @RUN_OPTIONS
 @click.pass_context
@@ -244,7 +247,7 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
     run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, settings, profile=profile)
 
 
-@main.command()
+@main.command(context_settings=HELP_NAMES)
 @click.argument("output", type=PATH)
 @option(
     "--kind",
@@ -274,7 +277,7 @@ def retry(
     )
 
 
-@main.command()
+@main.command(context_settings=HELP_NAMES)
 @click.argument("input", type=PATH)
 @count_option("--clips", default=64, show_default=True, help="Videos of the sample, at most.")
 @MODEL_OPTIONS
@@ -303,7 +306,7 @@ def bench(ctx: click.Context, /, input: Path, clips: int, **given: Any) -> None:
     print_report(report, Console())
 
 
-@main.command()
+@main.command(context_settings=HELP_NAMES)
 @option("--out", type=PATH, default=Path("demo-output"), show_default=True, help="Folder for clips and captions.")
 @count_option("--clips", default=12, show_default=True, help="Clips to render.")
 @count_option("--candidates", default=4, show_default=True, help="Candidate captions for each clip.")
