@@ -14,13 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..data import Source
+from ..data import BY_NAME, Source, Target
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
 from ..record import CaptionRequest
+from ..stores import AnyPath, StoredPath, located
 
 FREE_PARAMETERS = (
     "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
+    "video_cache", "video_cache_mib",
 )  # fmt: skip
 """Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
 not what is written."""
@@ -64,19 +66,21 @@ class RunIdentity:
 
     @classmethod
     def of(
-        cls, operator: VideoCaptioningFromVLMMapper, source: Source, output: Path, *, limit: int | None
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
     ) -> RunIdentity:
         """The identity of a run to come; call it while relative paths are resolved as in the run."""
         given = operator.parameters
         rows = {name: given[name] for name in ROW_PARAMETERS if name in given}
-        rows |= {"input": str(source.path.resolve()), "input_files": _files_digest(source.files()), "limit": limit}
+        rows |= {"input": _place(source.path), "input_files": _files_digest(source.files()), "limit": limit}
+        rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
+        rows |= {"with_videos": True} if target.layout.with_videos else {}
         writing = {name: value for name, value in given.items() if name not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
-        writing |= {"video_root": str(operator.video_root and operator.video_root.resolve())}
+        writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
-        return cls(*(_plain({**part, **_parts(part)}) for part in (rows | {"format": output.suffix}, writing)))
+        return cls(*(_plain({**part, **_parts(part)}) for part in (rows, writing)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be kept."""
@@ -113,7 +117,13 @@ class RunIdentity:
 
 
 def command_of(
-    operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None, failures: Path | None
+    operator: VideoCaptioningFromVLMMapper,
+    source: Source,
+    *,
+    limit: int | None,
+    failures: Path | None,
+    format: str | None = None,  # noqa: A002
+    with_videos: bool = False,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
     given = dict(operator.parameters)
@@ -122,19 +132,26 @@ def command_of(
     given["model_params"] = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS} or None
     root = operator.parameters["video_root"]
     return {
-        "input": str(source.path.resolve()),
+        "input": _place(source.path),
         "limit": limit,
         "failures": None if failures is None else str(failures.resolve()),
-        "parameters": _plain({**given, "video_root": None if root is None else str(Path(root).resolve())}),
+        "format": format,
+        "with_videos": with_videos,
+        "parameters": _plain({**given, "video_root": None if root is None else _place(located(root))}),
     }
 
 
-def _files_digest(files: Iterable[Path]) -> str:
+def _place(path: AnyPath) -> str:
+    """An absolute path, or an address."""
+    return path.url if isinstance(path, StoredPath) else str(path.resolve())
+
+
+def _files_digest(files: Iterable[AnyPath]) -> str:
     """Names, sizes and times of change, as a short text."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         status = path.stat() if path.exists() else None
-        digest.update(repr((str(path.resolve()), status and (status.st_size, status.st_mtime_ns))).encode())
+        digest.update(repr((_place(path), status and (status.st_size, status.st_mtime_ns))).encode())
     return digest.hexdigest()
 
 
