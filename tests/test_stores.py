@@ -9,22 +9,28 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe import stores as stores_module
 from reelscribe.cli import main
 from reelscribe.data import Target, open_source
-from reelscribe.record import CaptionRequest, Clip, Failure
+from reelscribe.record import CaptionRequest, Clip, Failure, TimeWindow
 from reelscribe.runners.destination import local_place
 from reelscribe.runners.local import caption_file
 from reelscribe.runners.retry import retry_file
 from reelscribe.stores import StoredPath, is_address, located, shown
+from reelscribe.video import source as source_module
+from reelscribe.video.boxes import media_ranges
 from reelscribe.video.cache import cached
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.reader import read_clip
 from reelscribe.video.sampling import FramePolicy
+from reelscribe.video.source import find_source
+from reelscribe.video.timeline import PacketTimes, index_keys, scan_packets
 from s3_server import Door, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -161,6 +167,82 @@ def test_a_video_is_read_in_ranges(store: Door, video: Callable[[str], Path]) ->
     ranges = [asked for method, path, asked in store.asked if method == "GET" and path.endswith("a.mp4")]
     assert ranges
     assert all(one.startswith("bytes=") for one in ranges)
+
+
+NOISE = {
+    "libx264": {"g": "25", "bf": "2"},
+    "libx265": {"x265-params": "keyint=25:log-level=none"},
+    "libsvtav1": {"g": "25", "preset": "10"},
+    "libvpx-vp9": {"g": "25", "deadline": "realtime"},
+    "mpeg4": {"g": "25", "bf": "2"},
+}
+"""Encoder to options, with several key frames in what it makes."""
+
+
+def noise(codec: str, path: Path, *, fragments: bool = False) -> Path:
+    """Frames that do not compress, so that most of the file is media."""
+    options = {"movflags": "frag_keyframe+empty_moov"} if fragments else {}
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25, options=NOISE[codec])
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(150):
+            pixels = random.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def times_of(url: str, *, times_only: bool) -> PacketTimes:
+    with find_source(url, root=None, limits=ALLOWED).open(times_only=times_only) as (container, stream):
+        keys = index_keys(stream) if times_only else None
+        return scan_packets(container, stream, max_seconds=1e9, max_packets=10**9, keys=keys)
+
+
+@pytest.mark.parametrize("codec", NOISE)
+def test_times_of_an_mp4_are_read_without_its_media(
+    store: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
+    monkeypatch.setattr(source_module, "LEFT_OUT_BYTES", 0)
+    monkeypatch.setattr(stores_module, "BUFFER_BYTES", 1 << 12)
+    path = noise(codec, tmp_path / "noise.mp4")
+    url = put("noise.mp4", path.read_bytes())
+    read_whole = times_of(url, times_only=False)
+    store.sent_bytes.clear()
+    assert times_of(url, times_only=True) == read_whole
+    assert len(read_whole.keys) >= 6
+    assert sum(store.sent_bytes.values()) < path.stat().st_size
+    window = TimeWindow(3, 4)
+    clip = read_clip(url, POLICY, window=window, limits=ALLOWED)
+    local = read_clip(path, POLICY, window=window)
+    assert isinstance(clip, Clip), clip
+    assert isinstance(local, Clip)
+    assert np.array_equal(clip.frames, local.frames)
+
+
+def test_a_window_of_a_long_video_is_a_part_of_its_bytes(
+    store: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stores_module, "BUFFER_BYTES", 1 << 14)
+    monkeypatch.setattr(source_module, "LEFT_OUT_BYTES", 0)
+    path = noise("mpeg4", tmp_path / "noise.mp4")
+    url = put("noise.mp4", path.read_bytes())
+    store.sent_bytes.clear()
+    assert isinstance(read_clip(url, POLICY, window=TimeWindow(5, 5.5), limits=ALLOWED), Clip)
+    assert sum(store.sent_bytes.values()) < 0.8 * path.stat().st_size
+
+
+def test_fragments_and_other_files_have_no_media_ranges(store: Door, tmp_path: Path) -> None:
+    whole = noise("mpeg4", tmp_path / "whole.mp4")
+    [(begin, end)] = media_ranges(StoredPath(put("whole.mp4", whole.read_bytes())))
+    assert whole.read_bytes()[begin - 4 : begin] == b"mdat"
+    assert 0.8 * whole.stat().st_size < end - begin < whole.stat().st_size
+    pieces = noise("mpeg4", tmp_path / "pieces.mp4", fragments=True)
+    assert len(media_ranges(StoredPath(put("pieces.mp4", pieces.read_bytes())))) in (0, 6)
+    assert media_ranges(StoredPath(put("x.mp4", bytes(100)))) == []
+    assert media_ranges(StoredPath(put("y.mp4", b"\0\0\0\7mdat" + bytes(100)))) == []
+    large = b"\0\0\0\1mdat" + (60).to_bytes(8, "big") + bytes(44)
+    assert media_ranges(StoredPath(put("z.mp4", large))) == [(16, 60)]
 
 
 def failure_of(url: str, limits: ReadLimits = ALLOWED) -> Failure:

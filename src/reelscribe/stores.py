@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
@@ -114,8 +114,8 @@ class StoredPath:
         return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime_ns=str(change))
 
     def open(self, _mode: str = "rb") -> io.BufferedReader:
-        """The file, read in ranges."""
-        return io.BufferedReader(cast("io.RawIOBase", RangeFile(self)), BUFFER_BYTES)
+        """The file, read in ranges; `raw` is a `RangeFile`."""
+        return io.BufferedReader(RangeFile(self), BUFFER_BYTES)
 
     def read_range(self, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`."""
@@ -208,6 +208,7 @@ class RangeFile(io.RawIOBase):
         self._path = path
         self._size = path.stat().st_size
         self._position = 0
+        self._left_out: list[tuple[int, int]] = []
 
     def readable(self) -> bool:
         """It is."""
@@ -227,11 +228,20 @@ class RangeFile(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
+    def leave_out(self, ranges: list[tuple[int, int]]) -> None:
+        """From now on, give zeros for these ranges and fetch nothing of them."""
+        self._left_out = ranges
+
     def readinto(self, buffer: Any) -> int:
         """Fetch as much as fits."""
         end = min(self._position + len(buffer), self._size)
         if end <= self._position:
             return 0
+        for begin, stop in self._left_out:
+            if begin <= self._position < stop:
+                return self._zeros(buffer, min(end, stop) - self._position)
+            if self._position < begin < end:
+                end = begin
         try:
             data = self._path.read_range(self._position, end)
         except BaseException as exc:
@@ -240,6 +250,11 @@ class RangeFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+    def _zeros(self, buffer: Any, count: int) -> int:
+        buffer[:count] = bytes(count)
+        self._position += count
+        return count
 
 
 AnyPath = Path | StoredPath

@@ -33,7 +33,7 @@ from .memory import is_short
 from .pixels import to_rgb, upright_size
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
-from .timeline import PacketTimes, Timeline, decoded_timeline, packet_timeline, scan_packets
+from .timeline import PacketTimes, Timeline, decoded_timeline, index_keys, packet_timeline, scan_packets
 from .tolerance import cheapest_near
 
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
@@ -115,9 +115,15 @@ def _out_of_memory(limits: ReadLimits) -> Doubt:
 
 def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
     """What the header and the packets tell; nothing is decoded."""
-    with source.open() as (container, stream):
+    with source.open(times_only=True) as (container, stream):
         _check_header(source, container, stream, limits)
-        times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds, max_packets=limits.max_frames)
+        times = scan_packets(
+            container,
+            stream,
+            max_seconds=limits.max_duration_seconds,
+            max_packets=limits.max_frames,
+            keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
+        )
         _check_frames(source, times.count, limits)
         if times.encrypted:
             raise RejectedError("unreadable", f"{source.name} is encrypted")

@@ -24,6 +24,7 @@ from av.video.stream import VideoStream
 
 from ..record import Failure
 from ..stores import STORES, StoredPath, scheme_of, shown
+from .boxes import media_ranges
 from .jobs import Doubt
 from .limits import ReadLimits
 from .memory import check_memory
@@ -38,6 +39,10 @@ DEMUXERS = (
 MESSAGE_CHARS = 280
 FETCH_SHARE = 0.8
 """Share of the time for a reading in which a remote file must be here."""
+LEFT_OUT_BYTES = 4 << 20
+"""A stored file that is smaller is fetched sooner than it is looked into."""
+TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
+"""Decoders for whose packets in an mp4 file the header alone gives times and key frames."""
 _NAME_CHARS = 80
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
@@ -98,13 +103,18 @@ class VideoSource:
             raise RejectedError(kind, f"{self.name} does not arrive: {reason(lost)}") from lost
 
     @contextmanager
-    def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def open(self, *, times_only: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
         """The container and its video stream, ready to be decoded with one thread.
+
+        Args:
+            times_only: packets are wanted for their times, not for what is in them: of a stored file whose header has
+                all times, the media is not fetched.
 
         Raises:
             RejectedError: where there is no container, no video stream or no decoder.
         """
-        with self._container() as container:
+        file = self._file()
+        with self._container(file) as container:
             stream = _video_stream(container)
             if not len(container.streams):
                 raise RejectedError("unreadable", f"{self.name} holds no streams: its header is damaged")
@@ -116,19 +126,26 @@ class VideoSource:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
             stream.codec_context.options = self._decoder_options()
+            if times_only and isinstance(self.data, StoredPath) and self.leaves_media_out(container, stream):
+                file.raw.leave_out(media_ranges(self.data))
             yield container, stream
+
+    def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
+        """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
+        if not isinstance(self.data, StoredPath) or self.data.stat().st_size < LEFT_OUT_BYTES:
+            return False
+        return container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
 
     def header_size(self) -> tuple[int, int]:
         """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
-        with self._container(codec_whitelist="none") as container:
+        with self._container(self._file(), codec_whitelist="none") as container:
             stream = _video_stream(container)
             context = stream and stream.codec_context
             return (context.height, context.width) if context else (0, 0)
 
-    def _container(self, **more_options: str) -> InputContainer:
+    def _container(self, file: Any, **more_options: str) -> InputContainer:
         in_memory = not isinstance(self.data, Path)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}
-        file = self._file()
         if self.fetched is not None:  # where opening it again shares its position
             self.fetched.seek(0)
         try:
