@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe import DataError, ModelError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import BY_NAME, BY_SUFFIX, Target, open_source, schema_of
 from reelscribe.data.hf_dataset import join_hf_dataset
 from reelscribe.record import CaptionRequest
 from reelscribe.runners.journal import run_folder
 from reelscribe.runners.local import caption_file
+from reelscribe.runners.progress import NoProgress
 from reelscribe.runners.retry import retry_file
 
 others_leave_files_open = pytest.mark.filterwarnings(
@@ -135,6 +136,46 @@ def test_a_run_writes_every_format_and_leaves_it_alone_afterwards(tmp_path: Path
     texts = [["a läuft 0"], ["b läuft 0"], None]
     assert captions == [row["captions"] for row in expected([{"captions": one} for one in texts], form)]
     assert caption_file(operator(), source, target.path, **settings).is_old
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "videofolder"])
+def test_a_run_that_was_ended_makes_the_same_files(tmp_path: Path, form: str) -> None:
+    """Lance names its files at random: its rows are compared."""
+    made = []
+    for name, stops in (("whole", False), ("ended", True)):
+        folder = tmp_path / name
+        clips(folder / "clips", *(f"{i}.mp4" for i in range(9)), "broken.mp4")
+        path = folder / "clips" if form == "videofolder" else target_of(folder, form).path
+        settings = {"format": None if form in BY_SUFFIX else form, "part_rows": 3}
+        if stops:
+            with pytest.raises(ModelError, match="enough"):
+                caption_file(operator(), folder / "clips", path, progress=Stops(7), **settings)
+            assert form == "videofolder" or not path.exists()
+        caption_file(operator(), folder / "clips", path, **settings)
+        made.append(contents(path, folder))
+    assert made[0] == made[1]
+
+
+class Stops(NoProgress):
+    """Ends a run after so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def update(self, counts: Any) -> None:
+        if counts.rows_in == self.rows:
+            raise ModelError("enough")
+
+
+def contents(path: Path, folder: Path) -> Any:
+    """The files of an output, without what depends on the folder that it is in."""
+    if path.suffix == ".lance" or path.suffix in (".parquet", ".gz", ".zst") or (path / "state.json").exists():
+        return [str(row).replace(str(folder), "") for row in open_source(path)]
+    files = [path] if path.is_file() else sorted(path.rglob("*.t*")) + sorted(path.glob("meta*.jsonl"))
+    if any(file.suffix == ".tar" for file in files):
+        return [str(row).replace(str(folder), "") for row in open_source(path)]
+    return [(file.name, file.read_text("utf-8").replace(str(folder), "")) for file in files]
 
 
 def test_a_retry_knows_the_format(tmp_path: Path) -> None:
