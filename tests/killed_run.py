@@ -17,9 +17,9 @@ from typing import Any
 import reelscribe.cli as cli
 import reelscribe.mapper as mapper
 from reelscribe import ScriptedCaptioner
-from reelscribe.data import jsonl, parquet, temporary
+from reelscribe.data import Target, jsonl, parquet, temporary
 from reelscribe.record import CaptionRequest
-from reelscribe.runners import journal, local, parts
+from reelscribe.runners import journal, local
 from reelscribe.video import workers
 from reelscribe.video.sampling import FramePolicy
 
@@ -32,7 +32,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "write": [(jsonl.JsonlSink, "write"), (parquet.ParquetSink, "write")],
     "rename": [(temporary.TemporaryFile, "commit")],
     "part": [(journal.Journal, "add_part")],
-    "join": [(parts, "join_files")],
+    "join": [(Target, "join")],
     "copy": [(shutil, "copyfileobj")],
     "failures": [(local, "write_failures")],
     "finish": [(journal.Journal, "finish")],

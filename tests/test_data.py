@@ -38,12 +38,26 @@ def read(path: Path) -> list[dict[str, Any]]:
     return list(open_source(path))
 
 
+def cell(value: Any) -> str | None:
+    """What a table of texts gives back for a value."""
+    return value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
+
+
+def as_read(rows: list[dict[str, Any]], suffix: str) -> list[dict[str, Any]]:
+    """The rows as a format gives them back."""
+    if suffix in (".csv", ".tsv"):
+        return [{name: cell(value) or None for name, value in row.items()} for row in rows]
+    if suffix == ".tar":
+        return [{"__key__": f"{i:06}", **row} for i, row in enumerate(rows)]
+    return rows
+
+
 @pytest.mark.parametrize("suffix", SINKS)
 def test_every_sink_gives_back_unicode_nulls_and_nested_values(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"new folder/rows{suffix}", ROWS)
     source = open_source(path)
-    assert list(source) == ROWS
-    assert list(source) == ROWS, "a source can be iterated again"
+    assert list(source) == as_read(ROWS, suffix)
+    assert list(source) == as_read(ROWS, suffix), "a source can be iterated again"
     assert [p.name for p in path.parent.iterdir()] == [path.name], "nothing else is left behind"
 
 
@@ -410,7 +424,7 @@ def test_a_single_video_is_a_data_set_of_one(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_nothing_or_with_both_kinds_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no videos .*\.mp4"):
+    with pytest.raises(DataError, match=r"no videos, .*\.mp4"):
         open_source(tmp_path)
     (tmp_path / "x.mp4").write_bytes(b"")
     write(tmp_path / "x.parquet", [{"video": "x.mp4"}])

@@ -17,7 +17,8 @@ import yaml
 
 from reelscribe import CAPTIONERS, SELECTORS, VideoCaptioningFromVLMMapper
 from reelscribe.cli import main
-from reelscribe.data import SINKS, SOURCES
+from reelscribe.data import BY_NAME, BY_SUFFIX, SINKS, SOURCES
+from reelscribe.data.folder import VIDEO_SUFFIXES
 from reelscribe.models import ModelSpec
 from reelscribe.models.base import _HF_NAMES, Captioner, GenerationConfig, PromptOptions
 from reelscribe.models.engine_arguments import DEFAULTS
@@ -174,9 +175,30 @@ def test_every_command_stands_in_the_readme(command):
     assert re.search(rf"\breelscribe {command}\b", text_of(README))
 
 
-@pytest.mark.parametrize("name", [*CAPTIONERS, *SELECTORS, *dict.fromkeys([*SOURCES, *SINKS])])
+@pytest.mark.parametrize("name", [*CAPTIONERS, *SELECTORS, *dict.fromkeys([*SOURCES, *SINKS, *BY_SUFFIX])])
 def test_every_back_end_selector_and_format_stands_in_the_readme(name):
     assert re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.]*\w)", text_of(README))
+
+
+def test_the_table_of_formats_says_what_is_read_and_written():
+    """A format is read, or written, if and only if its row of the table says so."""
+    there = [
+        line.split("|")[1:-1] for line in section(text_of(README), "Data in, data out").splitlines() if "|" in line
+    ]
+    head, _, *rows = [[cell.strip() for cell in row] for row in there]
+    assert head == ["format", "named by", "read", "written"]
+    for table, place in ((dict.fromkeys([*SOURCES, ".lance"]), 2), (BY_SUFFIX, 3)):
+        told = {suffix for row in rows if row[place].startswith(("yes", "`.")) for suffix in suffixes(row[1])}
+        videos = set(VIDEO_SUFFIXES) if place == 3 else set()
+        assert told - videos == set(table) - videos
+    assert set(re.findall(r"--format (\w+)", " ".join(row[3] for row in rows))) == set(BY_NAME)
+    (choice,) = [option for option in main.commands["caption"].params if option.name == "format"]
+    assert list(choice.type.choices) == list(BY_NAME)
+
+
+def suffixes(cell):
+    """The suffixes that a cell of the table names."""
+    return re.findall(r"`(\.[\w.]+)`", cell)
 
 
 def test_parameters_in_the_readme_have_their_defaults():

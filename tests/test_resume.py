@@ -26,7 +26,7 @@ from reelscribe import (
     SettingsError,
     VideoCaptioningFromVLMMapper,
 )
-from reelscribe.data import open_source
+from reelscribe.data import Target, open_source
 from reelscribe.errors import TooManyFailuresError
 from reelscribe.record import CaptionRequest, CaptionResult, Failure, RequestId
 from reelscribe.runners.failures import FailureLimit
@@ -291,7 +291,7 @@ def test_another_version_is_named(source: Path, tmp_path: Path, monkeypatch: pyt
 def test_secrets_are_not_written_down(tmp_path: Path) -> None:
     op = VideoCaptioningFromVLMMapper(model_params={"token": "hf_SECRET", "proxies": {"https": "u:SECRET@p"}})
     source = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1)))
-    identity = RunIdentity.of(op, source, tmp_path / "out.jsonl", limit=None)
+    identity = RunIdentity.of(op, source, Target.of(tmp_path / "out.jsonl"), limit=None)
     command = command_of(op, source, limit=None, failures=None)
     assert "SECRET" not in json.dumps([identity.as_dict(), command])
 

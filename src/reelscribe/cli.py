@@ -20,7 +20,7 @@ EXIT_ERROR = 1
 EXIT_TOO_MANY_FAILED = 4
 EXIT_INTERRUPTED = 130
 
-RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures")
+RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures", "format", "with_videos")
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
 NAMED_PARAMETERS = {
@@ -32,7 +32,21 @@ NAMED_PARAMETERS = {
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+
+
+class Place(click.ParamType[Any]):
+    """A path, or an address such as s3://bucket/key."""
+
+    name = "path"
+
+    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
+        """An address stays a text; a path would lose a slash of it."""
+        return value if "://" in str(value) else Path(value)
+
+
+PLACE = Place()
 KEEP_MODES = click.Choice(list(SELECTORS))
+FORMATS = click.Choice(["webdataset", "videofolder", "datasets"])
 
 
 class Commands(click.Group):
@@ -152,8 +166,11 @@ READ_OPTIONS = options(
                  "twice, fails as out_of_memory.  [default: 4096]"),
     option("--media-root", metavar="DIR", help="Read no file outside of this folder, links resolved: not_allowed.  "
            "[default: anywhere]"),
-    option("--allow-remote", is_flag=True, default=None, help="Fetch videos at https:// addresses; without it they "
-           "fail as not_allowed."),
+    option("--allow-remote", is_flag=True, default=None, help="Read videos at https://, s3://, gs:// and hf:// "
+           "addresses; without it they fail as not_allowed."),
+    option("--video-cache", metavar="DIR", help="Keep videos of object stores in this folder.  [default: they are read "
+           "in ranges, and not kept]"),
+    count_option("--video-cache-mib", help="Most MiB to keep there.  [default: 10240]"),
     count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
 )  # fmt: skip
 
@@ -205,8 +222,26 @@ def main() -> None:
 
 
 @main.command(context_settings=HELP_NAMES)
-@click.argument("input", type=PATH)
-@option("-o", "--output", type=PATH, required=True, help="A .jsonl, .jsonl.gz, .jsonl.zst or .parquet file.")
+@click.argument("input", type=PLACE)
+@option(
+    "-o",
+    "--output",
+    type=PLACE,
+    required=True,
+    help="A .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .csv, .tsv or .tar "
+    "file, a .lance folder, or a folder and --format; also at an address, such as s3://bucket/out.parquet.",
+)
+@option(
+    "--format",
+    type=FORMATS,
+    help="What a folder is written as: tar shards, a .txt beside each video with "
+    "metadata.jsonl, or a saved data set.  [default: by the suffix]",
+)
+@option(
+    "--with-videos",
+    is_flag=True,
+    help="Put the videos into .tar files and webdataset shards, or copy them to a videofolder.",
+)
 @MODEL_OPTIONS
 @CAPTION_OPTIONS
 @FRAME_OPTIONS
@@ -222,7 +257,7 @@ def caption(
     profile: Path | None,
     **given: Any,
 ) -> None:
-    """Caption the videos of INPUT: a JSONL, Parquet or CSV file, a folder of videos, or a video.
+    """Caption the videos of INPUT: a data file, a folder of videos, tar shards or other data, or a video.
 
     Rows hold a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to
     a field `captions`). Relative video paths are relative to the data file. What failed is in
@@ -244,11 +279,11 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
     recipe = read_recipe(config)
     for note in recipe.notes:
         click.echo(f"note: {note}", err=True)
-    run(ctx, Path(recipe.dataset_path), Path(recipe.export_path), recipe.parameters, settings, profile=profile)
+    run(ctx, recipe.dataset_path, recipe.export_path, recipe.parameters, settings, profile=profile)
 
 
 @main.command(context_settings=HELP_NAMES)
-@click.argument("output", type=PATH)
+@click.argument("output", type=PLACE)
 @option(
     "--kind",
     "kinds",
@@ -278,7 +313,7 @@ def retry(
 
 
 @main.command(context_settings=HELP_NAMES)
-@click.argument("input", type=PATH)
+@click.argument("input", type=PLACE)
 @count_option("--clips", default=64, show_default=True, help="Videos of the sample, at most.")
 @MODEL_OPTIONS
 @CAPTION_OPTIONS
@@ -325,8 +360,8 @@ def demo(ctx: click.Context, /, out: Path, clips: int, candidates: int, seed: in
 
 def run(
     ctx: click.Context,
-    source: Path,
-    output: Path,
+    source: str | Path,
+    output: str | Path,
     parameters: dict[str, Any],
     settings: dict[str, Any],
     *,

@@ -23,6 +23,7 @@ from .plan import Planner, RowOutcome
 from .record import Failure, Sample, TimeWindow
 from .selection import SELECTORS
 from .stages import StageTimes
+from .stores import AnyPath, located
 from .text import SpecialTokens
 from .video.reader import ReadLimits
 from .video.sampling import FramePolicy, FrameSettings
@@ -99,7 +100,10 @@ class VideoCaptioningFromVLMMapper:
         max_read_seconds: a video that takes longer to read, twice, fails as `timeout`.
         max_read_memory_mib: a video whose reading takes more memory (MiB), twice, fails as `out_of_memory`; Linux only.
         media_root: folder outside of which no file is read (`not_allowed`), links resolved; None: anywhere.
-        allow_remote: whether videos at `https://` addresses are fetched; otherwise they fail as `not_allowed`.
+        allow_remote: whether videos at `https://`, `s3://`, `gs://` and `hf://` addresses are read; otherwise they
+            fail as `not_allowed`.
+        video_cache: folder where videos of object stores are kept; None: they are read in ranges.
+        video_cache_mib: most MiB that are kept there; what was unused for longest goes first.
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
         num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of
             cores.
@@ -156,6 +160,8 @@ class VideoCaptioningFromVLMMapper:
         max_read_memory_mib: PositiveInt = DEFAULT_LIMITS.max_memory_bytes >> 20,
         media_root: str | None = None,
         allow_remote: bool = False,
+        video_cache: str | None = None,
+        video_cache_mib: PositiveInt = 10240,
         batch_size: PositiveInt | None = None,
         num_proc: PositiveInt | None = None,
         accelerator: Literal["cpu", "cuda", "mps"] | None = None,
@@ -201,8 +207,10 @@ class VideoCaptioningFromVLMMapper:
             max_memory_bytes=max_read_memory_mib << 20,
             media_root=Path(media_root).absolute() if media_root is not None else None,
             allow_remote=allow_remote,
+            cache_folder=Path(video_cache).absolute() if video_cache is not None else None,
+            max_cache_bytes=video_cache_mib << 20,
         )
-        self.video_root = Path(video_root) if video_root is not None else None
+        self.video_root: AnyPath | None = located(video_root) if video_root is not None else None
         self.pool = WorkerPool(num_proc)
         """The processes that read videos; started at the first use."""
         self.batch_size = batch_size

@@ -20,6 +20,7 @@ from .plan import Plan, Planner, RowOutcome
 from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
 from .seeds import content_seed
 from .stages import BusyClock, Stage, StageTimes
+from .stores import StoredPath
 from .video.reader import ReadLimits
 from .video.sampling import FramePolicy
 from .video.workers import ClipStream, WorkerPool
@@ -37,7 +38,7 @@ class Operator(Protocol):
 
     planner: Planner
     limits: ReadLimits
-    video_root: Path | None
+    video_root: Path | StoredPath | None
 
     @property
     def captioner(self) -> Captioner:

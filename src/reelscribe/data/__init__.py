@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .base import NewFields, Sink, Source, by_suffix
-from .delimited import DelimitedSource
-from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files
-from .jsonl import JsonlSink, JsonlSource, join_lines
-from .parquet import ParquetSink, ParquetSource, file_schema, join_parquet
+from ..stores import AnyPath, StoredPath, located
+from .base import NewFields, Sink, Source, by_suffix, reading
+from .delimited import DelimitedSink, DelimitedSource
+from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
+from .hf_dataset import SPLITS, HFDatasetSource, is_hf_dataset
+from .jsonl import JsonlSink, JsonlSource
+from .lance_dataset import LanceSource, is_lance
+from .parquet import ParquetSink, ParquetSource
+from .target import BY_NAME, BY_SUFFIX, Target, schema_of
+from .webdataset import TarSink, TarSource
 
-SOURCES: dict[str, Callable[[Path], Source]] = {
+SOURCES: dict[str, Callable[[Any], Source]] = {
     ".jsonl": JsonlSource,
     ".jsonl.gz": JsonlSource,
     ".jsonl.zst": JsonlSource,
@@ -24,6 +30,7 @@ SOURCES: dict[str, Callable[[Path], Source]] = {
     ".parquet": ParquetSource,
     ".csv": DelimitedSource,
     ".tsv": DelimitedSource,
+    ".tar": TarSource,
     **dict.fromkeys(VIDEO_SUFFIXES, VideoFileSource),
 }
 """Suffix of a file to what reads it."""
@@ -35,45 +42,90 @@ SINKS: dict[str, Callable[..., Sink]] = {
     ".json": JsonlSink,
     ".ndjson": JsonlSink,
     ".parquet": ParquetSink,
+    ".csv": DelimitedSink,
+    ".tsv": DelimitedSink,
+    ".tar": TarSink,
 }
 """Suffix of a file to what writes it."""
 
+MANY: dict[str, Callable[[Any, Sequence[Any]], Source]] = {".parquet": ParquetSource, ".tar": TarSource}
+"""Suffix of files that make one data set, in a folder or by a pattern, to what reads them."""
+
 __all__ = [
+    "BY_NAME",
+    "BY_SUFFIX",
     "SINKS",
     "SOURCES",
     "NewFields",
     "Sink",
     "Source",
-    "join_files",
+    "Target",
     "open_sink",
     "open_source",
-    "part_suffix",
     "schema_of",
 ]
 
 
-def open_source(path: str | Path) -> Source:
-    """The rows at a path: a data file, a video, or a folder of Parquet files or of videos.
+def open_source(path: str | AnyPath) -> Source:
+    """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
 
     Raises:
-        DataError: nothing is there, the suffix is unknown, or a folder holds both kinds.
+        DataError: nothing is there, the suffix is unknown, or a folder holds several kinds.
     """
-    path = Path(path)
+    path = located(path)
+    if isinstance(path, StoredPath):
+        return _stored_source(path)
     if not path.exists():
-        raise DataError(f"there is no file or folder {str(path)!r}")
+        return _matching(path)
     if path.is_dir():
         return _folder_source(path)
     return by_suffix(SOURCES, path, role="input")(path)
 
 
-def _folder_source(path: Path) -> Source:
-    files = list_files(path, (".parquet", *VIDEO_SUFFIXES))
-    parquet = [file for file in files if file.suffix.lower() == ".parquet"]
+def _stored_source(path: StoredPath) -> Source:
+    """What is at an address."""
+    with reading(path):
+        there, is_folder = path.exists(), path.is_dir()
+    if not there:
+        raise DataError(f"there is nothing at {str(path)!r}")
+    if is_folder:
+        with reading(path):
+            return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))
+    return by_suffix(SOURCES, path, role="input")(path)
+
+
+def _matching(pattern: Path) -> Source:
+    """The files of a pattern, as one data set."""
+    files = [Path(found) for found in sorted(glob(str(pattern)))]  # noqa: PTH207 (absolute patterns, too)
     if not files:
-        raise DataError(f"no videos and no Parquet files under {str(path)!r}; videos are {', '.join(VIDEO_SUFFIXES)}")
-    if parquet and len(parquet) < len(files):
-        raise DataError(f"the folder {str(path)!r} holds Parquet files and videos; name the Parquet file itself")
-    return ParquetSource(path, parquet) if parquet else VideoFileSource(path, files)
+        raise DataError(f"there is no file or folder {str(pattern)!r}")
+    return by_suffix(MANY, pattern, role="pattern")(pattern, files)
+
+
+def _folder_source(path: Path) -> Source:
+    if is_hf_dataset(path) or (path / SPLITS).exists():
+        return HFDatasetSource(path)
+    if is_lance(path):
+        return LanceSource(path)
+    return _source_of(path, list_files(path, (*MANY, *VIDEO_SUFFIXES)))
+
+
+def _source_of(path: AnyPath, files: Sequence[AnyPath]) -> Source:
+    """The rows of the files of a folder."""
+    kinds = {suffix if (suffix := file.suffix.lower()) in MANY else "video" for file in files}
+    if not files:
+        raise DataError(
+            f"no videos, Parquet files or tar shards under {str(path)!r}; videos are {', '.join(VIDEO_SUFFIXES)}"
+        )
+    if len(kinds) > 1:
+        raise DataError(f"the folder {str(path)!r} holds {_listed(kinds)}; name the file itself, or a pattern")
+    (kind,) = kinds
+    return MANY[kind](path, files) if kind in MANY else VideoFileSource(path, files)
+
+
+def _listed(kinds: set[str]) -> str:
+    names = {".parquet": "Parquet files", ".tar": "tar shards", "video": "videos"}
+    return " and ".join(names[kind] for kind in names if kind in kinds)
 
 
 def open_sink(path: str | Path, *, schema: Any = None, new_fields: NewFields | None = None) -> Sink:
@@ -89,27 +141,3 @@ def open_sink(path: str | Path, *, schema: Any = None, new_fields: NewFields | N
     """
     path = Path(path)
     return by_suffix(SINKS, path, role="output")(path, schema=schema, new_fields=new_fields)
-
-
-def part_suffix(output: Path) -> str:
-    """The suffix of the parts an output is made of, without its dot; what is compressed is so when they are joined."""
-    return "parquet" if by_suffix(SINKS, output, role="output") is ParquetSink else "jsonl"
-
-
-def join_files(parts: Sequence[Path], output: Path) -> None:
-    """Write the rows of parts, in their order, to a file under its final name.
-
-    Args:
-        parts: at least one, in the format that `part_suffix` names.
-        output: the final name; what is there is replaced.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    join = join_parquet if part_suffix(output) == "parquet" else join_lines
-    join(parts, output)
-
-
-def schema_of(part: Path) -> Any:
-    """The Arrow schema of a part, where its format has one, else None."""
-    return file_schema(part) if part.suffix == ".parquet" else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
@@ -12,8 +13,9 @@ from typing import Any, Protocol, Self, TypeVar
 from ..batches import NewFields
 from ..errors import DataError
 from ..record import Sample
+from ..stores import AnyPath
 
-__all__ = ["NewFields", "Sink", "Source", "by_suffix", "reading", "writing"]
+__all__ = ["Format", "Layout", "NewFields", "Sink", "Source", "by_suffix", "reading", "writing"]
 
 T = TypeVar("T")
 
@@ -21,9 +23,9 @@ T = TypeVar("T")
 class Source(Protocol):
     """Rows of a data set; it can be iterated more than once and holds no more than a piece of it in memory."""
 
-    path: Path
+    path: AnyPath
     """The file or folder it reads."""
-    folder: Path
+    folder: AnyPath
     """What relative video paths are relative to."""
 
     def __iter__(self) -> Iterator[Sample]:
@@ -38,7 +40,7 @@ class Source(Protocol):
     def schema(self) -> Any:
         """The Arrow schema of the rows where the format has one, else None."""
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[AnyPath]:
         """The files that are read for rows."""
 
 
@@ -66,7 +68,42 @@ class Sink(Protocol):
         """Finish, if that is still to do, and give the file its final name, or another one in the same folder."""
 
 
-def by_suffix(table: Mapping[str, T], path: Path, *, role: str) -> T:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What formats that set videos and captions apart must know of the rows; plain values."""
+
+    video_field: str | None = None
+    """Field with the one video of a row; None: rows have lists of videos."""
+    caption_field: str | None = None
+    """Field with the captions."""
+    root: AnyPath | None = None
+    """What relative video paths are relative to."""
+    with_videos: bool = False
+    """Whether the videos themselves go to the output."""
+
+
+DEFAULT_LAYOUT = Layout()
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How an output is made: parts, each a whole file that holds rows, and what joins them under the final name."""
+
+    name: str
+    """How it is called."""
+    sink: Callable[..., Sink]
+    """Writes a part."""
+    part: str
+    """Suffix of a part, without its dot."""
+    join: Callable[[Sequence[Path], Path, Layout], None]
+    """Writes the rows of at least one part, in their order, under the final name."""
+    part_rows: int | None = None
+    """Rows of the input in a part; None: what the run says."""
+    is_own_folder: Callable[[Path], bool] | None = None
+    """For an output that is a folder: whether one that is there holds nothing but such an output; else None."""
+
+
+def by_suffix(table: Mapping[str, T], path: AnyPath, *, role: str) -> T:
     """The entry of a table whose key, a suffix such as `.jsonl.gz`, ends the path's name; the longest wins.
 
     Raises:
@@ -80,7 +117,7 @@ def by_suffix(table: Mapping[str, T], path: Path, *, role: str) -> T:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: AnyPath) -> Iterator[None]:
     """Turn what the operating system says while a file is read into a `DataError`."""
     try:
         yield
@@ -89,7 +126,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: AnyPath) -> Iterator[None]:
     """Turn what the operating system says while a file is written into a `DataError`."""
     try:
         yield

@@ -1,15 +1,24 @@
-"""Comma- and tab-separated files with a header line: every value is a string, or null where nothing is written."""
+"""Comma- and tab-separated files with a header line: every value is a string, or null where nothing is written.
+
+Written, a list or an object is its JSON, as Python's and other readers of such columns expect it.
+"""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
-from .base import reading
+from ..stores import AnyPath
+from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .jsonl import JsonlSink, JsonlSource
+from .temporary import TemporaryFile
 
 LONGEST_FIELD = 2**31 - 1
 """Characters in one field; the default of the csv module, 131,072, is shorter than some texts."""
@@ -19,7 +28,7 @@ DELIMITERS = {".csv": ",", ".tsv": "\t"}
 class DelimitedSource:
     """The rows of a CSV or TSV file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self.folder = path.parent
         self._delimiter = DELIMITERS[path.suffix.lower()]
@@ -33,7 +42,7 @@ class DelimitedSource:
     def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
         """(line number, values, header) of every row that is not blank."""
         csv.field_size_limit(LONGEST_FIELD)
-        with reading(self.path), self.path.open(newline="", encoding="utf-8-sig") as file:
+        with reading(self.path), _texts(self.path) as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=True)
             try:
                 header = self._checked_header(next(reader, []))
@@ -49,7 +58,7 @@ class DelimitedSource:
 
     def fields(self) -> list[str] | None:
         """The names of the header line."""
-        with reading(self.path), self.path.open(newline="", encoding="utf-8-sig") as file:
+        with reading(self.path), _texts(self.path) as file:
             try:
                 return next(csv.reader(file, delimiter=self._delimiter), [])
             except (csv.Error, UnicodeDecodeError) as exc:
@@ -63,6 +72,83 @@ class DelimitedSource:
         """All values are strings, which the rows say themselves."""
         return None
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[AnyPath]:
         """The file itself."""
         return [self.path]
+
+
+def _texts(path: AnyPath) -> io.TextIOWrapper:
+    return io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="")
+
+
+class DelimitedSink:
+    """Writes a CSV or TSV file; rows wait in a file of JSON lines until the names of all fields are known."""
+
+    def __init__(self, path: Path, **_unused: Any) -> None:
+        self.path = path
+        self._temporary = TemporaryFile(path)
+        self._lines = JsonlSink(self._temporary.path.with_suffix(".jsonl"))
+
+    def __enter__(self) -> Self:
+        self._temporary.create()
+        self._lines.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._lines.__exit__(kind, error, trace)
+        finally:
+            self._lines.path.unlink(missing_ok=True)
+            self._temporary.discard()
+
+    def check(self, row: Sample) -> None:
+        """See `Sink.check`."""
+        self._lines.check(row)
+
+    def write(self, row: Sample) -> None:
+        """Take one row."""
+        self._lines.write(row)
+
+    def finish(self) -> None:
+        """See `Sink.finish`."""
+        if not self._lines.path.exists():
+            self._lines.commit()
+            write_table([self._lines.path], self._temporary.path, delimiter=DELIMITERS[self.path.suffix.lower()])
+
+    def commit(self, name: str | None = None) -> None:
+        """See `Sink.commit`."""
+        self.finish()
+        self._temporary.commit(name)
+
+
+def join_delimited(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
+    """One file of the rows of files of JSON lines."""
+    temporary = TemporaryFile(output)
+    temporary.create()
+    try:
+        write_table(parts, temporary.path, delimiter=DELIMITERS[output.suffix.lower()])
+        temporary.commit()
+    finally:
+        temporary.discard()
+
+
+def write_table(parts: Sequence[Path], target: Path, *, delimiter: str) -> None:
+    """The rows of files of JSON lines as a table, with the fields of all in the order they come up."""
+    with writing(target), target.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+        names = list(dict.fromkeys(name for row in _rows(parts) for name in row))
+        if names:
+            table.writerow(names)
+        for row in _rows(parts):
+            table.writerow(_cell(row.get(name)) for name in names)
+
+
+def _rows(parts: Iterable[Path]) -> Iterator[Sample]:
+    return (row for part in parts for row in JsonlSource(part))
+
+
+def _cell(value: Any) -> Any:
+    """Texts and numbers as they are; truth values and what is nested as JSON; null as nothing."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..record import Sample
+from ..stores import AnyPath, StoredPath
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".gif", ".flv", ".wmv",
@@ -21,13 +22,13 @@ VIDEO_FIELD = "video"
 class VideoFileSource:
     """Rows `{"video": absolute path}` for a video, or for the videos of a folder."""
 
-    def __init__(self, path: Path, files: Sequence[Path] | None = None) -> None:
+    def __init__(self, path: AnyPath, files: Sequence[AnyPath] | None = None) -> None:
         self.path = path
         self.folder = path if path.is_dir() else path.parent
         self._files = [path.parent.resolve() / path.name] if files is None else list(files)
 
     def __iter__(self) -> Iterator[Sample]:
-        return ({VIDEO_FIELD: str(path)} for path in self._files)
+        return ({VIDEO_FIELD: path.url if isinstance(path, StoredPath) else str(path)} for path in self._files)
 
     def fields(self) -> list[str] | None:
         """One field."""
@@ -41,9 +42,15 @@ class VideoFileSource:
         """Not needed: the one field is a string."""
         return None
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[AnyPath]:
         """The videos."""
         return self._files
+
+
+def list_stored(root: StoredPath, suffixes: tuple[str, ...]) -> list[StoredPath]:
+    """The same for a folder of an object store."""
+    found = [path for path in root.files() if path.name.lower().endswith(suffixes)]
+    return [path for path in found if not any(part.startswith(".") for part in path.url.split("/"))]
 
 
 def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:

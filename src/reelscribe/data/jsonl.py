@@ -16,25 +16,26 @@ from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
-from .base import reading, writing
+from ..stores import AnyPath
+from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .temporary import TemporaryFile
 
 COUNT_LIMIT_BYTES = 256 * 2**20
 """Lines are counted for the progress bar in files up to this size."""
 
 
-def _read_plain(path: Path) -> io.BufferedIOBase:
+def _read_plain(path: AnyPath) -> io.BufferedIOBase:
     return path.open("rb")
 
 
-def _read_gz(path: Path) -> io.BufferedIOBase:
-    return gzip.GzipFile(path, "rb")
+def _read_gz(path: AnyPath) -> io.BufferedIOBase:
+    return gzip.GzipFile(path, "rb") if isinstance(path, Path) else gzip.GzipFile(fileobj=path.open())
 
 
-def _read_zst(path: Path) -> io.BufferedIOBase:
+def _read_zst(path: AnyPath) -> io.BufferedIOBase:
     import pyarrow as pa
 
-    return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
+    return io.BufferedReader(pa.input_stream(str(path) if isinstance(path, Path) else path.open(), compression="zstd"))
 
 
 def _write_plain(path: Path) -> io.BufferedIOBase:
@@ -68,7 +69,7 @@ class _NamelessGzipFile(gzip.GzipFile):
 
 Opener = Callable[[Path], io.BufferedIOBase]
 
-READERS: dict[str, Opener] = {".gz": _read_gz, ".zst": _read_zst}
+READERS: dict[str, Callable[[AnyPath], io.BufferedIOBase]] = {".gz": _read_gz, ".zst": _read_zst}
 """Last suffix to the function that opens a compressed file for reading; other files are plain."""
 WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
 """Last suffix to the function that opens a compressed file for writing."""
@@ -77,7 +78,7 @@ WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
 class JsonlSource:
     """The objects of a file with one JSON object a line; blank lines are skipped."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self.folder = path.parent
         self._open = READERS.get(path.suffix.lower(), _read_plain)
@@ -103,7 +104,9 @@ class JsonlSource:
 
     def count(self) -> int | None:
         """The lines of a plain file of moderate size."""
-        if self.path.suffix.lower() in READERS or self.path.stat().st_size > COUNT_LIMIT_BYTES:
+        if not isinstance(self.path, Path) or self.path.suffix.lower() in READERS:
+            return None
+        if self.path.stat().st_size > COUNT_LIMIT_BYTES:
             return None
         with reading(self.path), self.path.open("rb") as file:
             return sum(1 for line in file if not line.isspace())
@@ -112,7 +115,7 @@ class JsonlSource:
         """JSON lines have none."""
         return None
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[AnyPath]:
         """The file itself."""
         return [self.path]
 
@@ -190,7 +193,7 @@ class JsonlSink:
                 file.close()
 
 
-def join_lines(parts: Sequence[Path], output: Path) -> None:
+def join_lines(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
     """One file, compressed as its name says, of the lines of plain files."""
     temporary = TemporaryFile(output)
     temporary.create()

@@ -11,8 +11,9 @@ from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
+from ..stores import AnyPath
 from .arrow import add_new_fields, merge_schemas, rows_to_table
-from .base import NewFields, reading, writing
+from .base import DEFAULT_LAYOUT, Layout, NewFields, reading, writing
 from .temporary import TemporaryFile
 
 READ_BYTES = 32 * 2**20
@@ -28,7 +29,7 @@ GROUP_BYTES = 64 * 2**20
 class ParquetSource:
     """The rows of a Parquet file, or of the files of a folder, one behind the other."""
 
-    def __init__(self, path: Path, files: Sequence[Path] | None = None) -> None:
+    def __init__(self, path: AnyPath, files: Sequence[AnyPath] | None = None) -> None:
         self.path = path
         self.folder = path if path.is_dir() else path.parent
         self._files = [path] if files is None else list(files)
@@ -51,7 +52,7 @@ class ParquetSource:
         """The schema of the file; of a folder, one that holds all of its files' rows."""
         return merge_schemas([schema for _, schema in self._footers], where=f"the files of {str(self.path)!r}")
 
-    def files(self) -> list[Path]:
+    def files(self) -> Sequence[AnyPath]:
         """The files."""
         return self._files
 
@@ -60,12 +61,12 @@ class ParquetSource:
         return [_footer(path) for path in self._files]
 
 
-def _footer(path: Path) -> tuple[Any, Any]:
+def _footer(path: AnyPath) -> tuple[Any, Any]:
     with _open(path) as file:
         return file.metadata, file.schema_arrow
 
 
-def _batches(path: Path) -> Iterator[list[Sample]]:
+def _batches(path: AnyPath) -> Iterator[list[Sample]]:
     with _open(path) as file:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
             yield batch.to_pylist()
@@ -77,13 +78,13 @@ def _batch_rows(footer: Any) -> int:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
+def _open(path: AnyPath) -> Iterator[Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with reading(path):
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path if isinstance(path, Path) else path.open()) as file:
                 yield file
         except pa.ArrowException as exc:
             raise DataError(f"cannot read {str(path)!r} as Parquet: {exc}") from exc
@@ -97,7 +98,7 @@ class ParquetSink:
     far are copied into the wider type.
     """
 
-    def __init__(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None) -> None:
+    def __init__(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None, **_unused: Any) -> None:
         self.path = path
         self._temporary = TemporaryFile(path)
         self._known = add_new_fields(schema, new_fields or {})
@@ -185,7 +186,7 @@ class ParquetSink:
                 writer.close()
 
 
-def join_parquet(parts: Sequence[Path], output: Path) -> None:
+def join_parquet(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
     """One file of the row groups of several, in their order; the last one's types hold those of all before it."""
     import pyarrow.parquet as pq
 
@@ -194,11 +195,21 @@ def join_parquet(parts: Sequence[Path], output: Path) -> None:
     schema = file_schema(parts[-1])
     try:
         with writing(output), pq.ParquetWriter(temporary.path, schema, compression="zstd") as joined:
-            for table in (group for part in parts for group in _groups(part)):
-                joined.write_table(_widened(table, schema, output))
+            for table in (table for part in parts for table in tables(part, schema, where=output)):
+                joined.write_table(table)
         temporary.commit()
     finally:
         temporary.discard()
+
+
+def tables(path: Path, schema: Any, *, where: Path) -> Iterator[Any]:
+    """The row groups of a file, in the types of a schema.
+
+    Raises:
+        DataError: the schema cannot hold them; the text says that `where` cannot be written.
+    """
+    for table in _groups(path):
+        yield _widened(table, schema, where)
 
 
 def _groups(path: Path) -> Iterator[Any]:

@@ -1,10 +1,11 @@
-"""A file that appears under its final name only when it is whole."""
+"""A file, or a folder, that appears under its final name only when it is whole."""
 
 from __future__ import annotations
 
 import glob
 import os
 import secrets
+import shutil
 from pathlib import Path
 
 from .base import writing
@@ -18,12 +19,16 @@ def remove_leftovers(*finals: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def _beside(final: Path) -> Path:
+    return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
+
+
 class TemporaryFile:
     """A name beside the final one to write to; `commit` renames it, `discard` removes it."""
 
     def __init__(self, final: Path) -> None:
         self.final = final.resolve()
-        self.path = self.final.with_name(f".{self.final.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
+        self.path = _beside(self.final)
         self._done = False
 
     def create(self) -> None:
@@ -46,3 +51,32 @@ class TemporaryFile:
         """Remove the file, unless it has its final name already."""
         if not self._done:
             self.path.unlink(missing_ok=True)
+
+
+class TemporaryFolder:
+    """The same for a folder; one that is there is replaced."""
+
+    def __init__(self, final: Path) -> None:
+        self.final = final.resolve()
+        self.path = _beside(self.final)
+
+    def create(self) -> None:
+        """Make the folder, so that a place that cannot be written to shows at once."""
+        with writing(self.final):
+            self.final.parent.mkdir(parents=True, exist_ok=True)
+            if self.final.is_file():
+                raise NotADirectoryError(None, "it is a file")
+            self.path.mkdir()
+
+    def commit(self) -> None:
+        """Give the folder its final name."""
+        old = _beside(self.final)
+        with writing(self.final):
+            if self.final.exists():
+                self.final.replace(old)
+            self.path.replace(self.final)
+            shutil.rmtree(old, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the folder, unless it has its final name already."""
+        shutil.rmtree(self.path, ignore_errors=True)

@@ -20,6 +20,7 @@ from ..data.rows import choose_form
 from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..record import CaptionRequest, Clip, Failure
+from ..stores import AnyPath
 from ..video.workers import ClipStream, usable_processors
 from .local import caption_file, field_names, relative_to
 
@@ -84,7 +85,7 @@ class BenchReport:
         return self.pipeline / self.lowest.videos_per_second
 
 
-def bench(operator: VideoCaptioningFromVLMMapper, input: str | Path, *, clips: int = 64) -> BenchReport:  # noqa: A002
+def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips: int = 64) -> BenchReport:  # noqa: A002
     """Measure each stage alone and all together, on the first videos of a data set.
 
     Args:
@@ -194,7 +195,7 @@ def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> Non
     report.ceilings.append(Ceiling("model", rates[best], f"batch size {best}, the best of {others}; in use is {first}"))
 
 
-def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | Path, *, limit: int) -> None:  # noqa: A002
+def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, limit: int) -> None:  # noqa: A002
     """The whole pipeline, from the file to a file."""
     with tempfile.TemporaryDirectory() as folder:
         summary = caption_file(operator, input, Path(folder) / "captions.jsonl", limit=limit)

@@ -15,14 +15,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ..data import Source
+from ..data import BY_NAME, Source, Target
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
 from ..models.base import ModelSpec
 from ..record import CaptionRequest
+from ..stores import AnyPath, StoredPath, located
 
 FREE_PARAMETERS = (
     "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
+    "video_cache", "video_cache_mib",
 )  # fmt: skip
 """Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
 not what is written."""
@@ -68,21 +70,23 @@ class RunIdentity:
 
     @classmethod
     def of(
-        cls, operator: VideoCaptioningFromVLMMapper, source: Source, output: Path, *, limit: int | None
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
     ) -> RunIdentity:
         """The identity of a run to come; call it while relative paths are resolved as in the run."""
         given = operator.parameters
         rows = {name: given[name] for name in ROW_PARAMETERS}
         rows |= {"media_root": _absolute(given["media_root"])}
-        rows |= {"input": str(source.path.resolve()), "input_files": _files_digest(source.files()), "limit": limit}
+        rows |= {"input": _place(source.path), "input_files": _files_digest(source.files()), "limit": limit}
+        rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
+        rows |= {"with_videos": True} if target.layout.with_videos else {}
         writing = {name: value for name, value in given.items() if name not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
         writing |= {"hf_model": _model(given["hf_model"]), **_spec(given["captioner"])}
-        writing |= {"video_root": str(operator.video_root and operator.video_root.resolve())}
+        writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
-        return cls(*(_plain({**part, **_parts(part)}) for part in (rows | {"format": output.suffix}, writing)))
+        return cls(*(_plain({**part, **_parts(part)}) for part in (rows, writing)))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be kept."""
@@ -135,7 +139,13 @@ class RunIdentity:
 
 
 def command_of(
-    operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None, failures: Path | None
+    operator: VideoCaptioningFromVLMMapper,
+    source: Source,
+    *,
+    limit: int | None,
+    failures: Path | None,
+    format: str | None = None,  # noqa: A002
+    with_videos: bool = False,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
     given = dict(operator.parameters)
@@ -146,28 +156,48 @@ def command_of(
         model_params["cache_dir"] = _absolute(model_params["cache_dir"])
     given |= {"model_params": model_params or None, "hf_model": _model(given["hf_model"])}
     return {
-        "input": str(source.path.absolute()),
+        "input": _named(source.path),
         "limit": limit,
         "failures": None if failures is None else str(failures.absolute()),
+        "format": format,
+        "with_videos": with_videos,
         "parameters": _plain({**given, **{name: _absolute(given[name]) for name in ("video_root", "media_root")}}),
     }
 
 
-def _files_digest(files: Iterable[Path]) -> str:
+def _place(path: AnyPath) -> str:
+    """Where a path leads, or an address."""
+    return path.url if isinstance(path, StoredPath) else str(path.resolve())
+
+
+def _named(path: AnyPath) -> str:
+    """A path as it was named, from wherever it is looked at, or an address."""
+    return path.url if isinstance(path, StoredPath) else str(path.absolute())
+
+
+def _files_digest(files: Iterable[AnyPath]) -> str:
     """Names, sizes and times of change, as a short text."""
     digest = hashlib.blake2b(digest_size=8)
-    for path in map(os.fspath, files):
-        try:
-            status = os.stat(path)  # noqa: PTH116 - paths of which each remembers its parts add up
-            mark = (status.st_size, status.st_mtime_ns)
-        except OSError:
-            mark = None
-        digest.update(repr((os.path.realpath(path), mark)).encode("utf-8", "surrogateescape"))
+    for path in files:
+        digest.update(repr(_mark(path)).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
+def _mark(path: AnyPath) -> tuple[str, Any]:
+    if isinstance(path, StoredPath):
+        return path.url, _change(path.stat()) if path.exists() else None
+    try:
+        return os.path.realpath(path), _change(os.stat(path))  # noqa: PTH116 - a `Path` remembers its parts
+    except OSError:
+        return os.path.realpath(path), None
+
+
+def _change(status: Any) -> tuple[Any, Any]:
+    return status.st_size, status.st_mtime_ns
+
+
 def _absolute(path: Any) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+    return None if path is None else _named(located(path))
 
 
 def _model(name: str) -> str:

@@ -15,16 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from ..batches import fields_until
-from ..data import SINKS, Source, open_sink, open_source
+from ..data import SINKS, Source, Target, open_source
 from ..data.base import by_suffix
-from ..data.rows import FieldNames, RowForm, choose_form
+from ..data.rows import FieldNames, RowForm, VideoForm, choose_form
 from ..data.temporary import remove_leftovers
+from ..data.videofolder import check_videos
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
 from ..plan import RowOutcome
 from ..record import CaptionRequest, CaptionResult, Sample
 from ..stages import Stage
+from ..stores import AnyPath, StoredPath, located
+from .destination import check_destination, local_place, upload
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import RunIdentity, command_of
 from .journal import Journal, remove_run, run_folder
@@ -56,12 +59,16 @@ class RunSettings:
     """The file of failures; None: `<output>.failures.jsonl`."""
     part_rows: int = PART_ROWS
     """Rows of the input in a part of the output."""
+    format: str | None = None
+    """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
+    with_videos: bool = False
+    """Whether the videos go to the output too, where its format has room for them."""
 
 
 def caption_file(
     operator: VideoCaptioningFromVLMMapper,
-    input: str | Path,  # noqa: A002
-    output: str | Path,
+    input: str | AnyPath,  # noqa: A002
+    output: str | AnyPath,
     *,
     progress: Progress | None = None,
     settings: RunSettings | None = None,
@@ -76,8 +83,9 @@ def caption_file(
 
     Args:
         operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
-        input: a data file, a folder of Parquet files or of videos, or a video.
-        output: a `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet` file; its folder is made if missing.
+        input: a data file, a folder, a pattern, a video, or the address of one.
+        output: a file with a suffix in `data.BY_SUFFIX`, or a folder; the folder above it is made if missing. An
+            output at an address is made on this machine (`destination`) and uploaded at the end.
         progress: what is told about each row.
         settings: how input and output are treated.
         given: fields of `RunSettings`, instead of `settings`.
@@ -92,21 +100,42 @@ def caption_file(
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
     settings = settings or RunSettings(**given)
-    output = Path(output)
-    by_suffix(SINKS, output, role="output")
+    place = located(output)
+    if not isinstance(place, StoredPath):
+        return _caption_file(operator, input, place, progress, settings)
+    check_destination(place, format=settings.format, overwrite=settings.overwrite)
+    local = local_place(place)
+    summary = _caption_file(operator, input, local, progress, settings)
+    beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
+    moved = upload(local, place, failures=beside, is_old=summary.is_old)
+    summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
+    return summary
+
+
+def _caption_file(
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | AnyPath,  # noqa: A002
+    output: Path,
+    progress: Progress | None,
+    settings: RunSettings,
+) -> RunSummary:
+    target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
+    output = target.path
     source = open_source(input)
     failures = settings.failures or failures_path(output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
-    _check_first_row(output, source, form)
-    _check_free(output, overwrite=settings.overwrite)
+    target = _laid_out(target, form, operator.video_root or source.folder)
+    _check_first_row(target, source, form)
+    _check_rows(target, source, settings)
+    _check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
         watch = stack.enter_context(progress or NoProgress())
-        run = _Run(operator, source, form, journal, watch, output, settings)
+        run = _Run(operator, source, form, journal, watch, target, settings)
         return run.run()
 
 
@@ -120,17 +149,18 @@ class _Run:
         form: RowForm,
         journal: Journal,
         progress: Progress,
-        output: Path,
+        target: Target,
         settings: RunSettings,
     ) -> None:
-        self.summary = RunSummary(output=output, model=model_name(operator))
+        self._target = target
+        self.summary = RunSummary(output=target.path, model=model_name(operator))
         self._operator = operator
         self._source = source
         self._form = form
         self._journal = journal
         self._progress = progress
         self._settings = settings
-        self._failures = settings.failures or failures_path(output)
+        self._failures = settings.failures or failures_path(target.path)
         self._identity = self._current_identity()
         self._waiting: dict[int, Sample] = {}
         self._stopped = False
@@ -138,9 +168,9 @@ class _Run:
     def run(self) -> RunSummary:
         """Do what is left to do."""
         self._agree()
-        if self._journal.fact("finished") and self.summary.output.exists():
+        if self._journal.fact("finished") and self._target.path.exists():
             return self._as_it_was()
-        remove_leftovers(self.summary.output, self._failures)
+        remove_leftovers(self._target.path, self._failures)
         with self._told():
             self._load_model()
             parts = self._parts()
@@ -154,7 +184,7 @@ class _Run:
     def _parts(self) -> PartedOutput:
         return PartedOutput(
             self._journal,
-            self.summary.output,
+            self._target,
             schema=self._source.schema(),
             new_fields=self._form.new_fields(),
             part_rows=self._settings.part_rows,
@@ -171,7 +201,7 @@ class _Run:
             raise
 
     def _current_identity(self) -> RunIdentity:
-        return RunIdentity.of(self._operator, self._source, self.summary.output, limit=self._settings.limit)
+        return RunIdentity.of(self._operator, self._source, self._target, limit=self._settings.limit)
 
     def _agree(self) -> None:
         """See that the run is the one that the journal is of, and make the journal ready.
@@ -182,7 +212,7 @@ class _Run:
         kept, settings = self._journal.fact("identity"), self._settings
         differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
         if differences and not settings.update:
-            raise SettingsError(_other_run(self.summary.output, differences))
+            raise SettingsError(_other_run(self._target.path, differences))
         if differences:
             self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
             self._journal.set_aside(keep=not self._identity.is_stricter(kept))
@@ -200,7 +230,7 @@ class _Run:
         Raises:
             DataError: it would.
         """
-        own = (str(failures_path(self.summary.output).absolute()), self._journal.fact("failures"))
+        own = (str(failures_path(self._target.path).absolute()), self._journal.fact("failures"))
         path = self._failures.absolute()
         if path.exists() and str(path) not in own and not self._settings.overwrite:
             raise DataError(
@@ -211,7 +241,14 @@ class _Run:
     def _remember(self) -> None:
         if self._settings.changed:  # what is tried again otherwise is still the run that it was
             return
-        command = command_of(self._operator, self._source, limit=self._settings.limit, failures=self._settings.failures)
+        command = command_of(
+            self._operator,
+            self._source,
+            limit=self._settings.limit,
+            failures=self._settings.failures,
+            format=self._settings.format,
+            with_videos=self._settings.with_videos,
+        )
         self._journal.keep(identity=self._identity.as_dict(), command=command)
 
     def _as_it_was(self) -> RunSummary:
@@ -238,7 +275,7 @@ class _Run:
         self._identity = self._identity.with_revision(self._operator)
         differences = self._identity.differences(kept, ignore=self._settings.changed)
         if differences and self._journal.has_answers and not self._settings.update:
-            raise SettingsError(_other_run(self.summary.output, differences))
+            raise SettingsError(_other_run(self._target.path, differences))
         if differences and self._settings.update:
             self._journal.set_aside()
         if kept != self._identity.as_dict():
@@ -283,8 +320,8 @@ class _Run:
         kept = f"{rows:,} rows are done and kept in {folder}"
         if isinstance(exc, TooManyFailuresError):
             return kept
-        if isinstance(exc, DataError) and self.summary.output.suffix == ".parquet":
-            lines = run_folder(self.summary.output.with_suffix(".jsonl"))
+        if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
+            lines = run_folder(self._target.path.with_suffix(".jsonl"))
             kept = (
                 f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
             )
@@ -360,20 +397,33 @@ def _journal(output: Path) -> Iterator[Journal]:
                 journal.remove()
 
 
-def _check_free(output: Path, *, overwrite: bool) -> None:
+def _laid_out(target: Target, form: RowForm, root: AnyPath) -> Target:
+    """The target for rows of this form."""
+    if isinstance(form, VideoForm):
+        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root)
+    return target.laid_out(video_field=None, caption_field=None, root=root)
+
+
+def _check_rows(target: Target, source: Source, settings: RunSettings) -> None:
+    """Stop early where captions could not be placed."""
+    if target.format.name == "videofolder":
+        fresh = not settings.overwrite and not run_folder(target.path).exists()
+        check_videos(islice(source, settings.limit), target.path, target.layout, fresh=fresh)
+
+
+def _check_free(target: Target, *, overwrite: bool) -> None:
     """Make way for the output, or see that nothing is in it.
 
     Raises:
         DataError: something is there that is no run's own.
     """
+    target.check_replaceable()
     if overwrite:
-        remove_run(output)
+        remove_run(target.path)
         return
-    if output.is_dir():
-        raise DataError(f"cannot write {str(output)!r}: it is a folder")
-    if output.exists() and not run_folder(output).exists():
+    if target.path.exists() and not run_folder(target.path).exists():
         raise DataError(
-            f"{str(output)!r} is there already, and no run can go on with it; name another file, or replace it "
+            f"{str(target.path)!r} is there already, and no run can go on with it; name another file, or replace it "
             "(--overwrite)"
         )
 
@@ -428,12 +478,12 @@ def check_outputs(output: Path, failures: Path, source: Source) -> None:
         if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
             raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
     targets = {path.resolve(): path for path in (output, failures) if path.exists()}
-    for path in source.files() if targets else ():
-        if path.resolve() in targets:
-            raise DataError(
-                f"the output {str(targets[path.resolve()])!r} would replace {str(path)!r}, which is read; name another "
-                "file"
-            )
+    for read in source.files() if targets else ():
+        for place in (read.resolve(), *read.resolve().parents):
+            if place in targets:
+                raise DataError(
+                    f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"
+                )
 
 
 def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
@@ -447,15 +497,15 @@ def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, 
         operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
 
 
-def _check_first_row(output: Path, source: Source, form: RowForm) -> None:
+def _check_first_row(target: Target, source: Source, form: RowForm) -> None:
     """Stop early where the output's format cannot hold the values of the rows."""
-    sink = open_sink(output, schema=source.schema(), new_fields=form.new_fields())
+    sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
     for row in islice(source, 1):
         sink.check({**row, **dict.fromkeys(form.new_fields())})
 
 
 @contextmanager
-def relative_to(operator: VideoCaptioningFromVLMMapper, folder: Path) -> Iterator[None]:
+def relative_to(operator: VideoCaptioningFromVLMMapper, folder: AnyPath) -> Iterator[None]:
     """Let relative video paths be relative to a folder, unless the operator has one of its own."""
     before = operator.video_root
     operator.video_root = before or folder

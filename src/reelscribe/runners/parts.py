@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..data import Sink, join_files, open_sink, part_suffix, schema_of
+from ..data import Sink, Target, schema_of
 from ..data.base import NewFields
 from ..record import Sample
 from .journal import Journal, Part
@@ -27,19 +27,19 @@ class PartedOutput:
 
     Args:
         journal: told of each finished part.
-        output: the final name; its suffix is the format.
+        target: the output.
         schema: Arrow schema of the source's rows, where there is one.
         new_fields: fields the run adds.
         part_rows: rows of the input in a part.
     """
 
     def __init__(
-        self, journal: Journal, output: Path, *, schema: Any, new_fields: NewFields, part_rows: int = PART_ROWS
+        self, journal: Journal, target: Target, *, schema: Any, new_fields: NewFields, part_rows: int = PART_ROWS
     ) -> None:
         self._journal = journal
-        self._output = output
+        self._target = target
         self._new_fields = new_fields
-        self._part_rows = part_rows
+        self._part_rows = min(part_rows, target.format.part_rows or part_rows)
         self._done = self._usable_parts()
         self._schema = schema if not self._done else schema_of(self._path(len(self._done) - 1)) or schema
         self._sink: Sink | None = None
@@ -76,7 +76,7 @@ class PartedOutput:
         if self._counts.rows_in or not self._done:
             self._end_part()
         self.close()
-        join_files([self._path(part.number) for part in self._done], self._output)
+        self._target.join([self._path(part.number) for part in self._done])
 
     def close(self, *, keep: bool = False) -> None:
         """Drop the part that is not full, or keep it under a name that says so."""
@@ -91,7 +91,7 @@ class PartedOutput:
 
     def _open_sink(self) -> Sink:
         path = self._path(len(self._done))
-        self._sink = open_sink(path, schema=self._schema, new_fields=self._new_fields).__enter__()
+        self._sink = self._target.open_part(path, schema=self._schema, new_fields=self._new_fields).__enter__()
         return self._sink
 
     def _end_part(self) -> None:
@@ -119,4 +119,4 @@ class PartedOutput:
         return parts
 
     def _path(self, number: int, *marks: str) -> Path:
-        return self._journal.part_folder / ".".join([f"{number:06}", *marks, part_suffix(self._output)])
+        return self._journal.part_folder / ".".join([f"{number:06}", *marks, self._target.format.part])

@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import DataError, SettingsError
 from ..record import FAILURE_KINDS
+from ..stores import AnyPath, StoredPath, located
+from .destination import local_place
 from .failures import FailureLimit
 from .journal import Journal, run_folder
 from .local import RunSettings, caption_file
@@ -17,7 +19,7 @@ from .summary import RunSummary
 
 
 def retry_file(
-    output: str | Path,
+    output: str | AnyPath,
     *,
     kinds: Collection[str] = (),
     changes: Mapping[str, Any] | None = None,
@@ -39,9 +41,9 @@ def retry_file(
         DataError: there is no run with this output, or its input has changed.
         SettingsError: an unknown kind, or the run was started from Python with a captioner of its own.
     """
-    output, changes = Path(output), dict(changes or {})
+    place, changes = located(output), dict(changes or {})
     _check_kinds(kinds)
-    command = _command_of(output)
+    command = _command_of(local_place(place) if isinstance(place, StoredPath) else place)
     operator = build_operator({**command["parameters"], **changes})
     failures = command["failures"]
     settings = RunSettings(
@@ -50,9 +52,11 @@ def retry_file(
         changed=tuple(changes),
         max_failures=max_failures or FailureLimit(),
         failures=None if failures is None else Path(failures),
+        format=command.get("format"),
+        with_videos=command.get("with_videos", False),
     )
     try:
-        return caption_file(operator, command["input"], output, progress=progress, settings=settings)
+        return caption_file(operator, command["input"], place, progress=progress, settings=settings)
     finally:
         operator.close()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..record import FAILURE_KINDS
 from ..stages import StageTimes
+from ..stores import AnyPath
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +79,7 @@ class Counts:
 class RunSummary(Counts):
     """Counts and times of one run."""
 
-    output: Path = Path()
+    output: AnyPath = Path()
     """Where the rows are."""
     model: str | None = None
     """The model's name, where it is known."""
@@ -86,7 +87,7 @@ class RunSummary(Counts):
     """Rows in parts of the output that were finished before this run was started again."""
     known_videos: int = 0
     """Videos that were answered before this run was started again."""
-    failures_path: Path | None = None
+    failures_path: AnyPath | None = None
     """Where the failures are, if there are any."""
     is_old: bool = False
     """Whether everything had been done before."""

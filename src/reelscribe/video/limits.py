@@ -14,6 +14,7 @@ _ABOVE_ZERO = (
     "max_bytes",
     "max_read_seconds",
     "max_memory_bytes",
+    "max_cache_bytes",
 )
 
 
@@ -34,7 +35,11 @@ class ReadLimits:
     max_memory_bytes: int = 4 << 30
     """Private memory a process that reads may take for a video, beyond what it has at its start; Linux only."""
     allow_remote: bool = False
-    """Whether videos at `https://` addresses are fetched."""
+    """Whether videos at addresses are read: `https://`, `s3://`, `gs://`, `hf://`."""
+    cache_folder: Path | None = None
+    """Where videos of object stores are kept, whole; None: they are read in ranges, and not kept."""
+    max_cache_bytes: int = 10 << 30
+    """Most bytes that are kept there."""
     media_root: Path | None = None
     """An absolute folder outside of which no file is read, links resolved; None: anywhere."""
 

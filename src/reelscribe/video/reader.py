@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ..errors import SettingsError
 from ..record import Clip, Failure, TimeWindow
+from ..stores import StoredPath
 from .decoding import WAYS, MismatchError, Shortcuts, frames_at
 from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
@@ -32,7 +33,7 @@ from .memory import is_short
 from .pixels import to_rgb, upright_size
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .source import RejectedError, VideoSource, find_source, reason
-from .timeline import PacketTimes, Timeline, decoded_timeline, packet_timeline, scan_packets
+from .timeline import PacketTimes, Timeline, decoded_timeline, index_keys, packet_timeline, scan_packets
 from .tolerance import cheapest_near
 
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
@@ -48,12 +49,13 @@ def read_clip(
     *,
     window: TimeWindow = WHOLE,
     limits: ReadLimits = DEFAULT_LIMITS,
-    root: Path | None = None,
+    root: Path | StoredPath | None = None,
 ) -> Clip | Failure:
     """Decode the frames of one video that a policy wants.
 
     Args:
-        video: a local path, a `file://` or, if allowed, `https://` URL, bytes, or `{'path': …, 'bytes': …}`.
+        video: a local path, a `file://` or, if allowed, `https://`, `s3://`, `gs://` or `hf://` URL, bytes, or
+            `{'path': …, 'bytes': …}`.
         policy: which frames, at which size.
         window: the part to look at, in seconds on the file's clock. MPEG-TS and MPEG-PS count from their start.
         limits: what is refused.
@@ -81,14 +83,17 @@ def attempt(
     *,
     window: TimeWindow = WHOLE,
     limits: ReadLimits = DEFAULT_LIMITS,
-    root: Path | None = None,
+    root: Path | StoredPath | None = None,
     plain: bool = False,
 ) -> Clip | Failure | Doubt:
     """Try once to read a video; `plain`: decode everything, without shortcuts. The rest is as for `read_clip`."""
     try:
         with closing(find_source(video, root=root, limits=limits)) as source:
-            times, timeline = _scan(source, window, limits)
-            return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
+            try:
+                times, timeline = _scan(source, window, limits)
+                return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
+            finally:
+                source.check_arrived()
     except RejectedError as exc:
         outcome = exc.outcome
     except SettingsError:
@@ -110,9 +115,15 @@ def _out_of_memory(limits: ReadLimits) -> Doubt:
 
 def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
     """What the header and the packets tell; nothing is decoded."""
-    with source.open() as (container, stream):
+    with source.open(times_only=True) as (container, stream):
         _check_header(source, container, stream, limits)
-        times = scan_packets(container, stream, max_seconds=limits.max_duration_seconds, max_packets=limits.max_frames)
+        times = scan_packets(
+            container,
+            stream,
+            max_seconds=limits.max_duration_seconds,
+            max_packets=limits.max_frames,
+            keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
+        )
         _check_frames(source, times.count, limits)
         if times.encrypted:
             raise RejectedError("unreadable", f"{source.name} is encrypted")

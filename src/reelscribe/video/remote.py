@@ -19,6 +19,7 @@ from functools import cache
 from typing import IO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
+from ..stores import shown
 from .source import RejectedError, reason
 
 MAX_REDIRECTS = 5
@@ -55,12 +56,6 @@ def fetch(url: str, *, max_bytes: int | None, seconds: float) -> IO[bytes]:
         raise RejectedError("timeout", f"{shown(url)} does not arrive in time") from exc
     except (OSError, http.client.HTTPException, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: {reason(exc)}") from exc
-
-
-def shown(url: str) -> str:
-    """An address without what may be secret in it: a user's name and what follows a question mark."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def is_public(address: str) -> bool:

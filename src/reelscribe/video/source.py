@@ -23,6 +23,8 @@ from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
 from ..record import Failure
+from ..stores import STORES, StoredPath, scheme_of, shown
+from .boxes import media_ranges
 from .jobs import Doubt
 from .limits import ReadLimits
 from .memory import check_memory
@@ -37,6 +39,10 @@ DEMUXERS = (
 MESSAGE_CHARS = 280
 FETCH_SHARE = 0.8
 """Share of the time for a reading in which a remote file must be here."""
+LEFT_OUT_BYTES = 4 << 20
+"""A stored file that is smaller is fetched sooner than it is looked into."""
+TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
+"""Decoders for whose packets in an mp4 file the header alone gives times and key frames."""
 _NAME_CHARS = 80
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
@@ -63,8 +69,8 @@ class RejectedError(Exception):
 class VideoSource:
     """A video that can be opened any number of times."""
 
-    data: Path | bytes
-    """An absolute path or the file's bytes."""
+    data: Path | bytes | StoredPath
+    """An absolute path, the file's bytes, or where it is stored."""
     limits: ReadLimits
     """What decoders may be asked for."""
     address: str | None = None
@@ -85,14 +91,30 @@ class VideoSource:
         if self.fetched is not None:
             self.fetched.close()
 
+    def check_arrived(self) -> None:
+        """See that all that was read has arrived: decoders take what is missing for damage.
+
+        Raises:
+            RejectedError: something did not.
+        """
+        lost = self.data.lost if isinstance(self.data, StoredPath) else None
+        if isinstance(lost, (OSError, ValueError)):
+            kind = "timeout" if isinstance(lost, TimeoutError) else "unreadable"
+            raise RejectedError(kind, f"{self.name} does not arrive: {reason(lost)}") from lost
+
     @contextmanager
-    def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def open(self, *, times_only: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
         """The container and its video stream, ready to be decoded with one thread.
+
+        Args:
+            times_only: packets are wanted for their times, not for what is in them: of a stored file whose header has
+                all times, the media is not fetched.
 
         Raises:
             RejectedError: where there is no container, no video stream or no decoder.
         """
-        with self._container() as container:
+        file = self._file()
+        with self._container(file) as container:
             stream = _video_stream(container)
             if not len(container.streams):
                 raise RejectedError("unreadable", f"{self.name} holds no streams: its header is damaged")
@@ -104,19 +126,26 @@ class VideoSource:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
             stream.codec_context.options = self._decoder_options()
+            if times_only and isinstance(self.data, StoredPath) and self.leaves_media_out(container, stream):
+                file.raw.leave_out(media_ranges(self.data))
             yield container, stream
+
+    def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
+        """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
+        if not isinstance(self.data, StoredPath) or self.data.stat().st_size < LEFT_OUT_BYTES:
+            return False
+        return container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
 
     def header_size(self) -> tuple[int, int]:
         """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
-        with self._container(codec_whitelist="none") as container:
+        with self._container(self._file(), codec_whitelist="none") as container:
             stream = _video_stream(container)
             context = stream and stream.codec_context
             return (context.height, context.width) if context else (0, 0)
 
-    def _container(self, **more_options: str) -> InputContainer:
-        in_memory = isinstance(self.data, bytes)
+    def _container(self, file: Any, **more_options: str) -> InputContainer:
+        in_memory = not isinstance(self.data, Path)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}
-        file: Any = io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
         if self.fetched is not None:  # where opening it again shares its position
             self.fetched.seek(0)
         try:
@@ -131,6 +160,12 @@ class VideoSource:
             check_memory(exc)
             raise RejectedError("unreadable", f"{self.name} cannot be opened as a video: {reason(exc)}") from exc
         return container
+
+    def _file(self) -> Any:
+        """What FFmpeg reads: it opens nothing but local files itself."""
+        if isinstance(self.data, StoredPath):
+            return self.data.open()
+        return io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
 
     def _decoder_options(self) -> dict[str, str]:
         """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
@@ -157,7 +192,7 @@ def _video_stream(container: InputContainer) -> VideoStream | None:
     return None
 
 
-def find_source(video: Any, *, root: Path | None, limits: ReadLimits) -> VideoSource:
+def find_source(video: Any, *, root: Path | StoredPath | None, limits: ReadLimits) -> VideoSource:
     """The source of a sample's video value: a path, a URL, bytes, or `{'path': …, 'bytes': …}`.
 
     Raises:
@@ -174,9 +209,12 @@ def find_source(video: Any, *, root: Path | None, limits: ReadLimits) -> VideoSo
         raise RejectedError(
             "bad_sample", f"a video must be a path, bytes or a mapping with 'path' or 'bytes'; got {_describe(video)}"
         )
+    if isinstance(root, StoredPath) and not _SCHEME.match(text) and not text.startswith("/"):
+        text, root = (root / text).url, None
     if _SCHEME.match(text) and not text.lower().startswith("file://"):
-        return _fetched(text, limits)
-    source = VideoSource(_allowed(_local_path(text, root), limits), limits)
+        return _remote(text, limits)
+    folder = None if isinstance(root, StoredPath) else root
+    source = VideoSource(_allowed(_local_path(text, folder), limits), limits)
     return _of_size(source, _file_size(source), limits)
 
 
@@ -192,14 +230,35 @@ def _of_size(source: VideoSource, size: int, limits: ReadLimits) -> VideoSource:
     return source
 
 
-def _fetched(url: str, limits: ReadLimits) -> VideoSource:
-    from .remote import fetch, shown
-
+def _remote(url: str, limits: ReadLimits) -> VideoSource:
     if not limits.allow_remote:
         raise RejectedError(
             "not_allowed", f"{shown(url)} is remote: copy the file here, or allow it with allow_remote (--allow-remote)"
         )
+    if scheme_of(url) in STORES:
+        return _stored(url, limits)
+    from .remote import fetch
+
     file = fetch(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
+    return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
+
+
+def _stored(url: str, limits: ReadLimits) -> VideoSource:
+    """A video of an object store: from the local cache if there is one, else read in ranges."""
+    path = StoredPath(url, FETCH_SHARE * limits.max_read_seconds)
+    try:
+        source = _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
+        if limits.cache_folder is None:
+            return source
+        from .cache import cached
+
+        file = cached(path, limits.cache_folder, max_bytes=limits.max_cache_bytes)
+    except FileNotFoundError:
+        raise RejectedError("not_found", f"{shown(url)} does not exist") from None
+    except TimeoutError as exc:
+        raise RejectedError("timeout", f"{shown(url)} does not arrive in time: {reason(exc)}") from exc
+    except (OSError, ValueError) as exc:
+        raise RejectedError("unreadable", f"{shown(url)} cannot be read: {reason(exc)}") from exc
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 

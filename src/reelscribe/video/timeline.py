@@ -80,23 +80,41 @@ class PacketTimes:
 
 
 def scan_packets(
-    container: InputContainer, stream: VideoStream, *, max_seconds: float, max_packets: int
+    container: InputContainer,
+    stream: VideoStream,
+    *,
+    max_seconds: float,
+    max_packets: int,
+    keys: frozenset[int] | None = None,
 ) -> PacketTimes:
-    """Read the packet times of a file, up to its end, to where it is damaged, or to one packet over a limit."""
+    """Read the packet times of a file, up to its end, to where it is damaged, or to one packet over a limit.
+
+    Args:
+        container: the open file.
+        stream: its video.
+        max_seconds: limit.
+        max_packets: limit.
+        keys: dts of packets that hold key frames; None: they say so themselves.
+    """
     times = PacketTimes()
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
     for packet in packets(container, stream):
         if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
             continue
-        _note(times, packet)
+        _note(times, packet, is_key=packet.is_keyframe if keys is None else packet.dts in keys)
         too_long = times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks
         if too_long or times.count > max_packets:
             break
     return times
 
 
-def _note(times: PacketTimes, packet: Packet[VideoStream]) -> None:
+def index_keys(stream: VideoStream) -> frozenset[int]:
+    """dts of the packets that the file's index calls key frames."""
+    return frozenset(entry.timestamp for entry in stream.index_entries if entry.is_keyframe)
+
+
+def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> None:
     times.count += 1
     times.encrypted |= packet.has_sidedata("encryption_info")
     pts = packet.pts
@@ -104,7 +122,7 @@ def _note(times: PacketTimes, packet: Packet[VideoStream]) -> None:
         return
     times.ticks.append(pts)
     times.reordered |= pts != packet.dts
-    if packet.is_keyframe:
+    if is_key:
         times.keys.add(pts)
     if times.last_ticks is None or pts > times.last_ticks:
         times.last_ticks, times.last_length = pts, packet.duration or 0

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..record import CaptionRequest, Clip, Failure
+from ..stores import StoredPath
 from .jobs import MAX_ATTEMPTS, Doubt, Job, RecentClips, plain_video
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .pool import LostError, Worker, WorkerPool, usable_processors
@@ -44,7 +45,7 @@ def read_clips(
     *,
     workers: int | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
-    root: Path | None = None,
+    root: Path | StoredPath | None = None,
     max_bytes_in_flight: int | None = None,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
     """Read the videos of requests in processes of their own, which end with the stream.
@@ -102,7 +103,7 @@ class ClipStream:
         policy: FramePolicy,
         *,
         limits: ReadLimits = DEFAULT_LIMITS,
-        root: Path | None = None,
+        root: Path | StoredPath | None = None,
         max_bytes_in_flight: int | None = None,
     ) -> None:
         if max_bytes_in_flight is not None and max_bytes_in_flight < 1:
@@ -110,7 +111,7 @@ class ClipStream:
         self._pool = pool
         self._requests = iter(requests)
         self._limits = limits
-        self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": Path.cwd() / (root or "")}
+        self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": _whole(root)}
         self._max_bytes = max_bytes_in_flight
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
@@ -354,6 +355,10 @@ class ClipStream:
                 return deque([suspect])
             self._settle(suspect, suspect.failed(lost.failure))
             return deque()
+
+
+def _whole(root: Path | StoredPath | None) -> Path | StoredPath:
+    return root if isinstance(root, StoredPath) else Path.cwd() / (root or "")
 
 
 def _nbytes(outcome: Clip | Failure) -> int:

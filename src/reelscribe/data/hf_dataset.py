@@ -1,0 +1,122 @@
+"""Folders that `datasets.Dataset.save_to_disk` writes and `datasets.load_from_disk` reads.
+
+Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..record import Sample
+from ..stores import AnyPath
+from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .parquet import file_schema, tables
+from .temporary import TemporaryFolder
+
+STATE, SPLITS = "state.json", "dataset_dict.json"
+"""Files that tell a data set, and one with several splits."""
+READ_ROWS = 64
+"""Rows that are turned into Python values at once: they may hold videos."""
+
+
+class HFDatasetSource:
+    """The rows of a saved data set."""
+
+    def __init__(self, path: Path) -> None:
+        if (path / SPLITS).exists():
+            names = ", ".join(sorted(str(one.parent) for one in path.glob(f"*/{STATE}")))
+            raise DataError(f"{str(path)!r} holds several splits; name one of them: {names}")
+        self.path: AnyPath = path
+        self._place = path
+        self.folder: AnyPath = path
+
+    def __iter__(self) -> Iterator[Sample]:
+        with reading(self.path):
+            for table in self._dataset.with_format("arrow").iter(READ_ROWS):
+                yield from table.to_pylist()
+
+    @cached_property
+    def _dataset(self) -> Any:
+        import pyarrow as pa
+        from datasets import load_from_disk
+
+        try:
+            with reading(self.path):
+                return load_from_disk(str(self.path))
+        except (pa.ArrowException, ValueError, KeyError, TypeError) as exc:
+            raise DataError(f"cannot read {str(self.path)!r} as a saved data set: {exc}") from exc
+
+    def fields(self) -> list[str] | None:
+        """The columns."""
+        return list(self._dataset.column_names)
+
+    def count(self) -> int | None:
+        """What the folder says."""
+        return len(self._dataset)
+
+    def schema(self) -> Any:
+        """The schema of its features."""
+        return self._dataset.features.arrow_schema
+
+    def files(self) -> Sequence[AnyPath]:
+        """Its files."""
+        return sorted(path for path in self._place.iterdir() if path.is_file())
+
+
+def join_hf_dataset(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
+    """A folder with the rows of Parquet files.
+
+    `save_to_disk` itself would put the bytes of all videos that are paths into it, and fail where one is missing.
+    """
+    folder = TemporaryFolder(output)
+    folder.create()
+    try:
+        with writing(output):
+            _save(parts, folder.path)
+        folder.commit()
+    finally:
+        folder.discard()
+
+
+def _save(parts: Sequence[Path], folder: Path) -> None:
+    from datasets import DatasetInfo, Features
+    from datasets.arrow_writer import ArrowWriter
+
+    schema = file_schema(parts[-1])
+    features = Features.from_arrow_schema(schema)
+    names = [f"data-{number:05}-of-{len(parts):05}.arrow" for number in range(len(parts))]
+    for part, name in zip(parts, names, strict=True):
+        with ArrowWriter(features=features, path=str(folder / name)) as writer:
+            for table in tables(part, schema, where=folder):
+                writer.write_table(table)
+            writer.finalize()
+    DatasetInfo(features=features).write_to_directory(str(folder))
+    (folder / STATE).write_text(json.dumps(_state(folder, names), indent=2), "utf-8")
+
+
+def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What `load_from_disk` wants to know; the fingerprint is of the content, since results are cached under it."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name in names:
+        with (folder / name).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return {
+        "_data_files": [{"filename": name} for name in names],
+        "_fingerprint": digest.hexdigest(),
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": None,
+    }
+
+
+def is_hf_dataset(folder: Path) -> bool:
+    """Whether a folder is a saved data set."""
+    return (folder / STATE).is_file()

@@ -1,0 +1,87 @@
+"""Lance data sets: folders whose name ends in `.lance`. The package `pylance` is an extra."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..errors import DataError
+from ..record import Sample
+from ..stores import AnyPath
+from .base import DEFAULT_LAYOUT, Layout
+from .parquet import file_schema, tables
+from .temporary import TemporaryFolder
+
+READ_ROWS = 64
+"""Rows that are turned into Python values at once: they may hold videos."""
+VERSIONS = "_versions"
+"""Folder that tells a Lance data set."""
+
+
+class LanceSource:
+    """The rows of a data set's newest version."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: AnyPath = path
+        self._place = path
+        self.folder: AnyPath = path.parent
+
+    def __iter__(self) -> Iterator[Sample]:
+        for batch in self._dataset.to_batches(batch_size=READ_ROWS):
+            yield from batch.to_pylist()
+
+    @cached_property
+    def _dataset(self) -> Any:
+        lance = _lance()
+        try:
+            return lance.dataset(str(self.path))
+        except (OSError, ValueError) as exc:
+            raise DataError(f"cannot read {str(self.path)!r} as Lance: {str(exc).splitlines()[0]}") from exc
+
+    def fields(self) -> list[str] | None:
+        """The columns."""
+        return list(self._dataset.schema.names)
+
+    def count(self) -> int | None:
+        """The number of rows."""
+        return int(self._dataset.count_rows())
+
+    def schema(self) -> Any:
+        """The schema of the newest version."""
+        return self._dataset.schema
+
+    def files(self) -> Sequence[AnyPath]:
+        """The files of its versions: a change adds one."""
+        return sorted((self._place / VERSIONS).glob("*"))
+
+
+def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
+    """A data set of the rows of Parquet files."""
+    import pyarrow as pa
+
+    schema = file_schema(parts[-1])
+    batches = (batch for part in parts for table in tables(part, schema, where=output) for batch in table.to_batches())
+    folder = TemporaryFolder(output)
+    folder.create()
+    try:
+        _lance().write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder.path))
+        folder.commit()
+    except OSError as exc:
+        raise DataError(f"cannot write {str(output)!r}: {str(exc).splitlines()[0]}") from exc
+    finally:
+        folder.discard()
+
+
+def _lance() -> Any:
+    try:
+        import lance
+    except ImportError as exc:
+        raise DataError("Lance needs the package pylance: pip install 'reelscribe[lance]'") from exc
+    return lance
+
+
+def is_lance(folder: Path) -> bool:
+    """Whether a folder is a Lance data set."""
+    return (folder / VERSIONS).is_dir()

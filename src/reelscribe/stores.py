@@ -1,0 +1,279 @@
+"""Files in object stores and on servers, through fsspec: `s3://`, `gs://`, `hf://`, `https://`.
+
+An outage is waited out, as long as is allowed. Credentials and endpoints come from fsspec's own configuration, which
+is the user's.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from .errors import SettingsError
+
+STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
+"""Schemes of object stores, and the package that each needs."""
+SCHEMES = {**STORES, "https": "aiohttp"}
+"""Schemes that a data set can be read from."""
+OUTAGE_SECONDS = 240.0
+"""How long an outage is waited out, unless told otherwise."""
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
+BUFFER_BYTES = 1 << 20
+"""What is asked for at once, at least."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ValueError,
+          NotImplementedError, TypeError, ImportError, MemoryError)  # fmt: skip
+"""What waiting does not mend."""
+_FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
+
+T = TypeVar("T")
+
+
+def scheme_of(text: str) -> str | None:
+    """The scheme of an address, in lower case; None: it is a path, or a `file://` URL."""
+    found = _SCHEME.match(text)
+    scheme = found[1].lower() if found else None
+    return None if scheme == "file" else scheme
+
+
+def is_address(value: object) -> bool:
+    """Whether a value is an address that is reached through fsspec."""
+    return isinstance(value, StoredPath) or (isinstance(value, str) and scheme_of(value) in SCHEMES)
+
+
+def shown(url: str) -> str:
+    """An address without what may be secret in it: a user's name and what follows a question mark."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+@dataclass(frozen=True)
+class StoredPath:
+    """A file or a folder at an address, with the methods of a path that reading needs; picklable."""
+
+    url: str
+    """The address."""
+    seconds: float = OUTAGE_SECONDS
+    """How long an outage is waited out."""
+
+    def __str__(self) -> str:
+        return shown(self.url)
+
+    def __truediv__(self, name: str) -> StoredPath:
+        return StoredPath(f"{self.url.rstrip('/')}/{name}", self.seconds)
+
+    def with_name(self, name: str) -> StoredPath:
+        """Another file in the same folder."""
+        return self.parent / name
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._path.name
+
+    @property
+    def suffix(self) -> str:
+        """The last suffix of the name."""
+        return self._path.suffix
+
+    @property
+    def parent(self) -> StoredPath:
+        """The folder."""
+        return StoredPath(self.url.partition("?")[0].rstrip("/").rpartition("/")[0], self.seconds)
+
+    @property
+    def parents(self) -> list[StoredPath]:
+        """None that matters: an output is no folder that is read."""
+        return []
+
+    def resolve(self) -> StoredPath:
+        """The address itself: there are no links."""
+        return self
+
+    def exists(self) -> bool:
+        """Whether a file or a folder is there."""
+        return bool(self._patiently(lambda: self._fs.exists(self._key)))
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return bool(self._patiently(lambda: self._fs.isdir(self._key)))
+
+    def stat(self) -> SimpleNamespace:
+        """Size, and a number that changes with the content where the store tells."""
+        info = self._info
+        change = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if info.get(key)), "")
+        return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime_ns=str(change))
+
+    def open(self, _mode: str = "rb") -> io.BufferedReader:
+        """The file, read in ranges; `raw` is a `RangeFile`."""
+        return io.BufferedReader(RangeFile(self), BUFFER_BYTES)
+
+    def read_range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`."""
+        return bytes(self._patiently(lambda: self._fs.cat_file(self._key, start=start, end=end)))
+
+    def lose(self, exc: BaseException) -> None:
+        """Note that a range did not arrive: who reads it may take that for the end of the file."""
+        self.__dict__.setdefault("_lost", exc)
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why a range did not arrive; None: all did."""
+        return self.__dict__.get("_lost")
+
+    def files(self) -> list[StoredPath]:
+        """All files below it, by address."""
+        found = self._patiently(lambda: sorted(self._fs.find(self._key)))
+        return [StoredPath(self._fs.unstrip_protocol(one), self.seconds) for one in found]
+
+    def put(self, local: Path) -> None:
+        """Upload a file, or all files of a folder; in an object store a file appears when it is whole."""
+        if local.is_dir():
+            for path in sorted(path for path in local.rglob("*") if path.is_file()):
+                (self / path.relative_to(local).as_posix()).put(path)
+            return
+        self._patiently(lambda: self._fs.put_file(str(local), self._key))
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        if self.exists():
+            self._patiently(lambda: self._fs.rm_file(self._key))
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(urlsplit(self.url).path)
+
+    @cached_property
+    def _info(self) -> dict[str, Any]:
+        return dict(self._patiently(lambda: self._fs.info(self._key)))
+
+    @property
+    def _fs(self) -> Any:
+        return self._place[0]
+
+    @property
+    def _key(self) -> str:
+        return str(self._place[1])
+
+    @cached_property
+    def _place(self) -> tuple[Any, str]:
+        import fsspec
+
+        try:
+            fs, key = fsspec.url_to_fs(self.url)
+        except ImportError as exc:
+            scheme = scheme_of(self.url) or ""
+            raise SettingsError(f"{scheme}:// needs {SCHEMES[scheme]}: pip install 'reelscribe[stores]'") from exc
+        return fs, key
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url, "seconds": self.seconds}
+
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """What a step gives, tried again while the store does not answer as it should.
+
+        Raises:
+            TimeoutError: it did not for too long.
+            OSError: what waiting does not mend.
+        """
+        end, wait = time.monotonic() + self.seconds, FIRST_WAIT_SECONDS
+        while True:
+            try:
+                return step()
+            except (SettingsError, *_FINAL):
+                raise
+            except Exception as exc:  # each store has exceptions of its own
+                if type(exc).__name__ in _FINAL_NAMES:
+                    raise PermissionError(None, f"{self}: {exc}") from exc
+                if time.monotonic() + wait > end:
+                    raise TimeoutError(None, f"{self} is not reached: {type(exc).__name__}: {exc}") from exc
+                time.sleep(wait)
+                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
+
+
+class RangeFile(io.RawIOBase):
+    """A stored file, of which only what is read is fetched."""
+
+    def __init__(self, path: StoredPath) -> None:
+        super().__init__()
+        self._path = path
+        self._size = path.stat().st_size
+        self._position = 0
+        self._left_out: list[tuple[int, int]] = []
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def leave_out(self, ranges: list[tuple[int, int]]) -> None:
+        """From now on, give zeros for these ranges and fetch nothing of them."""
+        self._left_out = ranges
+
+    def readinto(self, buffer: Any) -> int:
+        """Fetch as much as fits."""
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        for begin, stop in self._left_out:
+            if begin <= self._position < stop:
+                return self._zeros(buffer, min(end, stop) - self._position)
+            if self._position < begin < end:
+                end = begin
+        try:
+            data = self._path.read_range(self._position, end)
+        except BaseException as exc:
+            self._path.lose(exc)
+            raise
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _zeros(self, buffer: Any, count: int) -> int:
+        buffer[:count] = bytes(count)
+        self._position += count
+        return count
+
+
+AnyPath = Path | StoredPath
+
+
+def located(value: str | Path | StoredPath) -> AnyPath:
+    """A path, or the stored path at an address."""
+    if isinstance(value, str) and is_address(value):
+        return StoredPath(value)
+    return value if isinstance(value, StoredPath) else Path(value)
+
+
+def copy_to(path: StoredPath, file: BinaryIO, *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:
+    """Copy a stored file in pieces; yields how much has arrived."""
+    size, at = int(path.stat().st_size), 0
+    while at < size:
+        data = path.read_range(at, min(at + piece, size))
+        if not data:
+            raise OSError(f"{at} of {size} bytes arrived")
+        file.write(data)
+        at += len(data)
+        yield at

@@ -1,0 +1,408 @@
+"""Formats that are folders, shards and sidecars: outputs of runs, and what other libraries make of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reelscribe import DataError, ModelError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe.data import BY_NAME, BY_SUFFIX, Target, open_source, schema_of
+from reelscribe.data.hf_dataset import join_hf_dataset
+from reelscribe.record import CaptionRequest
+from reelscribe.runners.journal import run_folder
+from reelscribe.runners.local import caption_file
+from reelscribe.runners.progress import NoProgress
+from reelscribe.runners.retry import retry_file
+
+others_leave_files_open = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+Rows = list[dict[str, Any]]
+MANY = 100_000
+FORMATS = [*BY_SUFFIX, *(name for name in BY_NAME if name != "videofolder")]
+
+
+def target_of(folder: Path, form: str) -> Target:
+    """A target of a format, by its suffix or its name."""
+    if form == ".lance":
+        pytest.importorskip("lance")
+    return Target.of(folder / f"rows{form}") if form in BY_SUFFIX else Target.of(folder / "rows", format=form)
+
+
+def write(target: Target, *parts: Rows) -> Path:
+    """An output of parts, as a run makes it."""
+    paths: list[Path] = []
+    for number, rows in enumerate(parts):
+        path = target.path.parent / "parts" / f"{number:06}.{target.format.part}"
+        with target.open_part(path, schema=schema_of(paths[-1]) if paths else None) as sink:
+            for row in rows:
+                sink.write(row)
+            sink.commit()
+        paths.append(path)
+    target.join(paths)
+    return target.path
+
+
+def caption_of(request: CaptionRequest, i: int) -> str:
+    """The stem of the video; one that is broken fails."""
+    video = request.video
+    name = video["path"] if isinstance(video, dict) else video
+    if "broken" in name:
+        raise ValueError("broken")
+    return f"{Path(name).stem} läuft {i}"
+
+
+def operator(**parameters: Any) -> VideoCaptioningFromVLMMapper:
+    return VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(caption_of), **parameters)
+
+
+def clips(folder: Path, *names: str) -> Path:
+    """A folder of files with these names."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def lines(path: Path) -> Rows:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def expected(rows: Rows, form: str) -> Rows:
+    """The rows as a format gives them back."""
+    if form in (".csv", ".tsv"):
+        return [{name: _cell(value) for name, value in row.items()} for row in rows]
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    text = value if isinstance(value, str | None) else json.dumps(value, ensure_ascii=False)
+    return text or None
+
+
+# every format
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_parts_come_back_in_order_with_unicode_nulls_and_nested_fields(tmp_path: Path, form: str) -> None:
+    rows: Rows = [
+        {"id": 0, "text": "ein Bär läuft 熊 🐻\u2028", "tags": ["a", None], "meta": {"a": 1, "b": [1.5, None]}},
+        {"id": 1, "text": None, "tags": [], "meta": {"a": None, "b": []}},
+        {"id": 2, "text": "", "tags": None, "meta": None},
+    ]
+    path = write(target_of(tmp_path, form), rows[:1], rows[1:])
+    shutil.rmtree(tmp_path / "parts")
+    found = [{key: value for key, value in row.items() if key != "__key__"} for row in open_source(path)]
+    assert found == expected(rows, form)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_hundred_thousand_rows_come_back(tmp_path: Path, form: str) -> None:
+    def row(i: int) -> dict[str, Any]:
+        return {"id": i, "text": None if i % 7 == 0 else f"Bär {i} 熊", "meta": {"n": i, "tags": ["x"] * (i % 3)}}
+
+    half = MANY // 2
+    path = write(target_of(tmp_path, form), [row(i) for i in range(half)], [row(i) for i in range(half, MANY)])
+    count = 0
+    for i, found in enumerate(open_source(path)):
+        found.pop("__key__", None)
+        assert [found] == expected([row(i)], form)
+        count += 1
+    assert count == MANY
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_run_writes_every_format_and_leaves_it_alone_afterwards(tmp_path: Path, form: str) -> None:
+    source = clips(tmp_path / "clips", "a.mp4", "b.mp4", "broken.mp4")
+    target = target_of(tmp_path, form)
+    settings = {"format": None if form in BY_SUFFIX else form, "part_rows": 2}
+    summary = caption_file(operator(), source, target.path, **settings)
+    assert (summary.rows_in, summary.failed_rows) == (3, 1)
+    captions = [row["captions"] for row in open_source(target.path)]
+    texts = [["a läuft 0"], ["b läuft 0"], None]
+    assert captions == [row["captions"] for row in expected([{"captions": one} for one in texts], form)]
+    assert caption_file(operator(), source, target.path, **settings).is_old
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "videofolder"])
+def test_a_run_that_was_ended_makes_the_same_files(tmp_path: Path, form: str) -> None:
+    """Lance names its files at random: its rows are compared."""
+    made = []
+    for name, stops in (("whole", False), ("ended", True)):
+        folder = tmp_path / name
+        clips(folder / "clips", *(f"{i}.mp4" for i in range(9)), "broken.mp4")
+        path = folder / "clips" if form == "videofolder" else target_of(folder, form).path
+        settings = {"format": None if form in BY_SUFFIX else form, "part_rows": 3}
+        if stops:
+            with pytest.raises(ModelError, match="enough"):
+                caption_file(operator(), folder / "clips", path, progress=Stops(7), **settings)
+            assert form == "videofolder" or not path.exists()
+        caption_file(operator(), folder / "clips", path, **settings)
+        made.append(contents(path, folder))
+    assert made[0] == made[1]
+
+
+class Stops(NoProgress):
+    """Ends a run after so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def update(self, counts: Any) -> None:
+        if counts.rows_in == self.rows:
+            raise ModelError("enough")
+
+
+def contents(path: Path, folder: Path) -> Any:
+    """The files of an output, without what depends on the folder that it is in."""
+    if path.suffix == ".lance" or path.suffix in (".parquet", ".gz", ".zst") or (path / "state.json").exists():
+        return [str(row).replace(str(folder), "") for row in open_source(path)]
+    files = [path] if path.is_file() else sorted(path.rglob("*.t*")) + sorted(path.glob("meta*.jsonl"))
+    if any(file.suffix == ".tar" for file in files):
+        return [str(row).replace(str(folder), "") for row in open_source(path)]
+    return [(file.name, file.read_text("utf-8").replace(str(folder), "")) for file in files]
+
+
+def test_a_retry_knows_the_format(tmp_path: Path) -> None:
+    source = clips(tmp_path / "clips", "a.mp4")
+    caption_file(VideoCaptioningFromVLMMapper("reelscribe/shapes"), source, tmp_path / "out", format="datasets")
+    assert retry_file(tmp_path / "out").failed_rows == 1
+    assert open_source(tmp_path / "out").count() == 1
+
+
+def test_formats_that_are_not_known_or_cannot_hold_videos_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="there is no format 'x'; there are webdataset, videofolder, datasets"):
+        Target.of(tmp_path / "out", format="x")
+    with pytest.raises(SettingsError, match="parquet has no room"):
+        Target.of(tmp_path / "out.parquet", with_videos=True)
+
+
+@pytest.mark.parametrize("form", ["webdataset", "datasets"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path, form: str, overwrite: bool) -> None:
+    source = clips(tmp_path / "clips", "a.mp4")
+    mine = clips(tmp_path / "mine", "dear.txt", "x.tar")
+    with pytest.raises(DataError, match="holds other things than"):
+        caption_file(operator(), source, mine, format=form, overwrite=overwrite)
+    with pytest.raises(DataError, match="would replace"):
+        caption_file(operator(), source, source, format=form, overwrite=overwrite)
+    assert sorted(one.name for one in mine.iterdir()) == ["dear.txt", "x.tar"]
+    assert [one.name for one in source.iterdir()] == ["a.mp4"]
+
+
+# WebDataset
+
+
+def shard(path: Path, members: dict[str, bytes]) -> Path:
+    """A tar file as any tool makes it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_members_of_a_sample_are_one_row(tmp_path: Path) -> None:
+    members = {
+        "dir/a.mp4": b"video", "dir/a.txt": "Bär\n".encode(), "dir/a.json": b'{"id": 7, "n": {"x": null}}',
+        "dir/a.cls": b"3", "b.WEBM": b"other", "c.json": b"[1]",
+    }  # fmt: skip
+    assert list(open_source(shard(tmp_path / "x.tar", members))) == [
+        {"__key__": "dir/a", "id": 7, "n": {"x": None}, "video": {"path": "dir/a.mp4", "bytes": b"video"},
+         "text": "Bär", "cls": b"3"},
+        {"__key__": "b", "video": {"path": "b.webm", "bytes": b"other"}},
+        {"__key__": "c", "json": [1]},
+    ]  # fmt: skip
+
+
+def test_shards_are_a_folder_or_a_pattern(tmp_path: Path) -> None:
+    for i in range(3):
+        shard(tmp_path / f"shards/{i}.tar", {f"{i}.mp4": b"v"})
+    for path in (tmp_path / "shards", tmp_path / "shards/*.tar"):
+        assert [row["__key__"] for row in open_source(path)] == ["0", "1", "2"]
+    assert [row["__key__"] for row in open_source(tmp_path / "shards/[12].tar")] == ["1", "2"]
+    with pytest.raises(DataError, match="there is no file"):
+        open_source(tmp_path / "shards/x*.tar")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:700], lambda data: b"no tar" * 500])
+def test_a_torn_shard_is_an_error(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    path = shard(tmp_path / "x.tar", {"a.mp4": bytes(2000)})
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"cannot read .*x\.tar"):
+        list(open_source(path))
+
+
+def test_a_member_that_is_no_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x\.tar:a\.json is not JSON"):
+        list(open_source(shard(tmp_path / "x.tar", {"a.json": b"{"})))
+
+
+@others_leave_files_open
+@pytest.mark.parametrize("with_videos", [False, True])
+def test_captions_go_out_as_shards_that_webdataset_reads(tmp_path: Path, with_videos: bool) -> None:
+    from webdataset.tariterators import tarfile_samples
+
+    source = shard(tmp_path / "in.tar", {f"{name}.mp4": name.encode() for name in ("a", "b", "c")})
+    output = tmp_path / "out"
+    caption_file(operator(), source, output, format="webdataset", part_rows=2, with_videos=with_videos)
+    assert sorted(path.name for path in output.iterdir()) == ["000000.tar", "000001.tar"]
+    samples = list(tarfile_samples([{"url": str(path)} for path in sorted(output.iterdir())]))
+    assert [one["__key__"] for one in samples] == ["a", "b", "c"]
+    assert [one["txt"].decode() for one in samples] == ["a läuft 0", "b läuft 0", "c läuft 0"]
+    assert [one.get("mp4") for one in samples] == ([b"a", b"b", b"c"] if with_videos else [None] * 3)
+    assert json.loads(samples[0]["json"])["captions"] == ["a läuft 0"]
+    again = list(open_source(output))
+    assert again[0]["captions"] == ["a läuft 0"]
+    assert again[0]["video"] == {"path": "a.mp4", "bytes": b"a" if with_videos else None}
+
+
+def test_videos_of_a_folder_can_be_packed_into_shards(tmp_path: Path) -> None:
+    source = clips(tmp_path / "clips", "a.mp4", "broken.webm")
+    caption_file(operator(caption_num=2, keep_candidate_mode="all"), source, tmp_path / "out.tar", with_videos=True)
+    rows = list(open_source(tmp_path / "out.tar"))
+    assert [row["video"]["bytes"] for row in rows] == [b"a.mp4", b"broken.webm"]
+    assert rows[0]["text"] == "a läuft 0\na läuft 1"
+    assert rows[1]["captions"] is None
+
+
+def test_samples_with_one_key_get_keys_of_their_own(tmp_path: Path) -> None:
+    rows = [{"__key__": "a.b", "n": i} for i in range(3)]
+    found = list(open_source(write(target_of(tmp_path, "webdataset"), rows, rows[:1])))
+    assert [row["__key__"] for row in found] == ["a_b", "a_b-1", "a_b-2", "a_b"]
+
+
+def test_videos_in_a_shard_are_read(tmp_path: Path, video: Callable[[str], Path]) -> None:
+    from reelscribe.video.reader import read_clip
+    from reelscribe.video.sampling import FramePolicy
+
+    path = video("h264.mp4")
+    [row] = open_source(shard(tmp_path / "x.tar", {"a.mp4": path.read_bytes()}))
+    first, second = read_clip(row["video"], FramePolicy()), read_clip(path, FramePolicy())
+    assert (first.frames == second.frames).all()
+
+
+# videofolder
+
+
+def test_captions_lie_beside_their_videos(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "clips", "a.mp4", "deep/b.mov", "broken.mp4")
+    summary = caption_file(operator(), folder, folder, format="videofolder")
+    assert (folder / "a.txt").read_text("utf-8") == "a läuft 0"
+    assert (folder / "deep/b.txt").read_text("utf-8") == "b läuft 0"
+    assert not (folder / "broken.txt").exists()
+    assert summary.output == folder / "metadata.jsonl"
+    assert lines(folder / "metadata.jsonl") == [
+        {"file_name": "a.mp4", "caption": "a läuft 0"}, {"file_name": "deep/b.mov", "caption": "b läuft 0"},
+    ]  # fmt: skip
+    assert caption_file(operator(), folder, folder, format="videofolder").is_old
+
+
+@others_leave_files_open
+def test_the_table_can_be_csv_and_datasets_reads_both(tmp_path: Path) -> None:
+    for name in ("metadata.csv", "metadata.jsonl"):
+        folder = clips(tmp_path / name.replace(".", "_"), "a.mp4", "b.mp4")
+        caption_file(operator(caption_num=2, keep_candidate_mode="all"), folder, folder / name, format="videofolder")
+        assert (folder / "a.txt").read_text("utf-8") == "a läuft 0\na läuft 1"
+        found = datasets.load_dataset("videofolder", data_dir=str(folder), cache_dir=str(tmp_path / "cache"))["train"]
+        assert found["caption"] == ["a läuft 0", "b läuft 0"]
+        assert found.column_names[0] == "video"
+    with (tmp_path / "metadata_csv/metadata.csv").open(encoding="utf-8") as file:
+        assert next(csv.DictReader(file))["captions"] == '["a läuft 0", "a läuft 1"]'
+
+
+def test_rows_of_a_data_file_keep_their_fields_in_the_table(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "clips", "a.mp4")
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"video": "clips/a.mp4", "id": 5}\n{"video": null, "id": 6}\n')
+    caption_file(operator(), source, folder, format="videofolder")
+    assert lines(folder / "metadata.jsonl") == [{"file_name": "a.mp4", "caption": "a läuft 0", "id": 5}]
+
+
+def test_videos_elsewhere_are_copied_if_wanted(tmp_path: Path) -> None:
+    source = clips(tmp_path / "clips", "a.mp4", "deep/b.mp4")
+    with pytest.raises(DataError, match=r"lies outside of .*--with-videos"):
+        caption_file(operator(), source, tmp_path / "out", format="videofolder")
+    caption_file(operator(), source, tmp_path / "out", format="videofolder", with_videos=True)
+    assert (tmp_path / "out/deep/b.mp4").read_bytes() == b"deep/b.mp4"
+    assert (tmp_path / "out/deep/b.txt").exists()
+
+
+def test_texts_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "clips", "a.mp4", "a.txt")
+    with pytest.raises(DataError, match=r"a\.txt' is there already"):
+        caption_file(operator(), folder, folder, format="videofolder")
+    caption_file(operator(), folder, folder, format="videofolder", overwrite=True)
+    assert (folder / "a.txt").read_text("utf-8") == "a läuft 0"
+
+
+def test_a_videofolder_says_what_it_cannot_place(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "clips", "a.mp4", "a.mov")
+    with pytest.raises(DataError, match="would share the file"):
+        caption_file(operator(), folder, folder, format="videofolder")
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"text": "<__dj__video>", "videos": ["a.mp4"]}\n')
+    with pytest.raises(DataError, match="one video each"):
+        caption_file(operator(), source, folder, format="videofolder")
+    source.write_text('{"video": "https://host/a.mp4"}\n')
+    with pytest.raises(DataError, match="videos that are files"):
+        caption_file(operator(), source, folder, format="videofolder")
+    with pytest.raises(DataError, match=r"named by its folder, or by metadata\.jsonl"):
+        caption_file(operator(), folder, folder / "out.jsonl", format="videofolder")
+    assert not run_folder(folder / "metadata.jsonl").exists()
+
+
+# datasets
+
+
+def test_a_saved_data_set_is_read_with_its_videos_as_they_are_stored(tmp_path: Path) -> None:
+    features = datasets.Features({"video": datasets.Video(), "id": datasets.Value("int32")})
+    other = clips(tmp_path, "b.mp4") / "b.mp4"
+    rows = {"video": [{"path": "a.mp4", "bytes": b"data"}, {"path": str(other), "bytes": None}], "id": [1, 2]}
+    made = datasets.Dataset(pa.table(rows, schema=features.arrow_schema))
+    datasets.DatasetDict(train=made, test=made).save_to_disk(tmp_path / "many")
+    pq.write_table(made.data.table.take([1, 0]), tmp_path / "one.parquet")
+    join_hf_dataset([tmp_path / "one.parquet"], tmp_path / "one")
+    source = open_source(tmp_path / "one")
+    assert list(source) == [
+        {"video": {"bytes": None, "path": str(other)}, "id": 2},
+        {"video": {"bytes": b"data", "path": "a.mp4"}, "id": 1},
+    ]  # fmt: skip
+    assert (source.count(), source.fields(), source.schema().field("id").type) == (2, ["video", "id"], pa.int32())
+    with pytest.raises(DataError, match=r"several splits; name one of them: .*many/test, .*many/train"):
+        open_source(tmp_path / "many")
+    assert open_source(tmp_path / "many/test").count() == 2
+    caption_file(operator(), tmp_path / "one", tmp_path / "out", format="datasets")
+    back = datasets.load_from_disk(tmp_path / "out")
+    assert back.features["video"] == datasets.Video()
+    assert back["captions"] == [["b läuft 0"], ["a läuft 0"]]
+
+
+def test_what_is_no_saved_data_set_is_an_error(tmp_path: Path) -> None:
+    folder = clips(tmp_path / "x", "state.json")
+    with pytest.raises(DataError, match="cannot read"):
+        list(open_source(folder))
+
+
+def test_parts_with_wider_types_are_one_data_set(tmp_path: Path) -> None:
+    for form in ("datasets", ".lance"):
+        (tmp_path / form).mkdir()
+        path = write(target_of(tmp_path / form, form), [{"a": 1, "b": None}], [{"a": 1.5, "b": "text"}])
+        assert list(open_source(path)) == [{"a": 1.0, "b": None}, {"a": 1.5, "b": "text"}]
