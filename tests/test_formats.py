@@ -283,6 +283,14 @@ def test_videos_of_a_folder_can_be_packed_into_shards(tmp_path: Path) -> None:
     assert rows[1]["captions"] is None
 
 
+def test_other_members_come_out_as_they_went_in(tmp_path: Path) -> None:
+    members = {"a.mp4": b"v", "a.cls": b"3", "a.flow.npy": bytes(9), "a.json": b'{"id": 1}'}
+    caption_file(operator(), shard(tmp_path / "in.tar", members), tmp_path / "out.tar", with_videos=True)
+    [row] = open_source(tmp_path / "out.tar")
+    assert {name: row[name] for name in ("cls", "flow.npy", "id")} == {"cls": b"3", "flow.npy": bytes(9), "id": 1}
+    assert row["video"]["bytes"] == b"v"
+
+
 def test_samples_with_one_key_get_keys_of_their_own(tmp_path: Path) -> None:
     rows = [{"__key__": "a.b", "n": i} for i in range(3)]
     found = list(open_source(write(target_of(tmp_path, "webdataset"), rows, rows[:1])))

@@ -410,6 +410,38 @@ def test_folders_are_uploaded_file_by_file(store: Door, video: Callable[[str], P
     assert [row["captions"] for row in open_source(f"{BUCKET}/shards")] == [["caption of a"]]
 
 
+def test_an_upload_that_failed_is_made_up_for(
+    store: Door, video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("a.mp4", video("h264.mp4").read_bytes())
+    source, output = put("rows.jsonl", jsonl([{"video": "a.mp4"}])), f"{BUCKET}/out.jsonl"
+    caption_file(operator(), source, output)
+
+    def fails(_path: StoredPath, _local: Path) -> None:
+        raise OSError(None, "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoredPath, "put", fails)
+        with pytest.raises(DataError, match="no room"):
+            caption_file(operator(caption_key="words"), source, output, update=True)
+    assert "captions" in rows_of(get("out.jsonl"))[0]
+    assert caption_file(operator(caption_key="words"), source, output).is_old
+    assert "words" in rows_of(get("out.jsonl"))[0]
+
+
+def test_a_folder_that_shrinks_leaves_nothing_behind(store: Door, video: Callable[[str], Path], tmp_path: Path) -> None:
+    for name in "abc":
+        put(f"v/{name}.mp4", video("h264.mp4").read_bytes())
+    folder = {"format": "webdataset", "part_rows": 1}
+    caption_file(operator(), f"{BUCKET}/v", f"{BUCKET}/shards/", **folder)
+    assert len([name for name in names() if name.startswith("shards/")]) == 3
+    caption_file(operator(), f"{BUCKET}/v", f"{BUCKET}/shards", limit=2, overwrite=True, **folder)
+    assert [name for name in names() if name.startswith("shards/")] == ["shards/000000.tar", "shards/000001.tar"]
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(DataError, match="or remove it"):
+        caption_file(operator(), f"{BUCKET}/v", f"{BUCKET}/shards", overwrite=True, **folder)
+
+
 def test_what_cannot_be_written_to_a_store_is_said_first(store: Door) -> None:
     source = put("rows.jsonl", jsonl([{"video": "a.mp4"}]))
     with pytest.raises(SettingsError, match="outputs go to s3://"):

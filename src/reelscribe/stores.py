@@ -263,7 +263,7 @@ AnyPath = Path | StoredPath
 def located(value: str | Path | StoredPath) -> AnyPath:
     """A path, or the stored path at an address."""
     if isinstance(value, str) and is_address(value):
-        return StoredPath(value)
+        return StoredPath(value.rstrip("/"))
     return value if isinstance(value, StoredPath) else Path(value)
 
 

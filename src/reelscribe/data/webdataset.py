@@ -180,8 +180,11 @@ class TarSink:
         return f"{key}-{self._last[1]}" if self._last[1] else key
 
     def _text_members(self, row: Sample) -> dict[str, bytes]:
-        plain = {name: _without_bytes(value) for name, value in row.items() if name != KEY}
-        members = {_JSON: encode_row(plain, number=self._rows, path=self.path)}
+        video_field = self._layout.video_field or VIDEO_FIELD
+        rest = {name: value for name, value in row.items() if name not in (KEY, video_field)}
+        members = {name: value for name, value in rest.items() if isinstance(value, bytes)}
+        plain = {name: _without_bytes(value) for name, value in row.items() if name != KEY and name not in members}
+        members[_JSON] = encode_row(plain, number=self._rows, path=self.path)
         captions = row.get(self._layout.caption_field or "")
         return members | ({_TEXT: "\n".join(captions).encode("utf-8", "backslashreplace")} if captions else {})
 
@@ -209,6 +212,8 @@ class TarSink:
 
 def _without_bytes(value: Any) -> Any:
     """A video value with its bytes left out: they are a member of their own, or stay behind."""
+    if isinstance(value, bytes):
+        return None
     if isinstance(value, dict) and set(value) == {"path", "bytes"}:
         return {"path": value["path"], "bytes": None}
     return value

@@ -6,9 +6,12 @@ The journal and its lock are local: two machines that write one address do not s
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
+from ..data import Target
 from ..data.base import reading, writing
 from ..errors import DataError, SettingsError
 from ..stores import STORES, StoredPath, scheme_of
@@ -37,35 +40,69 @@ def check_destination(address: StoredPath, *, format: str | None, overwrite: boo
         raise SettingsError(f"cannot write to {str(address)!r}; outputs go to {', '.join(f'{s}://' for s in STORES)}")
     if format == "videofolder":
         raise SettingsError("a videofolder is written beside local videos; name a local folder")
-    if overwrite or run_folder(local_place(address)).exists():
+    local = local_place(address)
+    is_folder = Target.of(local, format=format).is_folder
+    if run_folder(local).exists() or _marker(local).exists() or (overwrite and not is_folder):
         return
     with reading(address):
         there = address.exists()
     if there:
+        way_out = "remove it" if is_folder else "replace it (--overwrite)"
         raise DataError(
-            f"{str(address)!r} is there already, and no run can go on with it; name another file, or replace it "
-            "(--overwrite)"
+            f"{str(address)!r} is there already, and no run of this machine can go on with it; name another, or "
+            f"{way_out}"
         )
 
 
-def upload(local: Path, address: StoredPath, *, failures: Path | None, is_old: bool) -> StoredPath | None:
-    """Bring a finished output, and its file of failures, to its address.
+def upload(local: Path, address: StoredPath, *, failures: Path | None) -> StoredPath | None:
+    """Bring a finished output, and its file of failures, to its address, unless they are there.
 
     Args:
         local: the output on this machine.
         address: where it goes.
         failures: the file of failures, if rows failed and it lies beside the output.
-        is_old: whether the run had been finished before; then only what is missing is uploaded.
 
     Returns:
         Where the file of failures is.
     """
+    beside = address.with_name(address.name + FAILURES_SUFFIX)
     with writing(local):
-        beside = address.with_name(address.name + FAILURES_SUFFIX)
-        if not (is_old and address.exists()):
+        if _uploaded(local).get("state") != _state(local) or not address.exists():
             if failures is None:
                 beside.remove()
             else:
                 beside.put(failures)
             address.put(local)
+            _remove_old(local, address)
+            _marker(local).write_text(json.dumps({"state": _state(local), "files": _names(local)}), "utf-8")
     return beside if failures is not None else None
+
+
+def _remove_old(local: Path, address: StoredPath) -> None:
+    """Remove files of an earlier folder that are not in this one."""
+    for name in set(_uploaded(local).get("files", [])) - set(_names(local)):
+        (address / name).remove()
+
+
+def _marker(local: Path) -> Path:
+    """The file that says what was uploaded last."""
+    return local.with_name(f".{local.name}.uploaded.json")
+
+
+def _uploaded(local: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(_marker(local).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _state(local: Path) -> list[int]:
+    """What changes when the output is made anew."""
+    status = local.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _names(local: Path) -> list[str]:
+    """The files of a folder."""
+    return sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())

@@ -107,7 +107,7 @@ def caption_file(
     local = local_place(place)
     summary = _caption_file(operator, input, local, progress, settings)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
-    moved = upload(local, place, failures=beside, is_old=summary.is_old)
+    moved = upload(local, place, failures=beside)
     summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
     return summary
 
