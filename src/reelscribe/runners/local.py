@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,9 +22,10 @@ from ..data.rows import FieldNames, RowForm, choose_form
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
+from ..pipe import Results
 from ..plan import RowOutcome
 from ..record import CaptionRequest, CaptionResult, Sample
-from ..stages import Stage
+from ..stages import Stage, StageTimes
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import RunIdentity, command_of
 from .journal import Journal, remove_run, run_folder
@@ -33,7 +34,7 @@ from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
 from .writing import Writer
 
-__all__ = ["RunSettings", "RunSummary", "caption_file"]
+__all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,20 @@ def caption_file(
         TooManyFailuresError: more rows failed than may.
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
-    settings = settings or RunSettings(**given)
+    return run_file(Run, operator, input, output, progress=progress, settings=settings or RunSettings(**given))
+
+
+def run_file(
+    make_run: Callable[..., Run],
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | Path,  # noqa: A002
+    output: str | Path,
+    *,
+    progress: Progress | None,
+    settings: RunSettings,
+) -> RunSummary:
+    """Check what can be checked at once, and run; `make_run` is `Run` or a kind of it. The rest is as for
+    `caption_file`."""
     output = Path(output)
     by_suffix(SINKS, output, role="output")
     source = open_source(input)
@@ -106,11 +120,11 @@ def caption_file(
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
         watch = stack.enter_context(progress or NoProgress())
-        run = _Run(operator, source, form, journal, watch, output, settings)
+        run = make_run(operator, source, form, journal, watch, output, settings)
         return run.run()
 
 
-class _Run:
+class Run:
     """Rows on their way, and what is done with each outcome."""
 
     def __init__(
@@ -149,7 +163,7 @@ class _Run:
         )
         try:
             parts.open()
-            self._load_model()
+            self._make_ready()
             self._rows(parts)
             self._end(parts)
         except (Exception, KeyboardInterrupt) as exc:
@@ -192,7 +206,7 @@ class _Run:
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
-    def _load_model(self) -> None:
+    def _make_ready(self) -> None:
         """Load the model now, so that its time is not counted as captioning."""
         began = time.monotonic()
         self._progress.say(f"loading {self.summary.model or 'the model'}")
@@ -224,15 +238,23 @@ class _Run:
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
         rows = islice(self._source, first, self._settings.limit)
         try:
-            times = self._operator.run_stream(
-                self._wrapped(rows, first), writer.put, results=_Answers(self), first_row=first
-            )
+            times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
         finally:
             writer.close()
         writer.finish()
         self.summary.seconds = time.monotonic() - began
         self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
-        self.summary.engine = captioner_notes(self._operator.captioner)
+        self.summary.engine = self._notes()
+
+    def _stream(
+        self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None], *, results: Results, first_row: int
+    ) -> StageTimes:
+        """Send rows through the pipe."""
+        return self._operator.run_stream(rows, emit, results=results, first_row=first_row)
+
+    def _notes(self) -> list[str]:
+        """What the summary says of the model."""
+        return captioner_notes(self._operator.captioner)
 
     def _end(self, parts: PartedOutput) -> None:
         """Bring everything together under its final name."""
@@ -258,10 +280,13 @@ class _Run:
 
     def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
         """Keep an answer for another go."""
-        kind = "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
+        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result))
+
+    def _failed(self, result: CaptionResult) -> str | None:
+        """The kind of failure under which an answer is found when failures are tried again."""
         if result.failure is not None:
-            kind = result.failure.kind
-        self._journal.add(request.id, self._identity.digest(request), result, failed=kind)
+            return result.failure.kind
+        return "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
 
     def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
         for number, row in enumerate(rows, start=first):
@@ -287,10 +312,10 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
+class Answers:
     """The journal of a run, as the pipe sees it."""
 
-    run: _Run
+    run: Run
 
     def get(self, request: CaptionRequest) -> CaptionResult | None:
         """See `pipe.Results`."""
