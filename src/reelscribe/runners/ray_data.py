@@ -304,21 +304,24 @@ class BlockCaptioner:
     def __call__(self, table: Any) -> Any:
         """Caption a table of rows and their clips."""
         with self._blamed():
-            plans = self._plans(table)
-            results = {one.request_id: one for one in self._results(table, plans)}
+            rows, clips = without_clips(table), clips_of(table)
+            numbers = self._job.form.numbers(rows)
+            plans = self._plans(self._job.form.samples(rows), numbers)
+            results = {one.request_id: one for one in self._results(plans, clips, numbered=numbers is not None)}
             done = [(plan, [results[request.id] for request in plan.requests]) for plan in plans]
             self._count(done)
-            return self._job.form.made(without_clips(table), self._operator.planner, done)
+            return self._job.form.made(rows, self._operator.planner, done)
 
-    def _plans(self, table: Any) -> list[Plan]:
+    def _plans(self, samples: Sequence[Sample], numbers: Sequence[int] | None) -> list[Plan]:
         """The rows' plans; rows without an index get one that is new in this process."""
-        samples, numbers = self._job.form.samples(table), self._job.form.numbers(table)
         rows = [next(self._serial) for _ in samples] if numbers is None else numbers
         return [self._operator.planner.plan(sample, row) for sample, row in zip(samples, rows, strict=True)]
 
-    def _results(self, table: Any, plans: Sequence[Plan]) -> Iterator[CaptionResult]:
-        numbered, asked = self._job.form.numbers(table) is not None, []
-        for plan, loads in zip(plans, clips_of(table), strict=True):
+    def _results(
+        self, plans: Sequence[Plan], clips: Sequence[Sequence[Load | Failure]], *, numbered: bool
+    ) -> Iterator[CaptionResult]:
+        asked = []
+        for plan, loads in zip(plans, clips, strict=True):
             for request, load in zip(plan.requests, loads, strict=True):
                 if isinstance(load, Failure):
                     yield CaptionResult(request.id, failure=load)
