@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
+from reelscribe.cli import main
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.record import Clip, Failure
 from reelscribe.runners import ray_data
@@ -69,6 +72,31 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"reelscribe\[ray\]"):
         ray_data.connect(RaySettings())
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["--ray"], RaySettings()),
+        (["--ray", "auto", "--ray-captioners", "2:8"], RaySettings("auto", min_captioners=2, max_captioners=8)),
+        (["--ray", "10.0.0.1:6379", "--ray-gpus", "0.5"], RaySettings("10.0.0.1:6379", gpus=0.5)),
+        ([], None),
+    ],
+)
+def test_options_of_the_command_become_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], expected: RaySettings | None
+) -> None:
+    seen = []
+    monkeypatch.setattr("reelscribe.cli.run", lambda *args, cluster, **settings: seen.append(cluster))
+    made = CliRunner().invoke(main, ["caption", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *given])
+    assert (made.exit_code, made.output) == (0, "")
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize("given", [["--ray-gpus", "1"], ["--ray-captioners", "2"], ["--ray", "--ray-captioners", "x"]])
+def test_options_that_need_a_cluster_or_cannot_be_read_are_refused(tmp_path: Path, given: list[str]) -> None:
+    made = CliRunner().invoke(main, ["caption", str(tmp_path), "-o", str(tmp_path / "out.jsonl"), *given])
+    assert made.exit_code == 2
 
 
 def clip(value: int, frames: int = 2) -> Clip:

@@ -36,6 +36,7 @@ pytestmark = [
 TESTS = Path(__file__).parent
 STORE_BYTES = 80 << 20
 GPU_NODES = 3
+CLIPS_TIMED = 480
 Rows = list[dict[str, Any]]
 
 
@@ -281,12 +282,14 @@ def test_errors_of_the_package_come_through(cluster: Any, folder: Path) -> None:
 
 def clips_per_second(cluster: Any, folder: Path, captioners: int) -> float:
     """Measured at the captioners, from their first answer to their last."""
-    source, log = jsonl(folder / "speed.jsonl", plain(240)), folder / f"speed-{captioners}.log"
+    source, log = jsonl(folder / "speed.jsonl", plain(CLIPS_TIMED)), folder / f"speed-{captioners}.log"
     caption_file_ray(
         operator(ray_words.captioner(log, seconds=0.05, reads=False)),
         source,
         folder / f"speed-{captioners}.jsonl.out.jsonl",
-        cluster=settings(cluster, min_captioners=captioners, blocks_in_flight=2),
+        cluster=settings(
+            cluster, min_captioners=captioners, max_captioners=captioners, rows_per_block=8, rows_per_file=CLIPS_TIMED
+        ),
     )
     times = [float(line[0]) for line in lines(log)]
     assert len({line[1] for line in lines(log)}) == captioners

@@ -454,7 +454,8 @@ def _captioned(dataset: Any, job: Job, settings: RaySettings, operator: VideoCap
     ray = _ray()
     spec = operator.spec
     available = None if settings.address != LOCAL else ray.cluster_resources().get("GPU", 0)
-    gpus = settings.gpus_for(spec and spec.backend, dict(spec.options) if spec else {}, available=available)
+    backend, options = (spec.backend, dict(spec.options)) if spec is not None else (None, {})
+    gpus = settings.gpus_for(backend, options, available=available)
     fewest, most = settings.pool(gpus)
     pool = ray.data.ActorPoolStrategy(
         min_size=fewest,
