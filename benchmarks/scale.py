@@ -26,7 +26,7 @@ from reelscribe.video.reader import read_clip
 
 WORK = Path("runs/scale")
 CLIPS = 16
-POLICY = FramePolicy(fps=2.0, max_frames=64, max_pixels=230_400)
+POLICY = FramePolicy(fps=2.0, max_frames=64, max_frame_pixels=230_400)
 """Two frames a second, at most 64, at 230,400 pixels each."""
 ROWS = 20_000
 RAY_ROWS = 6_000

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 
 import clips
 import ray_words
-from reelscribe import VideoCaptioningFromVLMMapper
+from reelscribe import FramePolicy, VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError, TooManyFailuresError
 from reelscribe.runners.cluster_settings import RaySettings
 from reelscribe.runners.failures import FailureLimit
@@ -41,17 +42,19 @@ Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A head and three nodes, each of which says that it has a GPU; one may be taken away."""
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *filter(None, sys.path)])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": 3, "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    spill = str(tmp_path_factory.mktemp("spill"))
+    store = {"object_store_memory": STORE_BYTES, "object_spilling_directory": spill}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 3, "include_dashboard": False, **store})
+    made.spill = spill
     for _ in range(GPU_NODES):
-        made.add_node(num_cpus=1, num_gpus=1, object_store_memory=STORE_BYTES)
+        made.add_node(num_cpus=1, num_gpus=1, **store)
     yield made
     disconnect()
     made.shutdown()
@@ -171,6 +174,46 @@ def test_a_data_set_of_rays_gives_the_samples_that_run_gives(cluster: Any, folde
     assert ordered(made) == ordered(expected)
 
 
+def test_frames_wait_where_there_is_no_room_for_them(cluster: Any, folder: Path) -> None:
+    """Several times what the nodes can hold goes by a slow captioner, and nothing of it goes to disk."""
+    count, log, most = 96, folder / "large.log", [0]
+    policy = FramePolicy(min_frames=12, max_frames=12, min_frame_pixels=200_000)
+    slow = ray_words.ScriptedCaptioner(ray_words.Logged(str(log), 0.05), policy=policy)
+    source = jsonl(folder / "large.jsonl", plain(count))
+    assert count * 12 * 200_000 * 3 > 2 * (1 + GPU_NODES) * STORE_BYTES
+    with watching(lambda: most.append(max(most.pop(), spilled_bytes(cluster)))):
+        caption_file_ray(
+            operator(slow), source, folder / "large-ray.jsonl", cluster=settings(cluster, max_captioners=1)
+        )
+    assert len(lines(log)) == count
+    assert most[0] < STORE_BYTES // 4
+
+
+@contextmanager
+def watching(look: Callable[[], Any]) -> Iterator[None]:
+    """Look again and again while the body runs."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def spilled_bytes(cluster: Any) -> int:
+    """What the nodes have on disk at the moment because their stores are full."""
+    sizes = []
+    for path in Path(cluster.spill).rglob("*"):
+        with suppress(OSError):  # it may just have been removed
+            sizes.append(path.stat().st_size if path.is_file() else 0)
+    return sum(sizes)
+
+
 def test_a_killed_actor_and_a_lost_node_lose_and_double_nothing(cluster: Any, folder: Path) -> None:
     source, log, killed = jsonl(folder / "lost.jsonl", plain(300)), folder / "lost.log", []
     local = made_here(ray_words.captioner(), source, folder / "lost-local.jsonl")
@@ -229,7 +272,7 @@ def test_a_run_whose_driver_is_killed_goes_on(cluster: Any, folder: Path) -> Non
     )
     assert output.read_bytes() == local
     assert summary.known_videos >= 3 * 16
-    assert len(lines(again)) == 200 - summary.known_videos < 200
+    assert 200 - summary.known_videos <= len(lines(again)) < 200
     assert asked < 200
     twice = caption_file_ray(operator(ray_words.captioner(again)), source, output, cluster=settings(cluster))
     assert twice.is_old

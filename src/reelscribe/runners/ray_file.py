@@ -203,6 +203,13 @@ class RayRun(Run):
     def _notes(self) -> list[str]:
         return [f"on Ray at {self._cluster.address}"]
 
+    def _kept(self, *, goes_on: bool) -> str:
+        """As for any run; while the cluster answers, rows are counted as videos."""
+        if self.summary.rows_in or not self._journal.has_answers:
+            return super()._kept(goes_on=goes_on)
+        way_on = "; the same command goes on from there" if goes_on else ""
+        return f"{self._journal.count():,} videos are answered, and kept in {self._journal.folder}{way_on}"
+
     def _end(self, parts: PartedOutput) -> None:
         super()._end(parts)
         self._forget_cluster()
