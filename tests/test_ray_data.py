@@ -37,7 +37,7 @@ pytestmark = [
 TESTS = Path(__file__).parent
 STORE_BYTES = 80 << 20
 GPU_NODES = 3
-CLIPS_TIMED = 480
+CLIPS_TIMED = 320
 Rows = list[dict[str, Any]]
 
 
@@ -215,7 +215,7 @@ def spilled_bytes(cluster: Any) -> int:
 
 
 def test_a_killed_actor_and_a_lost_node_lose_and_double_nothing(cluster: Any, folder: Path) -> None:
-    source, log, killed = jsonl(folder / "lost.jsonl", plain(300)), folder / "lost.log", []
+    source, log, killed = jsonl(folder / "lost.jsonl", plain(200)), folder / "lost.log", []
     local = made_here(ray_words.captioner(), source, folder / "lost-local.jsonl")
 
     def sabotage() -> None:
@@ -342,3 +342,14 @@ def clips_per_second(cluster: Any, folder: Path, captioners: int) -> float:
 def test_two_captioners_are_nearly_twice_as_fast_as_one(cluster: Any, folder: Path) -> None:
     one, two = (clips_per_second(cluster, folder, count) for count in (1, 2))
     assert two >= 1.8 * one, f"{one:.1f} and {two:.1f} clips/s"
+
+
+def test_the_command_starts_a_cluster_of_its_own_for_a_real_model(folder: Path) -> None:
+    source = jsonl(folder / "command.jsonl", [{"video": f"{name}.mp4"} for name in ("one", "two", "gone")])
+    command = [sys.executable, "-m", "reelscribe", "caption", str(source), "--model", "reelscribe/shapes"]
+    options = ["--max-tokens", "16", "-o"]
+    outputs = [folder / "command-local.jsonl", folder / "command-ray.jsonl"]
+    for output, more in zip(outputs, ([], ["--ray"]), strict=True):
+        done = subprocess.run([*command, *options, str(output), *more], capture_output=True, text=True)
+        assert done.returncode == 3, done.stderr
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()

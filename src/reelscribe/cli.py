@@ -24,6 +24,9 @@ EXIT_INTERRUPTED = 130
 RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures")
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
+RAY_SETTINGS = ("ray", "ray_captioners", "ray_gpus")
+"""Options that say which cluster, and how much of it."""
+
 NAMED_PARAMETERS = {
     "model_params": ("base_url", "device", "dtype"),
     "sampling_params": ("max_tokens", "temperature", "top_p", "top_k"),
@@ -250,7 +253,7 @@ def caption(
     its caption; 3: some rows failed; 4: more than --max-failures; 1 and 2: wrong settings or usage.
     """
     settings = {name: given.pop(name) for name in RUN_SETTINGS}
-    cluster = cluster_of(*(given.pop(name) for name in ("ray", "ray_captioners", "ray_gpus")))
+    cluster = cluster_of(*(given.pop(name) for name in RAY_SETTINGS))
     run(ctx, input, output, parameters_of(given), settings, profile=profile, cluster=cluster)
 
 
