@@ -159,6 +159,7 @@ def test_every_option_of_caption_is_a_parameter_of_the_operator_or_of_the_run() 
         "profile",
         "drop_original",
         *cli.RUN_SETTINGS,
+        *cli.RAY_SETTINGS,
     }
 
 

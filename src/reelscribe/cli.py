@@ -14,6 +14,7 @@ from .errors import ReelscribeError, SettingsError, TooManyFailuresError
 from .selection import SELECTORS
 
 if TYPE_CHECKING:
+    from .runners.cluster_settings import RaySettings
     from .runners.summary import RunSummary
 
 EXIT_ERROR = 1
@@ -22,6 +23,9 @@ EXIT_INTERRUPTED = 130
 
 RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures", "format", "with_videos")
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
+
+RAY_SETTINGS = ("ray", "ray_captioners", "ray_gpus")
+"""Options that say which cluster, and how much of it."""
 
 NAMED_PARAMETERS = {
     "model_params": ("base_url", "device", "dtype"),
@@ -212,6 +216,27 @@ RUN_OPTIONS = options(
 )  # fmt: skip
 
 
+def captioners(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Fewest and most captioners."""
+    from .runners.cluster_settings import captioner_range
+
+    try:
+        return None if text is None else captioner_range(text)
+    except SettingsError as exc:
+        raise click.BadParameter(str(exc), ctx, param) from exc
+
+
+RAY_OPTIONS = options(
+    option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="Run on the Ray cluster at this "
+           "address, or auto; without an address, on one that is started on this machine for the run. Stands behind "
+           "INPUT."),
+    option("--ray-captioners", callback=captioners, metavar="N|MIN:MAX", help="Captioners on the cluster.  [default: 1 "
+           "and, with GPUs, as many as there is room for]"),
+    option("--ray-gpus", type=click.FloatRange(min=0), metavar="X", help="GPUs of each captioner, a fraction or "
+           "several.  [default: 1, or tensor_parallel_size]"),
+)  # fmt: skip
+
+
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
@@ -248,6 +273,7 @@ def main() -> None:
 @READ_OPTIONS
 @FIELD_OPTIONS
 @RUN_OPTIONS
+@RAY_OPTIONS
 @click.pass_context
 def caption(
     ctx: click.Context,
@@ -265,7 +291,8 @@ def caption(
     its caption; 3: some rows failed; 4: more than --max-failures; 1 and 2: wrong settings or usage.
     """
     settings = {name: given.pop(name) for name in RUN_SETTINGS}
-    run(ctx, input, output, parameters_of(given), settings, profile=profile)
+    cluster = cluster_of(*(given.pop(name) for name in RAY_SETTINGS))
+    run(ctx, input, output, parameters_of(given), settings, profile=profile, cluster=cluster)
 
 
 @main.command(context_settings=HELP_NAMES)
@@ -366,18 +393,42 @@ def run(
     settings: dict[str, Any],
     *,
     profile: Path | None,
+    cluster: RaySettings | None = None,
 ) -> None:
     """Caption a file, show how it goes, print the summary, and leave with the exit code."""
-    from .runners.local import caption_file
     from .runners.settings import build_operator
 
     operator = build_operator(parameters)
+    caption_file = file_runner(cluster)
     try:
         show(
             ctx, lambda progress: caption_file(operator, source, output, progress=progress, **settings), profile=profile
         )
     finally:
         operator.close()
+
+
+def file_runner(cluster: RaySettings | None) -> Callable[..., RunSummary]:
+    """What captions a file: this machine, or a cluster."""
+    if cluster is None:
+        from .runners.local import caption_file
+
+        return caption_file
+    from .runners.ray_file import caption_file_ray
+
+    return partial(caption_file_ray, cluster=cluster)
+
+
+def cluster_of(address: str | None, captioners: tuple[int, int] | None, gpus: float | None) -> RaySettings | None:
+    """The cluster that options name; None: no cluster."""
+    from .runners.cluster_settings import RaySettings
+
+    if address is None:
+        if captioners is not None or gpus is not None:
+            raise click.UsageError("--ray-captioners and --ray-gpus need --ray")
+        return None
+    fewest, most = captioners or (1, None)
+    return RaySettings(address, gpus=gpus, min_captioners=fewest, max_captioners=most)
 
 
 def show(ctx: click.Context, work: Callable[[Any], RunSummary], *, profile: Path | None) -> None:

@@ -18,7 +18,6 @@ from .errors import ModelError
 from .models.base import Captioner, captioner_seconds
 from .plan import Plan, Planner, RowOutcome
 from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
-from .seeds import content_seed
 from .stages import BusyClock, Stage, StageTimes
 from .stores import StoredPath
 from .video.reader import ReadLimits
@@ -218,7 +217,7 @@ class _Pipe:
             return False
         with self._changed:
             self._asked_again.add(request.id)
-            self._again.append(replace(request, seed=content_seed(request.seed, "again")))
+            self._again.append(self._operator.planner.asked_again(request))
             self._changed.notify_all()
         return True
 

@@ -167,6 +167,10 @@ class Planner:
             return result.failure.kind in TRIED_TWICE
         return self.keep == "all" and not all(self._texts(result))
 
+    def asked_again(self, request: CaptionRequest) -> CaptionRequest:
+        """The same request with another seed."""
+        return replace(request, seed=content_seed(request.seed, "again"))
+
     def _texts(self, result: CaptionResult) -> list[str]:
         return [ordinary_text(candidate.text, self.tokens) for candidate in result.candidates]
 

@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS failures (
 """
 _KEEP_CAPTIONS = "INSERT OR REPLACE INTO earlier_results SELECT digest, payload FROM results WHERE kind IS NULL"
 
+_ADD = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)"
+
 
 def run_folder(output: Path) -> Path:
     """Where the journal and the parts of a run with this output are.
@@ -194,19 +196,23 @@ class Journal:
         """Whether anything was answered so far."""
         return self._has_earlier or self._has_any("results")
 
+    def count(self) -> int:
+        """Videos that are answered."""
+        return int(self._rows("SELECT COUNT(*) FROM results")[0][0])
+
     def result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
         """The answer to a request with this digest; None: there is none yet."""
         if not self._may_know:
             return None
         found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ? AND digest = ?", *id_, digest)
-        return _result(id_, found[0][0]) if found else None
+        return result_of(id_, found[0][0]) if found else None
 
     def earlier_result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
         """The answer to a request with this digest among those that were set aside; it stays there until the end."""
         if not self._has_earlier:
             return None
         found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
-        return _result(id_, found[0][0]) if found else None
+        return result_of(id_, found[0][0]) if found else None
 
     def add(self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None) -> None:
         """Keep an answer. It outlives this process from here on; a power cut may take the last ones.
@@ -218,8 +224,14 @@ class Journal:
             failed: the kind of failure, under which it is found when failures are tried again.
         """
         with self._transaction() as db:
-            values = (*id_, digest, failed, _payload(result))
-            db.execute("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", values)
+            db.execute(_ADD, (*id_, digest, failed, payload_of(result)))
+
+    def add_all(self, answers: Iterable[tuple[RequestId, bytes, CaptionResult, str | None]]) -> None:
+        """Keep many answers at once, each with what `add` takes; they are found from here on."""
+        with self._transaction() as db:
+            rows = ((*id_, digest, failed, payload_of(result)) for id_, digest, result, failed in answers)
+            db.executemany(_ADD, rows)
+        self._may_know = True
 
     def forget_failures(self, kinds: Iterable[str] | None) -> int:
         """Drop answers that are failures of these kinds (None: of any), and the parts; how many were dropped."""
@@ -316,7 +328,7 @@ def _drop_parts(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM facts WHERE name = 'finished'")
 
 
-def _payload(result: CaptionResult) -> str:
+def payload_of(result: CaptionResult) -> str:
     """A result as JSON in ASCII: lone surrogates are escaped, numbers come back as they were."""
     value: dict[str, Any] = {"u": [result.usage.prompt_tokens, result.usage.completion_tokens]}
     if result.failure is not None:
@@ -327,7 +339,8 @@ def _payload(result: CaptionResult) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def _result(id_: RequestId, payload: str) -> CaptionResult:
+def result_of(id_: RequestId, payload: str) -> CaptionResult:
+    """The result that became this JSON, as the answer to a request."""
     value = json.loads(payload)
     failure = Failure(*value["f"]) if "f" in value else None
     candidates = tuple(Candidate(*one) for one in value.get("c", ()))

@@ -7,7 +7,7 @@ once, so that a run that ends in any way can go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,9 +23,10 @@ from ..data.videofolder import check_videos
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
+from ..pipe import Results
 from ..plan import RowOutcome
 from ..record import CaptionRequest, CaptionResult, Sample
-from ..stages import Stage
+from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .destination import check_destination, local_place, upload
 from .failures import FailureLimit, failure_row, failures_path, write_failures
@@ -36,7 +37,7 @@ from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
 from .writing import Writer
 
-__all__ = ["RunSettings", "RunSummary", "caption_file"]
+__all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +100,34 @@ def caption_file(
         TooManyFailuresError: more rows failed than may.
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
-    settings = settings or RunSettings(**given)
+    return run_file(Run, operator, input, output, progress=progress, settings=settings or RunSettings(**given))
+
+
+def run_file(
+    make_run: Callable[..., Run],
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | AnyPath,  # noqa: A002
+    output: str | AnyPath,
+    *,
+    progress: Progress | None,
+    settings: RunSettings,
+) -> RunSummary:
+    """Check what can be checked at once, and run; `make_run` is `Run` or a kind of it. The rest is as for
+    `caption_file`."""
     place = located(output)
     if not isinstance(place, StoredPath):
-        return _caption_file(operator, input, place, progress, settings)
+        return _run_file(make_run, operator, input, place, progress, settings)
     check_destination(place, format=settings.format, overwrite=settings.overwrite)
     local = local_place(place)
-    summary = _caption_file(operator, input, local, progress, settings)
+    summary = _run_file(make_run, operator, input, local, progress, settings)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
     moved = upload(local, place, failures=beside)
     summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
     return summary
 
 
-def _caption_file(
+def _run_file(
+    make_run: Callable[..., Run],
     operator: VideoCaptioningFromVLMMapper,
     input: str | AnyPath,  # noqa: A002
     output: Path,
@@ -135,11 +150,11 @@ def _caption_file(
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
         watch = stack.enter_context(progress or NoProgress())
-        run = _Run(operator, source, form, journal, watch, target, settings)
+        run = make_run(operator, source, form, journal, watch, target, settings)
         return run.run()
 
 
-class _Run:
+class Run:
     """Rows on their way, and what is done with each outcome."""
 
     def __init__(
@@ -172,7 +187,7 @@ class _Run:
             return self._as_it_was()
         remove_leftovers(self._target.path, self._failures)
         with self._told():
-            self._load_model()
+            self._make_ready()
             parts = self._parts()
             try:
                 self._rows(parts)
@@ -261,7 +276,7 @@ class _Run:
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
-    def _load_model(self) -> None:
+    def _make_ready(self) -> None:
         """Load the model now, so that its time is not counted as captioning."""
         began = time.monotonic()
         self._progress.say(f"loading {self.summary.model or 'the model'}")
@@ -294,15 +309,23 @@ class _Run:
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
         rows = islice(self._source, first, self._settings.limit)
         try:
-            times = self._operator.run_stream(
-                self._wrapped(rows, first), writer.put, results=_Answers(self), first_row=first
-            )
+            times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
         finally:
             writer.close()
         writer.finish()
         self.summary.seconds = time.monotonic() - began
         self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
-        self.summary.engine = captioner_notes(self._operator.captioner)
+        self.summary.engine = self._notes()
+
+    def _stream(
+        self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None], *, results: Results, first_row: int
+    ) -> StageTimes:
+        """Send rows through the pipe."""
+        return self._operator.run_stream(rows, emit, results=results, first_row=first_row)
+
+    def _notes(self) -> list[str]:
+        """What the summary says of the model."""
+        return captioner_notes(self._operator.captioner)
 
     def _end(self, parts: PartedOutput) -> None:
         """Bring everything together under its final name."""
@@ -316,8 +339,7 @@ class _Run:
         """A sentence that says what is kept of a run that ends early, and how to go on."""
         if not self._journal.has_answers and not self.summary.rows_in:
             return "no row was done, and nothing is written"
-        rows, folder = self.summary.rows_in, self._journal.folder
-        kept = f"{rows:,} rows are done and kept in {folder}"
+        kept = self._done()
         if isinstance(exc, TooManyFailuresError):
             return kept
         if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
@@ -327,6 +349,9 @@ class _Run:
             )
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; the same command{without} goes on from there"
+
+    def _done(self) -> str:
+        return f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
 
     def answer(self, request: CaptionRequest) -> CaptionResult | None:
         """What an earlier go of this run has for a request."""
@@ -342,10 +367,13 @@ class _Run:
 
     def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
         """Keep an answer for another go."""
-        kind = "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
+        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result))
+
+    def _failed(self, result: CaptionResult) -> str | None:
+        """The kind of failure under which an answer is found when failures are tried again."""
         if result.failure is not None:
-            kind = result.failure.kind
-        self._journal.add(request.id, self._identity.digest(request), result, failed=kind)
+            return result.failure.kind
+        return "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
 
     def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
         for number, row in enumerate(rows, start=first):
@@ -371,10 +399,10 @@ class _Run:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
+class Answers:
     """The journal of a run, as the pipe sees it."""
 
-    run: _Run
+    run: Run
 
     def get(self, request: CaptionRequest) -> CaptionResult | None:
         """See `pipe.Results`."""

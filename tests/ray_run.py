@@ -1,0 +1,17 @@
+"""A run on a Ray cluster in a process of its own, to be killed by test_ray_data: ADDRESS INPUT OUTPUT LOG."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import ray_words
+from reelscribe import VideoCaptioningFromVLMMapper
+from reelscribe.runners.cluster_settings import RaySettings
+from reelscribe.runners.ray_file import caption_file_ray
+
+if __name__ == "__main__":
+    address, source, output, log = sys.argv[1:]
+    operator = VideoCaptioningFromVLMMapper(captioner=ray_words.captioner(log, seconds=0.02))
+    cluster = RaySettings(address=address, gpus=1, rows_per_block=4, rows_per_file=16)
+    caption_file_ray(operator, Path(source), Path(output), cluster=cluster)
