@@ -537,7 +537,8 @@ def _rows_of(file: FileJob) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    path, limit = file.source.absolute(), file.limit
+    limit = file.limit
+    path = file.source if isinstance(file.source, StoredPath) else file.source.absolute()
 
     class RowsDatasource(Datasource):  # type: ignore[misc]
         """The rows of a file, each with its index."""
