@@ -555,7 +555,7 @@ def _rows_of(file: FileJob) -> Any:
     return RowsDatasource()
 
 
-def row_tables(path: Path, limit: int | None) -> Iterator[Any]:
+def row_tables(path: AnyPath, limit: int | None) -> Iterator[Any]:
     """The rows of a file as tables of index and pickled row."""
     import pyarrow as pa
 
