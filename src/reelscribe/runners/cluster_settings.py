@@ -47,11 +47,6 @@ class RaySettings:
         if self.reader_cpus <= 0:
             raise SettingsError(f"reader_cpus must be above 0; got {self.reader_cpus:g}")
 
-    @property
-    def rows_in_flight(self) -> int:
-        """Rows that a captioner's model works on side by side, at most."""
-        return self.rows_per_block * self.blocks_in_flight
-
     def gpus_for(self, backend: str | None, options: dict[str, Any], *, available: float | None) -> float:
         """GPUs of each captioner.
 
