@@ -11,14 +11,13 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
-from .temporary import TemporaryFile
+from .temporary import FileSink, TemporaryFile
 
 COUNT_LIMIT_BYTES = 256 * 2**20
 """Lines are counted for the progress bar in files up to this size."""
@@ -135,7 +134,7 @@ def _array_hint(value: Any) -> str:
     return "; `jq -c '.[]'` writes one object a line" if isinstance(value, list) else ""
 
 
-class JsonlSink:
+class JsonlSink(FileSink):
     """Writes one JSON object a line, valid whatever the strings hold: lone surrogates are escaped.
 
     NaN and infinities, which JSON has not, become null; dates become ISO strings; bytes are an error.
@@ -153,17 +152,6 @@ class JsonlSink:
         with writing(self.path):
             self._file = self._open(self._temporary.path)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._close()
-        except DataError:
-            if error is None:
-                raise
-        finally:
-            self._temporary.discard()
 
     def check(self, row: Sample) -> None:
         """See `Sink.check`."""

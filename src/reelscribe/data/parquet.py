@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError
@@ -14,7 +13,7 @@ from ..record import Sample
 from ..stores import AnyPath
 from .arrow import add_new_fields, merge_schemas, rows_to_table
 from .base import DEFAULT_LAYOUT, Layout, NewFields, reading, writing
-from .temporary import TemporaryFile
+from .temporary import FileSink, TemporaryFile
 
 READ_BYTES = 32 * 2**20
 """Rows are turned into Python values in batches of about this size."""
@@ -90,7 +89,7 @@ def _open(path: AnyPath) -> Iterator[Any]:
             raise DataError(f"cannot read {str(path)!r} as Parquet: {exc}") from exc
 
 
-class ParquetSink:
+class ParquetSink(FileSink):
     """Writes one Parquet file in row groups of bounded size.
 
     The types of known columns are kept; those of other fields come from their values. When a later value does not
@@ -112,17 +111,6 @@ class ParquetSink:
     def __enter__(self) -> Self:
         self._temporary.create()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._close()
-        except DataError:
-            if error is None:
-                raise
-        finally:
-            self._temporary.discard()
 
     def check(self, row: Sample) -> None:
         """See `Sink.check`."""

@@ -7,7 +7,9 @@ import os
 import secrets
 import shutil
 from pathlib import Path
+from types import TracebackType
 
+from ..errors import DataError
 from .base import writing
 
 
@@ -21,6 +23,27 @@ def remove_leftovers(*finals: Path) -> None:
 
 def _beside(final: Path) -> Path:
     return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
+
+
+class FileSink:
+    """A sink that writes to a temporary file; what is not committed is removed when its context ends."""
+
+    path: Path
+    _temporary: TemporaryFile
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._close()
+        except DataError:
+            if error is None:
+                raise
+        finally:
+            self._temporary.discard()
+
+    def _close(self) -> None:
+        raise NotImplementedError
 
 
 class TemporaryFile:

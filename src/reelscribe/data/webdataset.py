@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError
@@ -22,7 +21,7 @@ from ..stores import AnyPath, StoredPath
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .folder import VIDEO_FIELD, VIDEO_SUFFIXES
 from .jsonl import encode_row
-from .temporary import TemporaryFile, TemporaryFolder
+from .temporary import FileSink, TemporaryFile, TemporaryFolder
 
 KEY = "__key__"
 """Field with the key of a sample."""
@@ -114,7 +113,7 @@ def _fields(data: bytes, *, where: str) -> Sample:
     return value if isinstance(value, dict) else {_JSON: value}
 
 
-class TarSink:
+class TarSink(FileSink):
     """Writes one shard; the same rows are the same bytes."""
 
     def __init__(self, path: Path, *, layout: Layout = DEFAULT_LAYOUT, **_unused: Any) -> None:
@@ -136,16 +135,8 @@ class TarSink:
             self._tar = TarWriter(self._file, encoder=False, mtime=0, format="PAX_FORMAT")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.finish()
-        except DataError:
-            if error is None:
-                raise
-        finally:
-            self._temporary.discard()
+    def _close(self) -> None:
+        self.finish()
 
     def check(self, row: Sample) -> None:
         """See `Sink.check`."""

@@ -22,7 +22,8 @@ from ..mapper import VideoCaptioningFromVLMMapper
 from ..record import CaptionRequest, Clip, Failure
 from ..stores import AnyPath
 from ..video.workers import ClipStream, usable_processors
-from .local import caption_file, field_names, relative_to
+from .checks import field_names, relative_to
+from .local import caption_file
 
 if TYPE_CHECKING:
     from rich.console import Console

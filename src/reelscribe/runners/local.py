@@ -14,12 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..batches import fields_until
 from ..data import SINKS, Source, Target, open_source
 from ..data.base import by_suffix
-from ..data.rows import FieldNames, RowForm, VideoForm, choose_form
+from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
-from ..data.videofolder import check_videos
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
@@ -28,10 +26,20 @@ from ..plan import RowOutcome
 from ..record import CaptionRequest, CaptionResult, Sample
 from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
+from .checks import (
+    check_first_row,
+    check_free,
+    check_outputs,
+    check_prompt_key,
+    check_rows,
+    field_names,
+    laid_out,
+    relative_to,
+)
 from .destination import check_destination, local_place, upload
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import RunIdentity, command_of
-from .journal import Journal, remove_run, run_folder
+from .journal import Journal, run_folder
 from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
@@ -142,10 +150,10 @@ def _run_file(
     check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
-    target = _laid_out(target, form, operator.video_root or source.folder)
-    _check_first_row(target, source, form)
-    _check_rows(target, source, settings)
-    _check_free(target, overwrite=settings.overwrite)
+    target = laid_out(target, form, operator.video_root or source.folder)
+    check_first_row(target, source, form)
+    check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
+    check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
@@ -425,37 +433,6 @@ def _journal(output: Path) -> Iterator[Journal]:
                 journal.remove()
 
 
-def _laid_out(target: Target, form: RowForm, root: AnyPath) -> Target:
-    """The target for rows of this form."""
-    if isinstance(form, VideoForm):
-        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root)
-    return target.laid_out(video_field=None, caption_field=None, root=root)
-
-
-def _check_rows(target: Target, source: Source, settings: RunSettings) -> None:
-    """Stop early where captions could not be placed."""
-    if target.format.name == "videofolder":
-        fresh = not settings.overwrite and not run_folder(target.path).exists()
-        check_videos(islice(source, settings.limit), target.path, target.layout, fresh=fresh)
-
-
-def _check_free(target: Target, *, overwrite: bool) -> None:
-    """Make way for the output, or see that nothing is in it.
-
-    Raises:
-        DataError: something is there that is no run's own.
-    """
-    target.check_replaceable()
-    if overwrite:
-        remove_run(target.path)
-        return
-    if target.path.exists() and not run_folder(target.path).exists():
-        raise DataError(
-            f"{str(target.path)!r} is there already, and no run can go on with it; name another file, or replace it "
-            "(--overwrite)"
-        )
-
-
 def _other_run(output: Path, differences: Collection[str]) -> str:
     return (
         f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}. Use the earlier settings to "
@@ -471,76 +448,9 @@ def _too_many(summary: Counts) -> TooManyFailuresError:
     )
 
 
-def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
-    """How the operator calls the fields."""
-    planner = operator.planner
-    return FieldNames(
-        text_key=planner.text_key,
-        video_key=planner.video_key,
-        prompt_key=planner.prompt_key,
-        window_keys=planner.window_keys,
-        caption_key=planner.caption_key,
-        failure_key=planner.failure_key,
-        finish_reason_key=planner.finish_reason_key,
-        keep_original=planner.keep_original,
-        tokens=planner.tokens,
-    )
-
-
 def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
     """The model that will be loaded; None where the operator was given a living captioner."""
     return operator.spec.model if operator.spec is not None else None
-
-
-def check_outputs(output: Path, failures: Path, source: Source) -> None:
-    """Stop before an input would be replaced, now or when the run is started again.
-
-    Raises:
-        DataError: a file to be written is read, or would be, or both are one.
-    """
-    if output.resolve() == failures.resolve():
-        raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
-    folder = source.path.resolve() if source.path.is_dir() else None
-    suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
-    for path in (output, failures):
-        if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
-            raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
-    targets = {path.resolve(): path for path in (output, failures) if path.exists()}
-    for read in source.files() if targets else ():
-        for place in (read.resolve(), *read.resolve().parents):
-            if place in targets:
-                raise DataError(
-                    f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"
-                )
-
-
-def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
-    """Stop a run whose rows have no field `prompt_key`; rows are read up to the first that has it.
-
-    Raises:
-        SettingsError: naming the field and those there are.
-    """
-    wanted = operator.planner.prompt_key
-    if wanted is not None:
-        operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
-
-
-def _check_first_row(target: Target, source: Source, form: RowForm) -> None:
-    """Stop early where the output's format cannot hold the values of the rows."""
-    sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
-    for row in islice(source, 1):
-        sink.check({**row, **dict.fromkeys(form.new_fields())})
-
-
-@contextmanager
-def relative_to(operator: VideoCaptioningFromVLMMapper, folder: AnyPath) -> Iterator[None]:
-    """Let relative video paths be relative to a folder, unless the operator has one of its own."""
-    before = operator.video_root
-    operator.video_root = before or folder
-    try:
-        yield
-    finally:
-        operator.video_root = before
 
 
 def _total(source: Source, limit: int | None) -> int | None:

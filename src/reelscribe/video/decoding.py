@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from .memory import check_memory
-from .source import RejectedError
+from .rejection import RejectedError
 from .timeline import Timeline, decoded, packets
 
 LEAP_FRAMES = 3

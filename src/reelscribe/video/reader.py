@@ -31,8 +31,9 @@ from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
 from .pixels import to_rgb, upright_size
+from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
-from .source import RejectedError, VideoSource, find_source, reason
+from .source import VideoSource, find_source
 from .timeline import PacketTimes, Timeline, decoded_timeline, index_keys, packet_timeline, scan_packets
 from .tolerance import cheapest_near
 

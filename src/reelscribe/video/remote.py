@@ -20,7 +20,7 @@ from typing import IO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from ..stores import shown
-from .source import RejectedError, reason
+from .rejection import RejectedError, reason
 
 MAX_REDIRECTS = 5
 """Redirects that are followed, each checked like the first address."""

@@ -22,12 +22,11 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from ..record import Failure
 from ..stores import STORES, StoredPath, scheme_of, shown
 from .boxes import media_ranges
-from .jobs import Doubt
 from .limits import ReadLimits
 from .memory import check_memory
+from .rejection import RejectedError, printable, reason
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
@@ -36,7 +35,6 @@ DEMUXERS = (
 )
 """Demuxers that may open a file. Playlists and image sequences are left out: they make the decoder open other files."""
 
-MESSAGE_CHARS = 280
 FETCH_SHARE = 0.8
 """Share of the time for a reading in which a remote file must be here."""
 LEFT_OUT_BYTES = 4 << 20
@@ -47,22 +45,6 @@ _NAME_CHARS = 80
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
 """What decoders may need around a picture; a picture that is small but thin has more of it than twice its size."""
-
-
-class RejectedError(Exception):
-    """A video that gives no clip; never leaves the package.
-
-    Args:
-        kind: a key of `FAILURE_KINDS`.
-        message: one sentence for a person; what cannot be printed is escaped.
-        doubtful: whether it came up while decoding, so that another try may do better.
-    """
-
-    def __init__(self, kind: str, message: str, *, doubtful: bool = False) -> None:
-        super().__init__(message)
-        text = printable(message)
-        self.failure = Failure(kind, text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…")
-        self.outcome = Doubt(self.failure) if doubtful else self.failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +152,6 @@ class VideoSource:
     def _decoder_options(self) -> dict[str, str]:
         """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
         return {"max_pixels": str(2 * self.limits.max_frame_pixels + _ROOM_PIXELS)}
-
-
-def reason(exc: BaseException) -> str:
-    """What an exception says, in a few words."""
-    text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
-    return " ".join(str(text).split())[:120]
-
-
-def printable(text: str) -> str:
-    """The text with line ends, control characters and bytes that are no text escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:

@@ -1,0 +1,115 @@
+"""What is found out about an input and an output before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from ..batches import fields_until
+from ..data import Source, Target
+from ..data.rows import FieldNames, RowForm, VideoForm
+from ..data.videofolder import check_videos
+from ..errors import DataError
+from ..mapper import VideoCaptioningFromVLMMapper
+from ..stores import AnyPath
+from .journal import remove_run, run_folder
+
+
+def laid_out(target: Target, form: RowForm, root: AnyPath) -> Target:
+    """The target for rows of this form."""
+    if isinstance(form, VideoForm):
+        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root)
+    return target.laid_out(video_field=None, caption_field=None, root=root)
+
+
+def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: bool) -> None:
+    """Stop early where captions could not be placed."""
+    if target.format.name == "videofolder":
+        fresh = not overwrite and not run_folder(target.path).exists()
+        check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
+
+
+def check_free(target: Target, *, overwrite: bool) -> None:
+    """Make way for the output, or see that nothing is in it.
+
+    Raises:
+        DataError: something is there that is no run's own.
+    """
+    target.check_replaceable()
+    if overwrite:
+        remove_run(target.path)
+        return
+    if target.path.exists() and not run_folder(target.path).exists():
+        raise DataError(
+            f"{str(target.path)!r} is there already, and no run can go on with it; name another file, or replace it "
+            "(--overwrite)"
+        )
+
+
+def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
+    """How the operator calls the fields."""
+    planner = operator.planner
+    return FieldNames(
+        text_key=planner.text_key,
+        video_key=planner.video_key,
+        prompt_key=planner.prompt_key,
+        window_keys=planner.window_keys,
+        caption_key=planner.caption_key,
+        failure_key=planner.failure_key,
+        finish_reason_key=planner.finish_reason_key,
+        keep_original=planner.keep_original,
+        tokens=planner.tokens,
+    )
+
+
+def check_outputs(output: Path, failures: Path, source: Source) -> None:
+    """Stop before an input would be replaced, now or when the run is started again.
+
+    Raises:
+        DataError: a file to be written is read, or would be, or both are one.
+    """
+    if output.resolve() == failures.resolve():
+        raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
+    folder = source.path.resolve() if source.path.is_dir() else None
+    suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
+    for path in (output, failures):
+        if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
+            raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
+    targets = {path.resolve(): path for path in (output, failures) if path.exists()}
+    for read in source.files() if targets else ():
+        for place in (read.resolve(), *read.resolve().parents):
+            if place in targets:
+                raise DataError(
+                    f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"
+                )
+
+
+def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
+    """Stop a run whose rows have no field `prompt_key`; rows are read up to the first that has it.
+
+    Raises:
+        SettingsError: naming the field and those there are.
+    """
+    wanted = operator.planner.prompt_key
+    if wanted is not None:
+        operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
+
+
+def check_first_row(target: Target, source: Source, form: RowForm) -> None:
+    """Stop early where the output's format cannot hold the values of the rows."""
+    sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
+    for row in islice(source, 1):
+        sink.check({**row, **dict.fromkeys(form.new_fields())})
+
+
+@contextmanager
+def relative_to(operator: VideoCaptioningFromVLMMapper, folder: AnyPath) -> Iterator[None]:
+    """Let relative video paths be relative to a folder, unless the operator has one of its own."""
+    before = operator.video_root
+    operator.video_root = before or folder
+    try:
+        yield
+    finally:
+        operator.video_root = before

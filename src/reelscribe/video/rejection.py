@@ -1,0 +1,36 @@
+"""A video that gives no clip, and how that is told."""
+
+from __future__ import annotations
+
+from ..record import Failure
+from .jobs import Doubt
+
+MESSAGE_CHARS = 280
+"""Characters of a message; what is longer is cut."""
+
+
+class RejectedError(Exception):
+    """A video that gives no clip; never leaves the package.
+
+    Args:
+        kind: a key of `FAILURE_KINDS`.
+        message: one sentence for a person; what cannot be printed is escaped.
+        doubtful: whether it came up while decoding, so that another try may do better.
+    """
+
+    def __init__(self, kind: str, message: str, *, doubtful: bool = False) -> None:
+        super().__init__(message)
+        text = printable(message)
+        self.failure = Failure(kind, text if len(text) <= MESSAGE_CHARS else text[: MESSAGE_CHARS - 1] + "…")
+        self.outcome = Doubt(self.failure) if doubtful else self.failure
+
+
+def reason(exc: BaseException) -> str:
+    """What an exception says, in a few words."""
+    text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+    return " ".join(str(text).split())[:120]
+
+
+def printable(text: str) -> str:
+    """The text with line ends, control characters and bytes that are no text escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
