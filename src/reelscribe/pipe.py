@@ -199,8 +199,8 @@ class _Pipe:
         result = self._operator.planner.checked(result)
         if self._is_asked_again(request, result):
             return
-        if request.id in self._asked_again and result.failure is not None:
-            result = replace(result, failure=replace(result.failure, attempts=2))
+        if request.id in self._asked_again:
+            result = self._operator.planner.of_second_try(result)
         if self._kept is not None:
             self._kept.put(request, result)
         self._settle(result)

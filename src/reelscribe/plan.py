@@ -171,6 +171,13 @@ class Planner:
         """The same request with another seed."""
         return replace(request, seed=content_seed(request.seed, "again"))
 
+    @staticmethod
+    def of_second_try(result: CaptionResult) -> CaptionResult:
+        """The checked result of a request that was asked again; a failure says so."""
+        if result.failure is None:
+            return result
+        return replace(result, failure=replace(result.failure, attempts=2))
+
     def _texts(self, result: CaptionResult) -> list[str]:
         return [ordinary_text(candidate.text, self.tokens) for candidate in result.candidates]
 

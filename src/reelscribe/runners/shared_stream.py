@@ -148,7 +148,7 @@ class SharedStream:
                 job.request, job.again, job.taken = self._planner.asked_again(job.request), True, False
                 self._queue.append(job)
             else:
-                job.result = result
+                job.result = self._planner.of_second_try(result) if job.again else result
                 del self._open[result.request_id]
             self._changed.notify_all()
 
