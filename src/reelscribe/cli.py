@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
-from .errors import ReelscribeError, SettingsError, TooManyFailuresError
+from .errors import ReelscribeError, SettingsError
 from .selection import SELECTORS
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from .runners.summary import RunSummary
 
 EXIT_ERROR = 1
-EXIT_TOO_MANY_FAILED = 4
 EXIT_INTERRUPTED = 130
 
 RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures", "format", "with_videos")
@@ -62,7 +61,7 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except ReelscribeError as exc:
             click.echo(f"error: {' '.join(str(exc).split())}{_notes(exc)}", err=True)
-            ctx.exit(EXIT_TOO_MANY_FAILED if isinstance(exc, TooManyFailuresError) else EXIT_ERROR)
+            ctx.exit(exc.exit_code)
         except OSError as exc:
             where = f": {exc.filename}" if exc.filename else ""
             click.echo(f"error: {exc.strerror or exc}{where}{_notes(exc)}", err=True)

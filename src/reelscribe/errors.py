@@ -13,11 +13,14 @@ A video that cannot be captioned is not an exception: it is a `record.Failure` o
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 
 class ReelscribeError(Exception):
     """Base of every error this package raises on purpose; its text is one clear line for the user."""
+
+    exit_code: ClassVar[int] = 1
+    """What a command that ends with it leaves with."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A process pool waits for ever for an error that cannot be made again from its text alone.
@@ -60,3 +63,5 @@ class FailedSamplesError(ReelscribeError):
 
 class TooManyFailuresError(ReelscribeError):
     """A run was stopped because more rows failed than were allowed; what was done is kept."""
+
+    exit_code = 4

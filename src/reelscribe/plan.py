@@ -214,14 +214,14 @@ class Planner:
         owners = [chunk for chunk in plan.chunks for _ in range(chunk.num_videos)]
         columns = []
         for result, chunk, request in zip(results, owners, plan.requests, strict=True):
-            texts = self._texts(result)
+            texts = written = self._texts(result)
             if not all(texts) and (self.keep == "all" or not any(texts)):
                 failures.append((request.id.video, _empty_caption(texts)))
             if self.keep != "all":
                 texts = [text for text in texts if text]
             choice = Choice(ordinary_text(chunk.text, self.tokens), content_seed(request.seed, "select"))
             kept = SELECTORS[self.keep](texts, choice) if texts else []
-            columns.append(_candidates_of(kept, result.candidates, self._texts(result)))
+            columns.append(_candidates_of(kept, result.candidates, written))
         return [list(row) for row in zip(*columns, strict=False) if all(one.text for one in row)]
 
     def _generated(self, plan: Plan, candidates: Sequence[Candidate]) -> Sample:

@@ -79,7 +79,8 @@ def check_outputs(output: Path, failures: Path, source: Source) -> None:
             raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
     targets = {path.resolve(): path for path in (output, failures) if path.exists()}
     for read in source.files() if targets else ():
-        for place in (read.resolve(), *read.resolve().parents):
+        real = read.resolve()
+        for place in (real, *real.parents):
             if place in targets:
                 raise DataError(
                     f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"

@@ -148,20 +148,31 @@ def command_of(
     with_videos: bool = False,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
-    given = dict(operator.parameters)
+    given = portable_parameters(operator)
     if given.pop("captioner") is not None:
         return None
     model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS}
     if "cache_dir" in model_params:
         model_params["cache_dir"] = _absolute(model_params["cache_dir"])
-    given |= {"model_params": model_params or None, "hf_model": _model(given["hf_model"])}
+    given["model_params"] = model_params or None
     return {
-        "input": _named(source.path),
+        "input": named(source.path),
         "limit": limit,
         "failures": None if failures is None else str(failures.absolute()),
         "format": format,
         "with_videos": with_videos,
-        "parameters": _plain({**given, **{name: _absolute(given[name]) for name in ("video_root", "media_root")}}),
+        "parameters": _plain(given),
+    }
+
+
+def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
+    """The operator's parameters as they hold in another process, where another folder may be the current one."""
+    given = operator.parameters
+    return {
+        **given,
+        "hf_model": _model(given["hf_model"]),
+        "video_root": _absolute(given["video_root"]),
+        "media_root": _absolute(operator.limits.media_root),
     }
 
 
@@ -170,7 +181,7 @@ def _place(path: AnyPath) -> str:
     return path.url if isinstance(path, StoredPath) else str(path.resolve())
 
 
-def _named(path: AnyPath) -> str:
+def named(path: AnyPath) -> str:
     """A path as it was named, from wherever it is looked at, or an address."""
     return path.url if isinstance(path, StoredPath) else str(path.absolute())
 
@@ -197,7 +208,7 @@ def _change(status: Any) -> tuple[Any, Any]:
 
 
 def _absolute(path: Any) -> str | None:
-    return None if path is None else _named(located(path))
+    return None if path is None else named(located(path))
 
 
 def _model(name: str) -> str:

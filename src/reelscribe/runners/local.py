@@ -184,9 +184,8 @@ class Run:
         self._progress = progress
         self._settings = settings
         self._failures = settings.failures or failures_path(target.path)
-        self._identity = self._current_identity()
+        self._identity = RunIdentity.of(operator, source, target, limit=settings.limit)
         self._waiting: dict[int, Sample] = {}
-        self._stopped = False
 
     def run(self) -> RunSummary:
         """Do what is left to do."""
@@ -222,9 +221,6 @@ class Run:
             with suppress(Exception):
                 exc.add_note(self._kept(exc))
             raise
-
-    def _current_identity(self) -> RunIdentity:
-        return RunIdentity.of(self._operator, self._source, self._target, limit=self._settings.limit)
 
     def _agree(self) -> None:
         """See that the run is the one that the journal is of, and make the journal ready.
@@ -396,7 +392,7 @@ class Run:
         failed = [
             failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
         ]
-        parts.write(made, failed, lambda counts: counts.add(outcome, rows_out=len(made)))
+        parts.write(outcome, made, failed)
         self.summary.add(outcome, rows_out=len(made))
         self._progress.update(self.summary)
         self._check_failures()

@@ -5,13 +5,13 @@ A part gets its name when its last row is written; what the journal does not kno
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..data import Sink, Target, schema_of
 from ..data.base import NewFields
+from ..plan import RowOutcome
 from ..record import Sample
 from .journal import Journal, Part
 from .summary import Counts
@@ -55,19 +55,19 @@ class PartedOutput:
         """Rows of the input in those parts."""
         return sum(int(part.counts["rows_in"]) for part in self._done)
 
-    def write(self, samples: list[Sample], failures: list[Sample], add: Callable[[Counts], None]) -> None:
+    def write(self, outcome: RowOutcome, samples: list[Sample], failures: list[Sample]) -> None:
         """Take what one row became.
 
         Args:
+            outcome: the row, to be counted.
             samples: its output rows.
             failures: its rows of the file of failures.
-            add: counts it.
         """
         sink = self._sink or self._open_sink()
         for sample in samples:
             sink.write(sample)
         self._failures += failures
-        add(self._counts)
+        self._counts.add(outcome, rows_out=len(samples))
         if self._counts.rows_in == self._part_rows:
             self._end_part()
 

@@ -34,7 +34,7 @@ from ..video.workers import ClipStream
 from .blocks import clips_of, with_clips, without_clips
 from .cluster_settings import LOCAL, RaySettings
 from .failures import FailureLimit
-from .identity import RunIdentity
+from .identity import RunIdentity, named, portable_parameters
 from .journal import payload_of
 from .shared_stream import Load, SharedStream, Turns
 from .summary import Counts
@@ -431,16 +431,15 @@ def new_job(
 
 
 def _travelling(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
-    """The operator's parameters as they hold in another process, where another folder may be the current one."""
+    """The operator's parameters for processes of the cluster.
+
+    Raises:
+        SettingsError: they cannot be sent there.
+    """
     from ray import cloudpickle
 
-    given = dict(operator.parameters)
-    root = operator.video_root or Path()
-    given["video_root"] = root.url if isinstance(root, StoredPath) else str(root.absolute())
-    if given["media_root"] is not None:
-        given["media_root"] = str(operator.limits.media_root)
-    if Path(given["hf_model"]).is_dir():
-        given["hf_model"] = str(Path(given["hf_model"]).absolute())
+    given = portable_parameters(operator)
+    given["video_root"] = named(operator.video_root or Path())
     try:
         cloudpickle.dumps(given)
     except Exception as exc:  # whatever a captioner of the user's raises

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import TooManyFailuresError
 from ..record import FAILURE_KINDS
 from ..stages import StageTimes
 from ..stores import AnyPath
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 3
-EXIT_TOO_MANY_FAILED = 4
 DEMONSTRATION_MODELS = ("reelscribe/shapes",)
 DEMONSTRATION_NOTE = (
     "{model} is a demonstration model: it knows rendered coloured shapes, and its words mean nothing for other videos."
@@ -123,7 +123,7 @@ class RunSummary(Counts):
     def exit_code(self) -> int:
         """0: every row got its caption; 3: some failed; 4: more than were allowed."""
         if self.too_many_failed:
-            return EXIT_TOO_MANY_FAILED
+            return TooManyFailuresError.exit_code
         return EXIT_SOME_FAILED if self.failed_rows else EXIT_DONE
 
     @property
