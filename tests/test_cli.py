@@ -22,6 +22,7 @@ from reelscribe import ScriptedCaptioner, cli
 from reelscribe.mapper import OPERATOR_NAME, VideoCaptioningFromVLMMapper
 from reelscribe.models.base import ModelSpec
 from reelscribe.runners.settings import build_operator, parameter_names
+from rows import jsonl, load
 
 HEAVY = (
     "data_juicer",
@@ -53,15 +54,6 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ModelSpec]:
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
-
-
-def jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def load(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import threading
 import time
@@ -23,18 +22,9 @@ from reelscribe.runners.local import caption_file
 from reelscribe.runners.summary import RunSummary
 from reelscribe.video.pool import WorkerPool
 from reelscribe.video.sampling import FramePolicy
+from rows import Rows, jsonl, load
 
-Rows = list[dict[str, Any]]
 TOKEN = "<__dj__video>"
-
-
-def jsonl(path: Path, rows: Rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def load(path: Path) -> Rows:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 class Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,8 +29,8 @@ from reelscribe.runners.local import caption_file
 from reelscribe.runners.progress import LogProgress
 from reelscribe.runners.summary import RunSummary, print_summary, summary_lines
 from reelscribe.runners.writing import MAX_WAITING
+from rows import Rows, jsonl, load
 
-Rows = list[dict[str, Any]]
 TOKEN = "<__dj__video>"
 
 
@@ -45,17 +44,6 @@ def words(request: CaptionRequest, i: int) -> str:
 
 def operator(fn: Callable[[CaptionRequest, int], str] = words, **parameters: Any) -> VideoCaptioningFromVLMMapper:
     return VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(fn), **parameters)
-
-
-def jsonl(path: Path, rows: Rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def load(path: Path) -> Rows:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def listed(count: int) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from reelscribe.runners.failures import FailureLimit
 from reelscribe.runners.local import caption_file
 from reelscribe.runners.ray_data import caption_ray, connect, disconnect
 from reelscribe.runners.ray_file import caption_file_ray
+from rows import Rows, jsonl, load
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,7 +38,6 @@ TESTS = Path(__file__).parent
 STORE_BYTES = 80 << 20
 GPU_NODES = 3
 CLIPS_TIMED = 320
-Rows = list[dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +77,6 @@ def settings(cluster: Any, **given: Any) -> RaySettings:
 
 def operator(captioner: Any, **given: Any) -> VideoCaptioningFromVLMMapper:
     return VideoCaptioningFromVLMMapper(captioner=captioner, **given)
-
-
-def jsonl(path: Path, rows: Rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def load(path: Path) -> Rows:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def plain(count: int) -> Rows:

@@ -33,8 +33,8 @@ from reelscribe.runners.failures import FailureLimit
 from reelscribe.runners.identity import RunIdentity, command_of
 from reelscribe.runners.journal import Journal, run_folder
 from reelscribe.runners.local import caption_file
+from rows import Rows, jsonl, load
 
-Rows = list[dict[str, Any]]
 HERE = Path(__file__).parent
 TOKEN = "<__dj__video>"
 
@@ -58,17 +58,6 @@ class Words:
 
 def operator(fn: Any, **parameters: Any) -> VideoCaptioningFromVLMMapper:
     return VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(fn), **parameters)
-
-
-def jsonl(path: Path, rows: Rows) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    return path
-
-
-def load(path: Path) -> Rows:
-    if path.suffix == ".parquet":
-        return pq.read_table(path).to_pylist()
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def rows_of(count: int) -> Rows:
