@@ -11,14 +11,13 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 import clips
 from reelscribe.errors import SettingsError
 from reelscribe.record import Clip, Failure, TimeWindow
 from reelscribe.video import decoding
-from reelscribe.video.pixels import to_rgb
+from reelscribe.video.pixels import RgbConverter
 from reelscribe.video.reader import WHOLE, ReadLimits, read_clip
 from reelscribe.video.sampling import FramePolicy, is_constant_rate
 
@@ -336,7 +335,7 @@ def everything(path: Path, height: int, width: int) -> NDArray[np.uint8]:
     with av.open(str(path)) as container:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [frame for packet in container.demux(video=0) for frame in packet.decode()]
-        return np.stack([to_rgb(frame, VideoReformatter(), height=height, width=width) for frame in frames])
+        return np.stack([RgbConverter(height=height, width=width).convert(frame) for frame in frames])
 
 
 POLICIES_OF_SAVINGS = [

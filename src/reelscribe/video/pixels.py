@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from av.sidedata.sidedata import Type
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ BT709, UNSPECIFIED, BT601, BT2020 = 1, 2, 6, 9
 """AVColorSpace of FFmpeg."""
 _SCALABLE = frozenset((BT709, 4, 5, BT601, 7, BT2020))
 _BT2020_CONSTANT = 10
+_PLANAR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"})
+_EVEN = 64
 
 
 def upright_size(frame: VideoFrame) -> tuple[int, int]:
@@ -21,22 +24,47 @@ def upright_size(frame: VideoFrame) -> tuple[int, int]:
     return (frame.width, frame.height) if _orientation(frame)[0] else (frame.height, frame.width)
 
 
-def to_rgb(frame: VideoFrame, reformatter: VideoReformatter, *, height: int, width: int) -> NDArray[np.uint8]:
-    """The frame upright as uint8 `[height, width, 3]`, scaled bicubic in one step; more bits are cut to 8, alpha is
-    dropped, wide colour is not tone-mapped."""
-    transposed, flip_rows, flip_columns = _orientation(frame)
-    frame.colorspace = _colorspace(frame)
-    scaled = reformatter.reformat(
-        frame,
-        width=height if transposed else width,
-        height=width if transposed else height,
-        format="rgb24",
-        interpolation=Interpolation.BICUBIC,
-        threads=1,
-    )
-    stored: NDArray[np.uint8] = np.asarray(scaled.to_ndarray(), np.uint8)
-    pixels = stored.transpose(1, 0, 2) if transposed else stored
-    return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+class RgbConverter:
+    """Makes frames upright uint8 `[height, width, 3]`: bicubic, more bits cut to 8, alpha dropped, wide colour not
+    tone-mapped.
+
+    Pixels are scaled as the decoder gives them and become RGB afterwards, at the size that is wanted. FFmpeg has fast
+    code for both steps, not for both in one, and processors of models too keep chroma apart until the size is right or
+    repeat it to full size: scaled in one step with RGB as the aim, chroma is spread otherwise.
+
+    Args:
+        height: of the upright frame, in pixels.
+        width: likewise.
+    """
+
+    def __init__(self, *, height: int, width: int) -> None:
+        self._height, self._width = height, width
+        self._scaler, self._to_rgb = VideoReformatter(), VideoReformatter()
+
+    def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """One frame."""
+        transposed, flip_rows, flip_columns = _orientation(frame)
+        frame.colorspace = _colorspace(frame)
+        scaled = self._scaler.reformat(
+            frame,
+            width=self._height if transposed else self._width,
+            height=self._width if transposed else self._height,
+            format=_format_to_scale_in(frame.format),
+            interpolation=Interpolation.BICUBIC,
+            threads=1,
+        )
+        packed = self._to_rgb.reformat(scaled, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
+        stored: NDArray[np.uint8] = np.asarray(packed.to_ndarray(), np.uint8)
+        pixels = stored.transpose(1, 0, 2) if transposed else stored
+        return pixels[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+
+
+def _format_to_scale_in(stored: VideoFormat) -> str:
+    """Pixel format of FFmpeg in which a frame takes its new size."""
+    if stored.name in _PLANAR:
+        return stored.name
+    has_full_chroma = stored.chroma_width(_EVEN) == _EVEN and stored.chroma_height(_EVEN) == _EVEN
+    return "gbrp" if has_full_chroma else "rgb24"
 
 
 def _colorspace(frame: VideoFrame) -> int:

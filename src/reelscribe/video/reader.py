@@ -19,7 +19,6 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -30,7 +29,7 @@ from .decoding import WAYS, MismatchError, Shortcuts, frames_at
 from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
-from .pixels import to_rgb, upright_size
+from .pixels import RgbConverter, upright_size
 from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .source import VideoSource, find_source
@@ -293,15 +292,15 @@ class _ClipReader:
     ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
         """The frames as uint8 `[padded, H, W, 3]`, the last of the `count` repeated, and the upright size of the first
         one's source."""
-        reformatter = VideoReformatter()
         first = next(decoding)
         source_size = upright_size(first)
         _check_pixels(self.source, *source_size, self.limits)
         height, width = target_size(self.policy, count, *source_size)
+        converter = RgbConverter(height=height, width=width)
         pixels = np.empty((padded, height, width, 3), np.uint8)
-        pixels[0] = to_rgb(first, reformatter, height=height, width=width)
+        pixels[0] = converter.convert(first)
         for index, frame in enumerate(decoding, start=1):
             _check_pixels(self.source, frame.height, frame.width, self.limits)
-            pixels[index] = to_rgb(frame, reformatter, height=height, width=width)
+            pixels[index] = converter.convert(frame)
         pixels[count:] = pixels[count - 1]
         return pixels, source_size
