@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import ClipKind, make_clips, make_scenes
+from benchmarks.clips import REALISTIC, make_clips, make_scenes
 from benchmarks.processes import cpu_seconds, measured, tell
 
 WORK = Path("runs/benchmarks")
@@ -30,15 +30,9 @@ MAX_TOKENS = 32
 SAMPLING = {"max_tokens": MAX_TOKENS, "temperature": 0.9, "top_p": 0.95}
 BATCH = 4
 ROUNDS = 3
-REAL = (
-    ClipKind(360, 640, 10, fps=24, key_frame_every=48),
-    ClipKind(1080, 1920, 10, fps=30, key_frame_every=60),
-    ClipKind(480, 854, 20, fps=24, key_frame_every=250),
-    ClipKind(720, 1280, 12, fps=25, key_frame_every=125),
-)
 CLIPS: dict[str, Callable[[], list[Path]]] = {
     "short": lambda: make_scenes(WORK / "clips_short", 48),
-    "real": lambda: make_clips(WORK / "clips_real", 8, kinds=REAL),
+    "real": lambda: make_clips(WORK / "clips_real", 12, kinds=REALISTIC),
 }
 """Name of a set of clips to what renders it, at the first use: 4 s of 320x240, and 10 to 20 s of 360p to 1080p."""
 

@@ -16,14 +16,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import make_clips
+from benchmarks.clips import SMALL, make_clips
 from benchmarks.model import make_model
 from benchmarks.processes import measured, tell
 
 WORK = Path("runs/benchmarks")
 OUT = WORK / "ceiling.json"
 CLIPS = 24
-ROUNDS = 1
+ROUNDS = 3
 SPEEDS = {"slow_device": 0.5, "fast_device": 1.5}
 """Case to the speed of a model that only waits, as a part of the speed of reading."""
 
@@ -60,7 +60,7 @@ def device(speed: float) -> dict[str, float]:
     from reelscribe.video.workers import read_clips
 
     policy = policy_from_processor(load_processor(str(make_model(WORK / "model")), {}))
-    requests = _requests(make_clips(WORK / "clips", CLIPS))
+    requests = _requests(make_clips(WORK / "clips", CLIPS, kinds=SMALL))
     began = time.perf_counter()
     for _ in read_clips(requests, policy):
         pass
@@ -80,7 +80,7 @@ def told(operator: Any) -> dict[str, float]:
     """What `reelscribe bench` measures with an operator."""
     from reelscribe.runners.bench import bench
 
-    make_clips(WORK / "clips", CLIPS)
+    make_clips(WORK / "clips", CLIPS, kinds=SMALL)
     report = bench(operator, WORK / "clips", clips=CLIPS)
     operator.close()
     alone = {one.stage: one.videos_per_second for one in report.ceilings}

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.clips import make_clips
+from benchmarks.clips import REALISTIC, make_clips
 from benchmarks.long_clip import make_long_clip
 from benchmarks.processes import measured, tell
 from benchmarks.readers import PEERS, SEEKING, Reader, prefix, reelscribe
@@ -63,7 +63,7 @@ class Case:
 
 def rendered(_real: Path | None) -> list[Path]:
     """Realistic clips."""
-    return make_clips(WORK / "clips", CLIPS)
+    return make_clips(WORK / "clips_real", CLIPS, kinds=REALISTIC)
 
 
 def film(_real: Path | None) -> list[Path]:

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import make_clips
+from benchmarks.clips import SMALL, make_clips
 from benchmarks.model import make_model
 from benchmarks.processes import measured, tell
 
@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", choices=list(MEASURES))
     name = parser.parse_args().measure
-    model, paths = make_model(WORK / "model"), make_clips(WORK / "clips", CLIPS)
+    model, paths = make_model(WORK / "model"), make_clips(WORK / "clips", CLIPS, kinds=SMALL)
     if name is not None:
         tell(MEASURES[name](paths, str(model)))
         return

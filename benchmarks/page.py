@@ -128,9 +128,9 @@ def ceilings(part: dict[str, Any]) -> str:
         runs = part["found"].get(case)
         if not runs:
             continue
-        run = runs[-1]
-        panels[title] = {name: run[name] for name in ("decode", "prepare", "model", "pipeline") if name in run}
-        rows.append([title, f"{run['decode']:.2f}", f"{run['model']:.2f}", f"{run['pipeline']:.2f}", run["lowest"],
+        run = {name: median(runs, name) for name in ("decode", "prepare", "model", "pipeline") if name in runs[0]}
+        panels[title] = run
+        rows.append([title, f"{run['decode']:.2f}", f"{run['model']:.2f}", f"{run['pipeline']:.2f}", runs[-1]["lowest"],
                      f"{part['figures'][f'ceiling.{case}.ratio']:.2f}"])  # fmt: skip
     plots.ceilings(PLOTS / "ceiling.png", panels)
     head = ("model", "reading alone, videos/s", "model alone", "pipeline", "lowest", "pipeline over lowest")
@@ -183,6 +183,7 @@ def main() -> None:
         decoding=decoding(parts["decode"]),
         tolerance=tolerance(parts["decode"]),
         ceilings=ceilings(parts["ceiling"]),
+        ceiling_rounds=len(parts["ceiling"]["found"].get("transformers", ())),
         growth=growth(parts["growth"]),
         gpu=gpu(load("gpu")),
         m4=flat.get("candidates.short.m4_over_m1", float("nan")),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.clips import make_clips
+from benchmarks.clips import REALISTIC, make_clips
 from reelscribe import FramePolicy, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.record import Clip
 from reelscribe.runners.blocks import clips_of, with_clips
@@ -42,7 +42,7 @@ def main() -> None:
     """Measure and print."""
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    clips = make_clips(WORK, CLIPS)
+    clips = make_clips(WORK, CLIPS, kinds=REALISTIC)
     figures = {**reading(clips), **rows_alone(), **answers_alone(), **on_ray(clips)}
     for name, value in figures.items():
         print(f"{name:45} {value:,.4g}")
