@@ -296,3 +296,27 @@ def break_video(name: str, folder: Path) -> Path:
     """The file of this name of `BROKEN`, made on first use."""
     path = folder / name
     return path if path.exists() else BROKEN[name][1](path)
+
+
+NOISE = {
+    "libx264": {"g": "25", "bf": "2"},
+    "libx265": {"x265-params": "keyint=25:log-level=none"},
+    "libsvtav1": {"g": "25", "preset": "10"},
+    "libvpx-vp9": {"g": "25", "deadline": "realtime"},
+    "mpeg4": {"g": "25", "bf": "2"},
+}
+"""Encoder to options, with several key frames in what it makes."""
+
+
+def noise(codec: str, path: Path, *, fragments: bool = False) -> Path:
+    """Frames that do not compress, so that most of the file is media."""
+    options = {"movflags": "frag_keyframe+empty_moov"} if fragments else {}
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=25, options=NOISE[codec])
+        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+        for _ in range(150):
+            pixels = random.integers(0, 255, (96, 128, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
-from reelscribe.video import remote
+from clips import noise
+from reelscribe import ranges
+from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, TimeWindow
+from reelscribe.video import remote, source
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.reader import read_clip
 from reelscribe.video.sampling import FramePolicy
@@ -73,8 +75,8 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     asked: list[str]
 
-    def __init__(self, *arguments: Any, data: bytes, asked: list[str]) -> None:
-        self.data, self.asked = data, asked
+    def __init__(self, *arguments: Any, data: bytes, asked: list[str], sent: list[int]) -> None:
+        self.data, self.asked, self.sent = data, asked, sent
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
@@ -91,6 +93,40 @@ class Handler(BaseHTTPRequestHandler):
     def do_good(self, _rest: str) -> None:
         self._head(200, Content_Length=len(self.data))
         self.wfile.write(self.data)
+
+    def _part(self, *, most: int | None = None, version: str = "1", moved: int = 0, cut: int | None = None) -> None:
+        """The rest of the file from where it was asked for: `most` bytes of it, or cut off after `cut`."""
+        start = int(self.headers["Range"].removeprefix("bytes=").removesuffix("-"))
+        data = self.data[start:][:most]
+        at = start + moved
+        told = f"bytes {at}-{at + len(data) - 1}/{len(self.data)}"
+        self._head(206, Content_Length=len(data), Content_Range=told, ETag=version)
+        for begin in range(0, len(data[:cut]), 1 << 10):
+            piece = data[:cut][begin : begin + (1 << 10)]
+            self.wfile.write(piece)
+            self.sent.append(len(piece))
+
+    def do_ranged(self, _rest: str) -> None:
+        self._part()
+
+    def do_capped(self, _rest: str) -> None:
+        self._part(most=5000)
+
+    def do_dropping(self, _rest: str) -> None:
+        self._part(cut=7000)
+
+    def do_silent(self, _rest: str) -> None:
+        self._part(cut=None if len(self.asked) == 1 else 0)
+
+    def do_changing(self, _rest: str) -> None:
+        self._part(version=str(len(self.asked)), most=5000)
+
+    def do_lying(self, _rest: str) -> None:
+        self._part(moved=1)
+
+    def do_forgetful(self, rest: str) -> None:
+        """Answers a range the first time only."""
+        self._part(most=5000) if len(self.asked) == 1 else self.do_good(rest)
 
     def do_chunked(self, _rest: str) -> None:
         self._head(200, Transfer_Encoding="chunked")
@@ -147,7 +183,9 @@ class Site:
 
     def __init__(self, data: bytes, certificate: tuple[Path, Path]) -> None:
         self.asked: list[str] = []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, data=data, asked=self.asked))
+        self.sent: list[int] = []
+        handler = partial(Handler, data=data, asked=self.asked, sent=self.sent)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients that hang up
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(*certificate)
@@ -155,6 +193,10 @@ class Site:
         self.port = self.server.server_address[1]
         self.addresses = {"videos.test": ["127.0.0.1"], "other.test": ["127.0.0.1"], "hidden.test": ["10.0.0.7"]}
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def serve(self, data: bytes) -> None:
+        """From now on, serve this file."""
+        self.server.RequestHandlerClass = partial(Handler, data=data, asked=self.asked, sent=self.sent)  # type: ignore[assignment]
 
     def url(self, path: str, name: str = "videos.test") -> str:
         return f"https://{name}:{self.port}/{path}"
@@ -239,6 +281,106 @@ def test_the_checked_address_itself_is_connected_to(site: Site, monkeypatch: pyt
 def test_proxies_are_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     assert isinstance(read_clip(site.url("good"), POLICY, limits=ALLOWED), Clip)
+
+
+# in ranges
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    """A file that is nearly all media, with several key frames."""
+    return noise("libx264", tmp_path / "film.mp4")
+
+
+@pytest.fixture
+def film_site(site: Site, film: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
+    """A server with that film, read in small blocks."""
+    monkeypatch.setattr(source, "LEFT_OUT_BYTES", 0)
+    for module, name in ((ranges, "BUFFER_BYTES"), (remote, "BLOCK_BYTES"), (remote, "CHUNK_BYTES")):
+        monkeypatch.setattr(module, name, 1 << 12)
+    monkeypatch.setattr(remote, "SKIPPED_BYTES", 1 << 12)
+    site.serve(film.read_bytes())
+    return site
+
+
+@pytest.mark.parametrize("path", ["ranged", "capped", "dropping", "to/!ranged"])
+def test_a_film_in_ranges_is_the_clip_of_its_file(film_site: Site, film: Path, path: str) -> None:
+    clip, local = read_clip(film_site.url(path), POLICY, limits=ALLOWED), read_clip(film, POLICY)
+    assert isinstance(clip, Clip), clip
+    assert isinstance(local, Clip)
+    assert np.array_equal(clip.frames, local.frames)
+    assert clip.pts_seconds.tolist() == local.pts_seconds.tolist()
+
+
+def test_a_window_of_a_film_is_a_part_of_its_bytes(film_site: Site, film: Path) -> None:
+    window = TimeWindow(5, 5.5)
+    clip = read_clip(film_site.url("ranged"), POLICY, window=window, limits=ALLOWED)
+    local = read_clip(film, POLICY, window=window)
+    assert isinstance(clip, Clip), clip
+    assert isinstance(local, Clip)
+    assert np.array_equal(clip.frames, local.frames)
+    assert sum(map(len, remote_blocks(film_site.url("ranged"), window))) < 0.7 * film.stat().st_size
+
+
+def remote_blocks(url: str, window: TimeWindow) -> list[bytes]:
+    """What is fetched for a window of a film."""
+    fetched: list[bytes] = []
+    really = remote.RemoteFile._fetch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote.RemoteFile, "_fetch", lambda *given: fetched.append(really(*given)) or fetched[-1])
+        read_clip(url, POLICY, window=window, limits=ALLOWED)
+    return fetched
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("silent", "nothing arrived"),
+        ("changing", "has changed"),
+        ("lying", "another part"),
+        ("forgetful", "has changed"),
+    ],
+)
+def test_a_film_that_does_not_arrive_is_a_failure(film_site: Site, path: str, told: str) -> None:
+    failure = failure_of(film_site.url(path))
+    assert failure.kind == "unreadable"
+    assert told in failure.message
+
+
+def test_a_film_that_takes_too_long_is_a_timeout(film_site: Site) -> None:
+    limits = ReadLimits(allow_remote=True, max_read_seconds=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote.RemoteFile, "_fetch", _slowly(remote.RemoteFile._fetch))
+        assert failure_of(film_site.url("ranged"), limits).kind == "timeout"
+
+
+def _slowly(step: Callable[..., bytes]) -> Callable[..., bytes]:
+    def slow(*given: Any) -> bytes:
+        time.sleep(0.3)
+        return step(*given)
+
+    return slow
+
+
+def test_a_film_is_kept_in_the_cache(film_site: Site, film: Path, tmp_path: Path) -> None:
+    limits = ReadLimits(allow_remote=True, cache_folder=tmp_path / "cache")
+    first = read_clip(film_site.url("ranged"), POLICY, limits=limits)
+    assert isinstance(first, Clip), first
+    [kept] = (tmp_path / "cache").iterdir()
+    assert kept.read_bytes() == film.read_bytes()
+    film_site.asked.clear()
+    again = read_clip(film_site.url("ranged"), POLICY, limits=limits)
+    assert isinstance(again, Clip)
+    assert np.array_equal(first.frames, again.frames)
+    assert len(film_site.asked) == 1, "asked for its version, and for nothing of it"
+
+
+def test_redirects_are_checked_for_every_range(film_site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that leads elsewhere in the middle of a film is found out."""
+    monkeypatch.setattr(remote, "is_public", lambda address: address == "127.0.0.1" and len(film_site.asked) < 2)
+    failure = failure_of(film_site.url("capped"))
+    assert failure.kind == "unreadable"
+    assert "not in the public internet" in failure.message
 
 
 # what comes

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from clips import NOISE, noise
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
-from reelscribe import stores as stores_module
+from reelscribe import ranges as ranges_module
 from reelscribe.cli import main
 from reelscribe.data import Target, open_source
 from reelscribe.record import CaptionRequest, Clip, Failure, TimeWindow
@@ -169,30 +169,6 @@ def test_a_video_is_read_in_ranges(store: Door, video: Callable[[str], Path]) ->
     assert all(one.startswith("bytes=") for one in ranges)
 
 
-NOISE = {
-    "libx264": {"g": "25", "bf": "2"},
-    "libx265": {"x265-params": "keyint=25:log-level=none"},
-    "libsvtav1": {"g": "25", "preset": "10"},
-    "libvpx-vp9": {"g": "25", "deadline": "realtime"},
-    "mpeg4": {"g": "25", "bf": "2"},
-}
-"""Encoder to options, with several key frames in what it makes."""
-
-
-def noise(codec: str, path: Path, *, fragments: bool = False) -> Path:
-    """Frames that do not compress, so that most of the file is media."""
-    options = {"movflags": "frag_keyframe+empty_moov"} if fragments else {}
-    random = np.random.default_rng(0)
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream(codec, rate=25, options=NOISE[codec])
-        stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
-        for _ in range(150):
-            pixels = random.integers(0, 255, (96, 128, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 def times_of(url: str, *, times_only: bool) -> PacketTimes:
     with find_source(url, root=None, limits=ALLOWED).open(times_only=times_only) as (container, stream):
         keys = index_keys(stream) if times_only else None
@@ -204,7 +180,7 @@ def test_times_of_an_mp4_are_read_without_its_media(
     store: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
 ) -> None:
     monkeypatch.setattr(source_module, "LEFT_OUT_BYTES", 0)
-    monkeypatch.setattr(stores_module, "BUFFER_BYTES", 1 << 12)
+    monkeypatch.setattr(ranges_module, "BUFFER_BYTES", 1 << 12)
     path = noise(codec, tmp_path / "noise.mp4")
     url = put("noise.mp4", path.read_bytes())
     read_whole = times_of(url, times_only=False)
@@ -223,7 +199,7 @@ def test_times_of_an_mp4_are_read_without_its_media(
 def test_a_window_of_a_long_video_is_a_part_of_its_bytes(
     store: Door, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores_module, "BUFFER_BYTES", 1 << 14)
+    monkeypatch.setattr(ranges_module, "BUFFER_BYTES", 1 << 14)
     monkeypatch.setattr(source_module, "LEFT_OUT_BYTES", 0)
     path = noise("mpeg4", tmp_path / "noise.mp4")
     url = put("noise.mp4", path.read_bytes())

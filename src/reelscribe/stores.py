@@ -6,19 +6,18 @@ is the user's.
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
+from .ranges import Ranged
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 """Schemes of object stores, and the package that each needs."""
@@ -27,8 +26,6 @@ SCHEMES = {**STORES, "https": "aiohttp"}
 OUTAGE_SECONDS = 240.0
 """How long an outage is waited out, unless told otherwise."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
-BUFFER_BYTES = 1 << 20
-"""What is asked for at once, at least."""
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ValueError,
           NotImplementedError, TypeError, ImportError, MemoryError)  # fmt: skip
@@ -57,7 +54,7 @@ def shown(url: str) -> str:
 
 
 @dataclass(frozen=True)
-class StoredPath:
+class StoredPath(Ranged):
     """A file or a folder at an address, with the methods of a path that reading needs; picklable."""
 
     url: str
@@ -113,22 +110,9 @@ class StoredPath:
         change = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if info.get(key)), "")
         return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime_ns=str(change))
 
-    def open(self, _mode: str = "rb") -> io.BufferedReader:
-        """The file, read in ranges; `raw` is a `RangeFile`."""
-        return io.BufferedReader(RangeFile(self), BUFFER_BYTES)
-
     def read_range(self, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end`."""
         return bytes(self._patiently(lambda: self._fs.cat_file(self._key, start=start, end=end)))
-
-    def lose(self, exc: BaseException) -> None:
-        """Note that a range did not arrive: who reads it may take that for the end of the file."""
-        self.__dict__.setdefault("_lost", exc)
-
-    @property
-    def lost(self) -> BaseException | None:
-        """Why a range did not arrive; None: all did."""
-        return self.__dict__.get("_lost")
 
     def files(self) -> list[StoredPath]:
         """All files below it, by address."""
@@ -200,63 +184,6 @@ class StoredPath:
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
 
-class RangeFile(io.RawIOBase):
-    """A stored file, of which only what is read is fetched."""
-
-    def __init__(self, path: StoredPath) -> None:
-        super().__init__()
-        self._path = path
-        self._size = path.stat().st_size
-        self._position = 0
-        self._left_out: list[tuple[int, int]] = []
-
-    def readable(self) -> bool:
-        """It is."""
-        return True
-
-    def seekable(self) -> bool:
-        """It is."""
-        return True
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a position."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, base + offset)
-        return self._position
-
-    def leave_out(self, ranges: list[tuple[int, int]]) -> None:
-        """From now on, give zeros for these ranges and fetch nothing of them."""
-        self._left_out = ranges
-
-    def readinto(self, buffer: Any) -> int:
-        """Fetch as much as fits."""
-        end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
-            return 0
-        for begin, stop in self._left_out:
-            if begin <= self._position < stop:
-                return self._zeros(buffer, min(end, stop) - self._position)
-            if self._position < begin < end:
-                end = begin
-        try:
-            data = self._path.read_range(self._position, end)
-        except BaseException as exc:
-            self._path.lose(exc)
-            raise
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def _zeros(self, buffer: Any, count: int) -> int:
-        buffer[:count] = bytes(count)
-        self._position += count
-        return count
-
-
 AnyPath = Path | StoredPath
 
 
@@ -265,15 +192,3 @@ def located(value: str | Path | StoredPath) -> AnyPath:
     if isinstance(value, str) and is_address(value):
         return StoredPath(value.rstrip("/"))
     return value if isinstance(value, StoredPath) else Path(value)
-
-
-def copy_to(path: StoredPath, file: BinaryIO, *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:
-    """Copy a stored file in pieces; yields how much has arrived."""
-    size, at = int(path.stat().st_size), 0
-    while at < size:
-        data = path.read_range(at, min(at + piece, size))
-        if not data:
-            raise OSError(f"{at} of {size} bytes arrived")
-        file.write(data)
-        at += len(data)
-        yield at

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from ..stores import StoredPath
+from ..ranges import Ranged
 
+FIRST_BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
+"""Kinds that a file begins with."""
 MAX_BOXES = 16
 """Files with more are cut into fragments: then skipping would cost more than it saves."""
 HEAD_BYTES = 16
 """Of a box: its size, its kind, and its size again where it is large."""
 
 
-def media_ranges(path: StoredPath) -> list[tuple[int, int]]:
+def media_ranges(path: Ranged) -> list[tuple[int, int]]:
     """Begin and end of every `mdat` box; none where there are many boxes, or the file is no such one."""
     size, at = int(path.stat().st_size), 0
     found: list[tuple[int, int]] = []

@@ -1,4 +1,4 @@
-"""Videos of object stores, kept on this machine up to so many bytes; those unused for longest go first.
+"""Videos of object stores and servers, kept on this machine up to so many bytes; those unused for longest go first.
 
 Shared by all processes: a file gets its name when it is whole, and one that is open stays readable when it goes.
 """
@@ -12,13 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..stores import StoredPath, copy_to
+from ..ranges import Ranged, copy_to
 
 SUFFIX = ".video"
 """Of the files that it keeps; nothing else in the folder is touched."""
 
 
-def cached(path: StoredPath, folder: Path, *, max_bytes: int) -> BinaryIO:
+def cached(path: Ranged, folder: Path, *, max_bytes: int) -> BinaryIO:
     """The file at an address, open for reading; fetched if it is not here, or has changed.
 
     Raises:

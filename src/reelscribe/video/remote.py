@@ -1,4 +1,5 @@
-"""A video at an `https://` address, fetched into a file without a name. FFmpeg itself never opens a connection.
+"""A video at an `https://` address, in ranges or fetched into a file without a name. FFmpeg itself never opens a
+connection.
 
 Only addresses of the public internet are connected to, so that a data set cannot make this machine ask for things
 inside its own network: the names of each hop are resolved here, every address is checked, and the connection goes to
@@ -9,17 +10,22 @@ from __future__ import annotations
 
 import http.client
 import ipaddress
+import re
 import socket
 import ssl
 import tempfile
 import time
-from contextlib import closing
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import IO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..stores import shown
+from ..ranges import Ranged, copy_to
+from ..stores import FIRST_WAIT_SECONDS, shown
 from .rejection import RejectedError, reason
 
 MAX_REDIRECTS = 5
@@ -28,7 +34,14 @@ MAX_BYTES = 4 << 30
 """Largest file that is fetched where nothing smaller is asked for."""
 OPERATION_SECONDS = 30.0
 """Time in which something must arrive."""
-_CHUNK_BYTES = 1 << 18
+CHUNK_BYTES = 1 << 18
+BLOCK_BYTES = 1 << 20
+"""What is kept and asked for at once."""
+BLOCKS_KEPT = 16
+SKIPPED_BYTES = 1 << 20
+"""What is passed over sooner than asked for again from another place."""
+ATTEMPTS = 3
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
@@ -37,25 +50,140 @@ _URL_CHARS = "/%:@!$&'()*+,;=~-._?"
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def fetch(url: str, *, max_bytes: int | None, seconds: float) -> IO[bytes]:
-    """The file at an address, as an open temporary file without a name.
+def open_remote(url: str, *, max_bytes: int | None, seconds: float) -> RemoteFile | IO[bytes]:
+    """The file at an address: one to be read in ranges, or where the server knows none, all of it in an open
+    temporary file without a name.
 
     Args:
         url: an `https://` address.
         max_bytes: largest file; None: `MAX_BYTES`.
-        seconds: time for all of it.
+        seconds: time for everything that is fetched of it.
 
     Raises:
         RejectedError: `not_allowed` for another scheme or an address that is not public, `not_found`, `too_large`,
             `timeout`, or `unreadable` where the server fails.
     """
-    fetching = _Fetching(max_bytes or MAX_BYTES, time.monotonic() + seconds)
+    bound = max_bytes or MAX_BYTES
+    with refusals(url):
+        clock = _Clock(time.monotonic() + seconds)
+        answer = _ask(url, 0, clock)
+        try:
+            size = answer.size_of_all
+            _check_size(url, size or 0, bound)
+            if answer.in_ranges and size is not None:
+                return RemoteFile(url, answer, size, clock)
+            return _save(answer, clock, bound)
+        except BaseException:
+            answer.close()
+            raise
+
+
+@contextmanager
+def refusals(url: str) -> Iterator[None]:
+    """What is raised while a file is asked for is a rejection of the video."""
     try:
-        return fetching.file(url)
+        yield
     except TimeoutError as exc:
         raise RejectedError("timeout", f"{shown(url)} does not arrive in time") from exc
     except (OSError, http.client.HTTPException, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: {reason(exc)}") from exc
+
+
+class RemoteFile(Ranged):
+    """A file on a server that answers ranges; read as a stream where what is wanted follows what was read.
+
+    Args:
+        url: where it was asked for.
+        answer: to a request for all of it.
+        size: in bytes.
+        clock: when all that is wanted must be here.
+    """
+
+    def __init__(self, url: str, answer: _Answer, size: int, clock: _Clock) -> None:
+        self.url = url
+        self._answer: _Answer | None = answer
+        self._size, self._version, self._clock = size, answer.version, clock
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    def stat(self) -> SimpleNamespace:
+        """Size and version as the server tells them."""
+        return SimpleNamespace(st_size=self._size, st_mtime_ns=self._version)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._answer is not None:
+            self._answer.close()
+        self._answer = None
+
+    def read_range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`, from blocks that are kept a while."""
+        end = min(end, self._size)
+        first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
+        pieces = b"".join(self._block(number) for number in range(first, last + 1)) if end > start else b""
+        return pieces[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
+
+    def whole(self) -> IO[bytes]:
+        """All of it, in a temporary file without a name."""
+        with refusals(self.url):
+            file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
+            try:
+                for _ in copy_to(self, file):
+                    pass
+                file.flush()
+            except BaseException:
+                file.close()
+                raise
+            return file
+
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            self._blocks[number] = self._patiently(number)
+            while len(self._blocks) > BLOCKS_KEPT:
+                self._blocks.popitem(last=False)
+        self._blocks.move_to_end(number)
+        return self._blocks[number]
+
+    def _patiently(self, number: int) -> bytes:
+        """A block, asked for again where it does not come."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self._fetch(number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._size))
+            except TimeoutError:
+                raise
+            except (OSError, http.client.HTTPException, RejectedError) as exc:
+                self.close()
+                if attempt == ATTEMPTS - 1:
+                    raise OSError(reason(exc)) from exc
+                time.sleep(min(self._clock.seconds_left(), FIRST_WAIT_SECONDS * 2**attempt))
+        raise AssertionError("not reached")
+
+    def _fetch(self, start: int, end: int) -> bytes:
+        """These bytes; a server may give fewer at a time."""
+        found = bytearray()
+        while start + len(found) < end:
+            answer = self._answer_at(start + len(found))
+            data = answer.read(min(end - start - len(found), CHUNK_BYTES))
+            if not data:
+                self.close()
+                if answer.gave_nothing:
+                    raise OSError("nothing arrived")
+            found += data
+            self._clock.seconds_left()
+        return bytes(found)
+
+    def _answer_at(self, place: int) -> _Answer:
+        """An answer whose next byte is at this place: the one that is there, or another."""
+        answer = self._answer
+        if answer is not None and 0 <= place - answer.place <= SKIPPED_BYTES:
+            while place > answer.place and answer.read(min(place - answer.place, CHUNK_BYTES)):
+                self._clock.seconds_left()
+        if answer is None or answer.place != place:
+            self.close()
+            answer = _ask(self.url, place, self._clock)
+            self._answer = answer
+            if (answer.in_ranges, answer.size_of_all, answer.version) != (True, self._size, self._version):
+                raise OSError("the file has changed while it was read")
+        return answer
 
 
 def is_public(address: str) -> bool:
@@ -79,58 +207,110 @@ def _wrapped(ip: Address) -> list[Address]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Fetching:
-    """One file on its way."""
+class _Clock:
+    """When everything must be here."""
 
-    max_bytes: int
-    """Largest file."""
     end: float
-    """When it must be here, on the monotonic clock."""
+    """On the monotonic clock."""
 
-    def file(self, url: str) -> IO[bytes]:
-        for _ in range(MAX_REDIRECTS + 1):
-            with closing(_Connection(_checked(url), self._seconds_left())) as connection:
-                response = connection.ask()
-                if response.status not in _REDIRECTS:
-                    return self._save(url, response)
-                url = urljoin(url, response.headers.get("Location", ""))
-        raise RejectedError("unreadable", f"{shown(url)} is behind more than {MAX_REDIRECTS} redirects")
+    def seconds_left(self) -> float:
+        """Time for the next step.
 
-    def _seconds_left(self) -> float:
+        Raises:
+            TimeoutError: there is none.
+        """
         left = self.end - time.monotonic()
         if left <= 0:
             raise TimeoutError
         return min(left, OPERATION_SECONDS)
 
-    def _save(self, url: str, response: http.client.HTTPResponse) -> IO[bytes]:
-        if response.status in _GONE:
-            raise RejectedError("not_found", f"{shown(url)} does not exist: the server says {response.status}")
-        if response.status != http.client.OK:
-            raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: the server says {response.status}")
-        announced = response.length
-        self._check_size(url, announced or 0)
-        file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
+
+class _Answer:
+    """What a server sends, and from where on.
+
+    Raises:
+        OSError: it sends other bytes than those from `start` on.
+    """
+
+    def __init__(self, url: str, connection: _Connection, response: http.client.HTTPResponse, start: int) -> None:
+        self.url, self._connection, self._response = url, connection, response
+        self.in_ranges = response.status == http.client.PARTIAL_CONTENT
+        self.start = self.place = start if self.in_ranges else 0
+        """Where the next byte belongs."""
+        self.announced = response.length
+        self.size_of_all = self.announced
+        self.version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        if self.in_ranges:
+            told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+            if told is None or int(told[1]) != start:
+                raise OSError("the server gives another part of the file than it was asked for")
+            self.size_of_all = int(told[2]) if told[2] != "*" else None
+
+    @property
+    def gave_nothing(self) -> bool:
+        """Whether no byte has come."""
+        return self.place == self.start
+
+    def read(self, count: int) -> bytes:
+        """Up to so many bytes; none at the end."""
+        data = self._response.read1(count)
+        self.place += len(data)
+        return data
+
+    def close(self) -> None:
+        """Hang up."""
+        self._response.close()
+        self._connection.close()
+
+
+def _ask(url: str, start: int, clock: _Clock) -> _Answer:
+    """Ask for a file from a byte on, over redirects, each checked like the first address."""
+    asked = url
+    for _ in range(MAX_REDIRECTS + 1):
+        connection = _Connection(_checked(url), clock.seconds_left())
         try:
-            self._copy(url, response, file)
-            if announced is not None and file.tell() != announced:
-                raise OSError(f"{file.tell()} of {announced} bytes arrived")
-            if not file.tell():
-                raise OSError("nothing arrived")
+            response = connection.ask(start)
+            if response.status not in _REDIRECTS:
+                _check_status(url, response.status)
+                return _Answer(url, connection, response, start)
+            url = urljoin(url, response.headers.get("Location", ""))
         except BaseException:
-            file.close()
+            connection.close()
             raise
-        return file
+        connection.close()
+    raise RejectedError("unreadable", f"{shown(asked)} is behind more than {MAX_REDIRECTS} redirects")
 
-    def _copy(self, url: str, response: http.client.HTTPResponse, file: IO[bytes]) -> None:
-        while data := response.read1(_CHUNK_BYTES):
-            self._check_size(url, file.tell() + len(data))
+
+def _check_status(url: str, status: int) -> None:
+    if status in _GONE:
+        raise RejectedError("not_found", f"{shown(url)} does not exist: the server says {status}")
+    if status not in (http.client.OK, http.client.PARTIAL_CONTENT):
+        raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: the server says {status}")
+
+
+def _check_size(url: str, size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise RejectedError("too_large", f"{shown(url)} is larger than the limit of {max_bytes} bytes")
+
+
+def _save(answer: _Answer, clock: _Clock, max_bytes: int) -> IO[bytes]:
+    """All that comes, in a temporary file."""
+    file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
+    try:
+        while data := answer.read(CHUNK_BYTES):
+            _check_size(answer.url, answer.place, max_bytes)
             file.write(data)
-            self._seconds_left()
+            clock.seconds_left()
         file.flush()
-
-    def _check_size(self, url: str, size: int) -> None:
-        if size > self.max_bytes:
-            raise RejectedError("too_large", f"{shown(url)} is larger than the limit of {self.max_bytes} bytes")
+        if answer.announced is not None and answer.place != answer.announced:
+            raise OSError(f"{answer.place} of {answer.announced} bytes arrived")
+        if answer.gave_nothing:
+            raise OSError("nothing arrived")
+    except BaseException:
+        file.close()
+        raise
+    answer.close()
+    return file
 
 
 def _checked(url: str) -> SplitResult:
@@ -162,9 +342,10 @@ class _Connection(http.client.HTTPSConnection):
             plain.close()
             raise
 
-    def ask(self) -> http.client.HTTPResponse:
-        """Send the request and read the head of the answer."""
-        self.request("GET", self._wanted, headers={"Accept-Encoding": "identity", "User-Agent": "reelscribe"})
+    def ask(self, start: int) -> http.client.HTTPResponse:
+        """Send a request for the file from a byte on, and read the head of the answer."""
+        headers = {"Accept-Encoding": "identity", "User-Agent": "reelscribe", "Range": f"bytes={start}-"}
+        self.request("GET", self._wanted, headers=headers)
         return self.getresponse()
 
 

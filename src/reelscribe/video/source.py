@@ -11,10 +11,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -22,11 +22,16 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from ..ranges import Ranged
 from ..stores import STORES, StoredPath, scheme_of, shown
-from .boxes import media_ranges
+from .boxes import FIRST_BOXES, media_ranges
+from .cache import cached
 from .limits import ReadLimits
 from .memory import check_memory
 from .rejection import RejectedError, printable, reason
+
+if TYPE_CHECKING:
+    from .remote import RemoteFile
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
@@ -51,7 +56,7 @@ _ROOM_PIXELS = 1 << 20
 class VideoSource:
     """A video that can be opened any number of times."""
 
-    data: Path | bytes | StoredPath
+    data: Path | bytes | Ranged
     """An absolute path, the file's bytes, or where it is stored."""
     limits: ReadLimits
     """What decoders may be asked for."""
@@ -72,6 +77,8 @@ class VideoSource:
         """Let go of what was fetched."""
         if self.fetched is not None:
             self.fetched.close()
+        if isinstance(self.data, Ranged):
+            self.data.close()
 
     def check_arrived(self) -> None:
         """See that all that was read has arrived: decoders take what is missing for damage.
@@ -79,7 +86,7 @@ class VideoSource:
         Raises:
             RejectedError: something did not.
         """
-        lost = self.data.lost if isinstance(self.data, StoredPath) else None
+        lost = self.data.lost if isinstance(self.data, Ranged) else None
         if isinstance(lost, (OSError, ValueError)):
             kind = "timeout" if isinstance(lost, TimeoutError) else "unreadable"
             raise RejectedError(kind, f"{self.name} does not arrive: {reason(lost)}") from lost
@@ -108,13 +115,13 @@ class VideoSource:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
             stream.codec_context.options = self._decoder_options()
-            if times_only and isinstance(self.data, StoredPath) and self.leaves_media_out(container, stream):
+            if times_only and isinstance(self.data, Ranged) and self.leaves_media_out(container, stream):
                 file.raw.leave_out(media_ranges(self.data))
             yield container, stream
 
     def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
         """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
-        if not isinstance(self.data, StoredPath) or self.data.stat().st_size < LEFT_OUT_BYTES:
+        if not isinstance(self.data, Ranged) or self.data.stat().st_size < LEFT_OUT_BYTES:
             return False
         return container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
 
@@ -145,7 +152,7 @@ class VideoSource:
 
     def _file(self) -> Any:
         """What FFmpeg reads: it opens nothing but local files itself."""
-        if isinstance(self.data, StoredPath):
+        if isinstance(self.data, Ranged):
             return self.data.open()
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
 
@@ -208,10 +215,27 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
         )
     if scheme_of(url) in STORES:
         return _stored(url, limits)
-    from .remote import fetch
+    from .remote import RemoteFile, open_remote, refusals
 
-    file = fetch(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
+    file = open_remote(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
+    if isinstance(file, RemoteFile):
+        with refusals(url):
+            if limits.cache_folder is None and _pays_in_ranges(file):
+                return VideoSource(file, limits, address=shown(url))
+            file = _fetched(file, limits)
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
+
+
+def _pays_in_ranges(file: Ranged) -> bool:
+    """Whether a file may be read without fetching all of it: a large one that tells where its pictures are."""
+    return file.stat().st_size >= LEFT_OUT_BYTES and file.read_range(4, 8) in FIRST_BOXES
+
+
+def _fetched(file: RemoteFile, limits: ReadLimits) -> IO[bytes]:
+    with closing(file):
+        if limits.cache_folder is None:
+            return file.whole()
+        return cached(file, limits.cache_folder, max_bytes=limits.max_cache_bytes)
 
 
 def _stored(url: str, limits: ReadLimits) -> VideoSource:
@@ -221,8 +245,6 @@ def _stored(url: str, limits: ReadLimits) -> VideoSource:
         source = _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
         if limits.cache_folder is None:
             return source
-        from .cache import cached
-
         file = cached(path, limits.cache_folder, max_bytes=limits.max_cache_bytes)
     except FileNotFoundError:
         raise RejectedError("not_found", f"{shown(url)} does not exist") from None

@@ -1,0 +1,118 @@
+"""Files that are elsewhere and are read in ranges, so that only what is needed is fetched."""
+
+from __future__ import annotations
+
+import io
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, BinaryIO
+
+BUFFER_BYTES = 1 << 20
+"""What is asked for at once, at least."""
+
+
+class Ranged(ABC):
+    """A file that gives the bytes between two places."""
+
+    url: str
+    """Its address."""
+
+    @abstractmethod
+    def stat(self) -> SimpleNamespace:
+        """`st_size` in bytes, and in `st_mtime_ns` something that changes with the content where the place tells."""
+
+    @abstractmethod
+    def read_range(self, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end`.
+
+        Raises:
+            TimeoutError: they do not arrive in time.
+            OSError: they do not arrive.
+        """
+
+    def open(self, _mode: str = "rb") -> io.BufferedReader:
+        """The file, read in ranges; `raw` is a `RangeFile`."""
+        return io.BufferedReader(RangeFile(self), BUFFER_BYTES)
+
+    def close(self) -> None:  # noqa: B027 (most hold nothing)
+        """Let go of what is held."""
+
+    def lose(self, exc: BaseException) -> None:
+        """Note that a range did not arrive: who reads it may take that for the end of the file."""
+        self.__dict__.setdefault("_lost", exc)
+
+    @property
+    def lost(self) -> BaseException | None:
+        """Why a range did not arrive; None: all did."""
+        return self.__dict__.get("_lost")
+
+
+class RangeFile(io.RawIOBase):
+    """A file elsewhere, of which only what is read is fetched."""
+
+    def __init__(self, path: Ranged) -> None:
+        super().__init__()
+        self._path = path
+        self._size = path.stat().st_size
+        self._position = 0
+        self._left_out: list[tuple[int, int]] = []
+
+    def readable(self) -> bool:
+        """It is."""
+        return True
+
+    def seekable(self) -> bool:
+        """It is."""
+        return True
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a position."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def leave_out(self, ranges: list[tuple[int, int]]) -> None:
+        """From now on, give zeros for these ranges and fetch nothing of them."""
+        self._left_out = ranges
+
+    def readinto(self, buffer: Any) -> int:
+        """Fetch as much as fits."""
+        end = min(self._position + len(buffer), self._size)
+        if end <= self._position:
+            return 0
+        for begin, stop in self._left_out:
+            if begin <= self._position < stop:
+                return self._zeros(buffer, min(end, stop) - self._position)
+            if self._position < begin < end:
+                end = begin
+        try:
+            data = self._path.read_range(self._position, end)
+        except BaseException as exc:
+            self._path.lose(exc)
+            raise
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def _zeros(self, buffer: Any, count: int) -> int:
+        buffer[:count] = bytes(count)
+        self._position += count
+        return count
+
+
+def copy_to(path: Ranged, file: BinaryIO, *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:
+    """Copy a file in pieces; yields how much has arrived."""
+    size, at = int(path.stat().st_size), 0
+    while at < size:
+        data = path.read_range(at, min(at + piece, size))
+        if not data:
+            raise OSError(f"{at} of {size} bytes arrived")
+        file.write(data)
+        at += len(data)
+        yield at
