@@ -13,6 +13,7 @@ from .base import NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
 from .hf_dataset import SPLITS, HFDatasetSource, is_hf_dataset
+from .hub_dataset import HubSource, is_hub_dataset
 from .jsonl import JsonlSink, JsonlSource
 from .lance_dataset import LanceSource, is_lance
 from .parquet import ParquetSink, ParquetSource
@@ -84,6 +85,8 @@ def open_source(path: str | AnyPath) -> Source:
 
 def _stored_source(path: StoredPath) -> Source:
     """What is at an address."""
+    if is_hub_dataset(path):
+        return HubSource(path)
     with reading(path):
         there, is_folder = path.exists(), path.is_dir()
     if not there:

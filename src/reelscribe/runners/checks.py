@@ -72,7 +72,7 @@ def check_outputs(output: Path, failures: Path, source: Source) -> None:
     """
     if output.resolve() == failures.resolve():
         raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
-    folder = source.path.resolve() if source.path.is_dir() else None
+    folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
     suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
     for path in (output, failures):
         if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:

@@ -1,0 +1,100 @@
+"""Data sets of the Hugging Face hub by their names, streamed: `hf://datasets/USER/NAME`, with `@REVISION`, and
+`?split=…&name=…` where there are several splits or configurations.
+
+What is in the repository, `datasets` finds out: Parquet, JSON lines, CSV, WebDataset, a `videofolder`. Values are taken
+as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded or fetched for it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from ..errors import DataError
+from ..record import Sample
+from ..stores import AnyPath, StoredPath
+
+READ_ROWS = 64
+"""Rows that are turned into Python values at once: they may hold videos."""
+_REPOSITORY = re.compile(r"hf://datasets/([^/@?]+/[^/@?]+)(?:@([^/?]+))?/?(?:\?.*)?")
+_SETTINGS = frozenset({"split", "name"})
+
+
+class HubSource:
+    """The rows of one split of a data set on the hub, at the revision that is its newest when it is opened."""
+
+    def __init__(self, path: StoredPath) -> None:
+        found = _REPOSITORY.fullmatch(path.url)
+        assert found is not None
+        given = parse_qs(urlsplit(path.url).query)
+        if unknown := given.keys() - _SETTINGS:
+            raise DataError(f"{str(path)!r} takes ?split=… and &name=…; got {', '.join(sorted(unknown))}")
+        self.path: AnyPath = path
+        self._repository, self._asked = found[1], found[2]
+        self._split, self._name = (given[key][-1] if key in given else None for key in ("split", "name"))
+        self.folder: AnyPath = StoredPath(f"hf://datasets/{self._repository}@{self._revision}", path.seconds)
+
+    def __iter__(self) -> Iterator[Sample]:
+        with self._reading():
+            for table in self._dataset.with_format("arrow").iter(READ_ROWS):
+                yield from table.to_pylist()
+
+    @cached_property
+    def _revision(self) -> str:
+        from huggingface_hub import HfApi
+
+        with self._reading():
+            return str(HfApi().dataset_info(self._repository, revision=self._asked).sha)
+
+    @cached_property
+    def _dataset(self) -> Any:
+        from datasets import load_dataset
+
+        with self._reading():
+            splits = load_dataset(self._repository, self._name, revision=self._revision, streaming=True)
+        names = list(splits)
+        split = self._split or (names[0] if len(names) == 1 else None)
+        if split not in splits:
+            wrong = f"has no split {split!r}" if split else "has several splits"
+            raise DataError(f"{str(self.path)!r} {wrong}; name one with ?split=…: {', '.join(names)}")
+        found = splits[split]
+        return found.decode(False) if found.features else found  # what has no features yet holds nothing to decode
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Turn what `datasets` and the hub say into a `DataError`."""
+        try:
+            yield
+        except (DataError, MemoryError):
+            raise
+        except Exception as exc:  # each of the formats has its own
+            told = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            hint = "; name one with ?name=…" if "Config name is missing" in told else ""
+            raise DataError(f"cannot read {str(self.path)!r} from the hub: {told}{hint}") from exc
+
+    def fields(self) -> list[str] | None:
+        """The columns, where they are known without reading rows."""
+        return list(self._dataset.column_names) if self._dataset.column_names else None
+
+    def count(self) -> int | None:
+        """What the repository says, if it does."""
+        splits = self._dataset.info.splits
+        known = splits.get(str(self._dataset.split)) if splits else None
+        return (known.num_examples or None) if known else None
+
+    def schema(self) -> Any:
+        """The schema of its features, where they are known."""
+        return self._dataset.features.arrow_schema if self._dataset.features else None
+
+    def files(self) -> Sequence[AnyPath]:
+        """The repository at its revision."""
+        return [self.folder]
+
+
+def is_hub_dataset(path: StoredPath) -> bool:
+    """Whether an address is that of a whole data set, not of a file or a folder in it."""
+    return _REPOSITORY.fullmatch(path.url) is not None
