@@ -321,6 +321,27 @@ def test_data_files_are_read_where_they_lie(store: Door, tmp_path: Path, suffix:
     assert source.folder == StoredPath(f"{BUCKET}/data")
 
 
+@pytest.mark.parametrize("format", ["datasets", "lance"])
+def test_folders_of_rows_are_written_and_read_where_they_lie(
+    store: Door, video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Written by a run into the bucket, and read from there by another, which goes by its columns."""
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    put("v/a.mp4", video("h264.mp4").read_bytes())
+    rows = [{"video": "a.mp4", "text": f"Bär {i} 熊", "n": i} for i in range(150)]
+    name, chosen = ("saved", {"format": "datasets"}) if format == "datasets" else ("saved.lance", {})
+    scripted = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(words), num_proc=1)
+    caption_file(scripted, put("v/rows.jsonl", jsonl(rows)), f"{BUCKET}/{name}", part_rows=60, **chosen)
+    source = open_source(f"{BUCKET}/{name}")
+    assert source.fields() == ["video", "text", "n", "captions"]
+    assert source.schema().field("n").type == "int64"
+    assert [{key: row[key] for key in rows[0]} for row in source] == rows
+    assert list(source) == list(source), "it can be read more than once"
+    again = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(words), caption_key="more")
+    caption_file(again, f"{BUCKET}/{name}", f"{BUCKET}/again.jsonl")
+    assert [row["more"] for row in rows_of(get("again.jsonl"))] == [["caption of a"]] * 150
+
+
 def test_a_folder_of_stored_videos_is_listed(store: Door) -> None:
     for name in ("v/b.mp4", "v/a.webm", "v/.hidden/x.mp4", "v/notes.txt"):
         put(name, b"x")

@@ -12,7 +12,7 @@ from ..stores import AnyPath, StoredPath, located
 from .base import NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
-from .hf_dataset import SPLITS, HFDatasetSource, is_hf_dataset
+from .hf_dataset import SPLITS, HFDatasetSource, StoredHFDatasetSource, is_hf_dataset
 from .hub_dataset import HubSource, is_hub_dataset
 from .jsonl import JsonlSink, JsonlSource
 from .lance_dataset import LanceSource, is_lance
@@ -93,6 +93,12 @@ def _stored_source(path: StoredPath) -> Source:
         raise DataError(f"there is nothing at {str(path)!r}")
     if is_folder:
         with reading(path):
+            if is_hf_dataset(path):
+                return StoredHFDatasetSource(path)
+            if (path / SPLITS).exists():
+                raise DataError(f"{str(path)!r} holds several splits; name one of them: {str(path)}/SPLIT")
+            if is_lance(path):
+                return LanceSource(path)
             return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))
     return by_suffix(SOURCES, path, role="input")(path)
 

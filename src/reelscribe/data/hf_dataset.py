@@ -1,6 +1,7 @@
 """Folders that `datasets.Dataset.save_to_disk` writes and `datasets.load_from_disk` reads.
 
-Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded.
+Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded. A folder in an object store is
+streamed by our own code: `load_from_disk` would copy all of it here first.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any
 
 from ..errors import DataError
 from ..record import Sample
-from ..stores import AnyPath
+from ..stores import AnyPath, StoredPath
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
 
-STATE, SPLITS = "state.json", "dataset_dict.json"
-"""Files that tell a data set, and one with several splits."""
+STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
+"""Files that tell a data set, one with several splits, and the columns."""
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
 
@@ -67,6 +68,67 @@ class HFDatasetSource:
     def files(self) -> Sequence[AnyPath]:
         """Its files."""
         return sorted(path for path in self._place.iterdir() if path.is_file())
+
+
+class StoredHFDatasetSource:
+    """The rows of a saved data set in an object store, file by file."""
+
+    def __init__(self, path: StoredPath) -> None:
+        self.path: AnyPath = path
+        self.folder: AnyPath = path
+        self._place = path
+
+    def __iter__(self) -> Iterator[Sample]:
+        import pyarrow as pa
+
+        for file in self._arrow_files():
+            try:
+                with reading(file), file.open() as stored, pa.ipc.open_stream(stored) as batches:
+                    for batch in batches:
+                        for start in range(0, batch.num_rows, READ_ROWS):
+                            yield from batch.slice(start, READ_ROWS).to_pylist()
+            except pa.ArrowException as exc:
+                raise DataError(f"cannot read {str(file)!r} as a file of a saved data set: {exc}") from exc
+
+    def _arrow_files(self) -> list[StoredPath]:
+        state = self._json(STATE)
+        if state.get("_indices_data_files"):
+            raise DataError(f"{str(self.path)!r} is a selection of rows; save it again after flatten_indices()")
+        return [self._place / str(one["filename"]) for one in state.get("_data_files") or ()]
+
+    @cached_property
+    def _features(self) -> Any:
+        from datasets import Features
+
+        try:
+            return Features.from_dict(self._json(INFO)["features"])
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise DataError(f"cannot read {str(self.path)!r} as a saved data set: {exc}") from exc
+
+    def _json(self, name: str) -> dict[str, Any]:
+        file = self._place / name
+        try:
+            with reading(file), file.open() as stored:
+                found: dict[str, Any] = json.loads(stored.read())
+                return found
+        except ValueError as exc:
+            raise DataError(f"cannot read {str(file)!r}: {exc}") from exc
+
+    def fields(self) -> list[str] | None:
+        """The columns."""
+        return list(self._features)
+
+    def count(self) -> int | None:
+        """Not known without reading."""
+        return None
+
+    def schema(self) -> Any:
+        """The schema of its features."""
+        return self._features.arrow_schema
+
+    def files(self) -> Sequence[AnyPath]:
+        """What it is made of, and its rows."""
+        return [self._place / STATE, self._place / INFO, *self._arrow_files()]
 
 
 def join_hf_dataset(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
@@ -117,6 +179,6 @@ def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def is_hf_dataset(folder: Path) -> bool:
+def is_hf_dataset(folder: AnyPath) -> bool:
     """Whether a folder is a saved data set."""
-    return (folder / STATE).is_file()
+    return (folder / STATE).exists()

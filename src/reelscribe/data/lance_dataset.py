@@ -1,4 +1,5 @@
-"""Lance data sets: folders whose name ends in `.lance`. The package `pylance` is an extra."""
+"""Lance data sets: folders whose name ends in `.lance`. The package `pylance` is an extra; in object stores it reads
+itself, with the settings of its environment (`AWS_ENDPOINT_URL`, …)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..record import Sample
-from ..stores import AnyPath
+from ..stores import AnyPath, StoredPath
 from .base import DEFAULT_LAYOUT, Layout
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
@@ -23,7 +24,7 @@ VERSIONS = "_versions"
 class LanceSource:
     """The rows of a data set's newest version."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path: AnyPath = path
         self._place = path
         self.folder: AnyPath = path.parent
@@ -36,7 +37,7 @@ class LanceSource:
     def _dataset(self) -> Any:
         lance = _lance()
         try:
-            return lance.dataset(str(self.path))
+            return lance.dataset(self.path.url if isinstance(self.path, StoredPath) else str(self.path))
         except (OSError, ValueError) as exc:
             raise DataError(f"cannot read {str(self.path)!r} as Lance: {str(exc).splitlines()[0]}") from exc
 
@@ -54,7 +55,8 @@ class LanceSource:
 
     def files(self) -> Sequence[AnyPath]:
         """The files of its versions: a change adds one."""
-        return sorted((self._place / VERSIONS).glob("*"))
+        versions = self._place / VERSIONS
+        return versions.files() if isinstance(versions, StoredPath) else sorted(versions.glob("*"))
 
 
 def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
@@ -82,6 +84,6 @@ def _lance() -> Any:
     return lance
 
 
-def is_lance(folder: Path) -> bool:
+def is_lance(folder: AnyPath) -> bool:
     """Whether a folder is a Lance data set."""
     return (folder / VERSIONS).is_dir()
