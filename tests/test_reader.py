@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
 import clips
@@ -336,6 +337,33 @@ def everything(path: Path, height: int, width: int) -> NDArray[np.uint8]:
         container.streams.video[0].codec_context.thread_count = 1
         frames = [frame for packet in container.demux(video=0) for frame in packet.decode()]
         return np.stack([RgbConverter(height=height, width=width).convert(frame) for frame in frames])
+
+
+@pytest.mark.parametrize(
+    "pixel_format",
+    ["yuv420p", "yuvj420p", "yuv422p", "nv12", "yuv420p10le", "yuv444p", "gbrp", "rgba", "gray"],
+)
+@pytest.mark.parametrize("size", [(112, 168), (56, 84), (224, 336)])
+def test_pixels_are_near_those_of_a_processor(pixel_format: str, size: tuple[int, int]) -> None:
+    """A processor of transformers makes the whole picture RGB, and scales that; to scale and convert in one step comes
+    no nearer."""
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    rows, columns = np.mgrid[0:120, 0:176]
+    waves = [120 + 90 * np.sin(rows / a) * np.cos(columns / b) for a, b in ((9, 14), (17, 8), (12, 23))]
+    picture = np.stack(waves, axis=2).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixel_format)
+    whole = torch.from_numpy(frame.reformat(format="rgb24").to_ndarray()).permute(2, 0, 1)
+    wanted = functional.resize(whole, list(size), functional.InterpolationMode.BICUBIC, antialias=True)
+
+    def apart(pixels: NDArray[np.uint8]) -> float:
+        return float(np.abs(pixels.astype(int) - wanted.permute(1, 2, 0).numpy()).mean())
+
+    way = {"height": size[0], "width": size[1], "format": "rgb24", "interpolation": Interpolation.BICUBIC}
+    in_one_step = apart(frame.reformat(**way).to_ndarray())
+    found = apart(RgbConverter(height=size[0], width=size[1]).convert(frame))
+    assert found <= in_one_step + 0.1
 
 
 POLICIES_OF_SAVINGS = [

@@ -321,15 +321,15 @@ def test_data_files_are_read_where_they_lie(store: Door, tmp_path: Path, suffix:
     assert source.folder == StoredPath(f"{BUCKET}/data")
 
 
-@pytest.mark.parametrize("format", ["datasets", "lance"])
+@pytest.mark.parametrize("kind", ["datasets", "lance"])
 def test_folders_of_rows_are_written_and_read_where_they_lie(
-    store: Door, video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, format: str
+    store: Door, video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Written by a run into the bucket, and read from there by another, which goes by its columns."""
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     put("v/a.mp4", video("h264.mp4").read_bytes())
     rows = [{"video": "a.mp4", "text": f"Bär {i} 熊", "n": i} for i in range(150)]
-    name, chosen = ("saved", {"format": "datasets"}) if format == "datasets" else ("saved.lance", {})
+    name, chosen = ("saved", {"format": "datasets"}) if kind == "datasets" else ("saved.lance", {})
     scripted = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(words), num_proc=1)
     caption_file(scripted, put("v/rows.jsonl", jsonl(rows)), f"{BUCKET}/{name}", part_rows=60, **chosen)
     source = open_source(f"{BUCKET}/{name}")

