@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from reelscribe.runners.failures import FailureLimit
 from reelscribe.runners.local import caption_file
 from reelscribe.runners.ray_data import caption_ray, connect, disconnect
 from reelscribe.runners.ray_file import caption_file_ray
+from reelscribe.runners.retry import retry_file
 from rows import Rows, jsonl, load
 
 pytestmark = [
@@ -287,6 +289,24 @@ def test_answers_of_a_local_run_are_not_asked_again(cluster: Any, folder: Path) 
     caption_file_ray(operator(ray_words.captioner(log)), source, output, cluster=settings(cluster), update=True)
     assert Counter(int(row) for *_, row in lines(log)) == Counter(range(30, 40))
     assert output.read_bytes() == made_here(ray_words.captioner(), source, folder / "both-local.jsonl")
+
+
+def test_failed_videos_are_tried_again_on_the_cluster(cluster: Any, folder: Path, tmp_path: Path) -> None:
+    """A run of this machine, with a model, whose missing video arrives; what was captioned is not asked again."""
+    source, output = jsonl(tmp_path / "late.jsonl", [{"video": "one.mp4"}, {"video": "late.mp4"}]), tmp_path / "o.jsonl"
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.mp4").write_bytes((folder / f"{name}.mp4").read_bytes())
+    given = {"sampling_params": {"max_tokens": 8}, "model_params": {"device": "cpu"}}
+    first = VideoCaptioningFromVLMMapper("reelscribe/shapes", **given)
+    assert caption_file(first, source, output).failed_rows == 1
+    first.close()
+    kept = load(output)[0]
+    (tmp_path / "two.mp4").rename(tmp_path / "late.mp4")
+    again = partial(caption_file_ray, cluster=settings(cluster, gpus=0, max_captioners=1))
+    summary = retry_file(output, caption=again)
+    assert (summary.rows_in, summary.failed_rows, summary.known_videos) == (2, 0, 1)
+    assert load(output)[0] == kept
+    assert load(output)[1]["captions"][0]
 
 
 def test_errors_of_the_package_come_through(cluster: Any, folder: Path) -> None:

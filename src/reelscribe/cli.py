@@ -297,15 +297,17 @@ def caption(
 @main.command(context_settings=HELP_NAMES)
 @option("--config", type=PATH, required=True, help="The recipe, a YAML file.")
 @RUN_OPTIONS
+@RAY_OPTIONS
 @click.pass_context
 def process(ctx: click.Context, /, config: Path, profile: Path | None, **settings: Any) -> None:
     """Run a Data-Juicer recipe whose `process` list holds video_captioning_from_vlm_mapper."""
     from .recipe import read_recipe
 
+    cluster = cluster_of(*(settings.pop(name) for name in RAY_SETTINGS))
     recipe = read_recipe(config)
     for note in recipe.notes:
         click.echo(f"note: {note}", err=True)
-    run(ctx, recipe.dataset_path, recipe.export_path, recipe.parameters, settings, profile=profile)
+    run(ctx, recipe.dataset_path, recipe.export_path, recipe.parameters, settings, profile=profile, cluster=cluster)
 
 
 @main.command(context_settings=HELP_NAMES)
@@ -320,6 +322,7 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
 @READ_OPTIONS
 @count_option("--batch-size", help="Most videos the model works on at once.")
 @GO_OPTIONS
+@RAY_OPTIONS
 @click.pass_context
 def retry(
     ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: Path | None, max_failures: Any, **given: Any
@@ -330,12 +333,15 @@ def retry(
     """
     from .runners.retry import retry_file
 
-    changes = {name: value for name, value in given.items() if value is not None}
-    show(
-        ctx,
-        lambda progress: retry_file(output, kinds=kinds, changes=changes, max_failures=max_failures, progress=progress),
-        profile=profile,
+    again = partial(
+        retry_file,
+        output,
+        kinds=kinds,
+        max_failures=max_failures,
+        caption=file_runner(cluster_of(*(given.pop(name) for name in RAY_SETTINGS))),
+        changes={name: value for name, value in given.items() if value is not None},
     )
+    show(ctx, lambda progress: again(progress=progress), profile=profile)
 
 
 @main.command(context_settings=HELP_NAMES)

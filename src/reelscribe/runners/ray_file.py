@@ -36,6 +36,8 @@ ANSWER_FOLDER = "answers"
 """In the folder of the run: what the cluster has answered so far."""
 CHECKPOINT_FOLDER = "checkpoint"
 """In the folder of the run: which rows it need not be asked about."""
+STALLED_SECONDS = 300.0
+"""After so long without a row the user is told what that may be."""
 KNOWN_FILE = "known.parquet"
 """In the checkpoint: rows that were answered before the cluster was asked."""
 
@@ -96,7 +98,8 @@ class RayRun(Run):
         self._taken: set[Path] = set()
         self._known_videos = 0
         self._cluster_seconds = 0.0
-        self._last_said = time.monotonic()
+        self._last_said = self._last_moved = time.monotonic()
+        self._rows_seen = 0
 
     def _agree(self) -> None:
         """As for any run; answers that a cluster gave are in the journal before anything of it is set aside."""
@@ -137,8 +140,18 @@ class RayRun(Run):
         )
 
     def _watch(self, counts: Counts) -> None:
-        if time.monotonic() - self._last_said >= LOG_SECONDS:
-            self._last_said = time.monotonic()
+        now = time.monotonic()
+        if counts.rows_in != self._rows_seen:
+            self._rows_seen, self._last_moved = counts.rows_in, now
+        if now - self._last_moved >= STALLED_SECONDS:
+            self._last_moved = now
+            self._progress.say(
+                f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: captioners load their model, or wait "
+                "for a node with room for one. Where a lost node does not come back, end the command, and give it again "
+                "with fewer --ray-captioners: what is done is kept"
+            )
+        if now - self._last_said >= LOG_SECONDS:
+            self._last_said = now
             self._progress.say(f"{counts.rows_in:,} rows captioned on Ray, {counts.failed_rows:,} failed")
 
     def _prepare_checkpoint(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ def retry_file(
     changes: Mapping[str, Any] | None = None,
     max_failures: FailureLimit | None = None,
     progress: Progress | None = None,
+    caption: Callable[..., RunSummary] = caption_file,
 ) -> RunSummary:
     """Try what failed in a run again, and put what succeeds in its place in the output.
 
@@ -36,6 +37,7 @@ def retry_file(
         changes: parameters of the operator that replace the run's; only those that captions do not depend on.
         max_failures: how many rows may fail.
         progress: what is told about each row.
+        caption: what runs it, wherever it ran first: `caption_file`, or `caption_file_ray` with its cluster.
 
     Raises:
         DataError: there is no run with this output, or its input has changed.
@@ -56,7 +58,7 @@ def retry_file(
         with_videos=command.get("with_videos", False),
     )
     try:
-        return caption_file(operator, command["input"], place, progress=progress, settings=settings)
+        return caption(operator, command["input"], place, progress=progress, settings=settings)
     finally:
         operator.close()
 
