@@ -22,9 +22,11 @@ import clips
 import ray_words
 from reelscribe import FramePolicy, VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError, TooManyFailuresError
+from reelscribe.runners import ray_file
 from reelscribe.runners.cluster_settings import RaySettings
 from reelscribe.runners.failures import FailureLimit
 from reelscribe.runners.local import caption_file
+from reelscribe.runners.progress import NoProgress
 from reelscribe.runners.ray_data import caption_ray, connect, disconnect
 from reelscribe.runners.ray_file import caption_file_ray
 from reelscribe.runners.retry import retry_file
@@ -291,8 +293,22 @@ def test_answers_of_a_local_run_are_not_asked_again(cluster: Any, folder: Path) 
     assert output.read_bytes() == made_here(ray_words.captioner(), source, folder / "both-local.jsonl")
 
 
-def test_failed_videos_are_tried_again_on_the_cluster(cluster: Any, folder: Path, tmp_path: Path) -> None:
-    """A run of this machine, with a model, whose missing video arrives; what was captioned is not asked again."""
+class Said(NoProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_failed_videos_are_tried_again_on_the_cluster(
+    cluster: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run of this machine, with a model, whose missing video arrives; what was captioned is not asked again. While
+    nothing moves, it is said what that may be."""
+    monkeypatch.setattr(ray_file, "STALLED_SECONDS", 0.0)
     source, output = jsonl(tmp_path / "late.jsonl", [{"video": "one.mp4"}, {"video": "late.mp4"}]), tmp_path / "o.jsonl"
     for name in ("one", "two"):
         (tmp_path / f"{name}.mp4").write_bytes((folder / f"{name}.mp4").read_bytes())
@@ -303,7 +319,9 @@ def test_failed_videos_are_tried_again_on_the_cluster(cluster: Any, folder: Path
     kept = load(output)[0]
     (tmp_path / "two.mp4").rename(tmp_path / "late.mp4")
     again = partial(caption_file_ray, cluster=settings(cluster, gpus=0, max_captioners=1))
-    summary = retry_file(output, caption=again)
+    said = Said()
+    summary = retry_file(output, caption=again, progress=said)
+    assert any("no row was captioned on Ray" in line for line in said.lines)
     assert (summary.rows_in, summary.failed_rows, summary.known_videos) == (2, 0, 1)
     assert load(output)[0] == kept
     assert load(output)[1]["captions"][0]

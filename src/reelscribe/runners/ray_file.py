@@ -146,9 +146,9 @@ class RayRun(Run):
         if now - self._last_moved >= STALLED_SECONDS:
             self._last_moved = now
             self._progress.say(
-                f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: captioners load their model, or wait "
-                "for a node with room for one. Where a lost node does not come back, end the command, and give it again "
-                "with fewer --ray-captioners: what is done is kept"
+                f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: captioners load their model, or "
+                "wait for a node with room for one. Where a lost node does not come back, end the command, and give it "
+                "again with fewer --ray-captioners: what is done is kept"
             )
         if now - self._last_said >= LOG_SECONDS:
             self._last_said = now
