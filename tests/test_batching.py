@@ -173,3 +173,13 @@ def test_every_batch_fits_holds_the_oldest_and_loses_nobody(items, max_size, max
         for one in batch:
             left.remove(one)
     assert left == []
+
+
+def test_prompts_of_a_batch_may_have_a_limit_of_their_own() -> None:
+    budget = TokenBudget(max_tokens=100_000, max_size=16, tokens_per_text=10, max_prompt_tokens=2048)
+    assert budget.fits([Item(3000)])
+    assert not budget.fits([Item(3000), Item(10)])
+    assert budget.fits([Item(600)] * 3)
+    assert not budget.fits([Item(600)] * 4)
+    assert not budget.fits([Item(1500), Item(100)]), "padded to the longest"
+    assert budget.fits([Item(100, texts=8)] * 16)

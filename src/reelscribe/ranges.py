@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 BUFFER_BYTES = 1 << 20
 """What is asked for at once, at least."""
@@ -57,7 +58,7 @@ class RangeFile(io.RawIOBase):
         self._path = path
         self._size = path.stat().st_size
         self._position = 0
-        self._left_out: list[tuple[int, int]] = []
+        self._left_out: Sequence[tuple[int, int]] = ()
 
     def readable(self) -> bool:
         """It is."""
@@ -77,14 +78,14 @@ class RangeFile(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def leave_out(self, ranges: list[tuple[int, int]]) -> None:
+    def leave_out(self, ranges: Sequence[tuple[int, int]]) -> None:
         """From now on, give zeros for these ranges and fetch nothing of them."""
         self._left_out = ranges
 
     def readinto(self, buffer: Any) -> int:
         """Fetch as much as fits."""
         end = min(self._position + len(buffer), self._size)
-        if end <= self._position:
+        if end <= self._position or self._path.lost is not None:
             return 0
         for begin, stop in self._left_out:
             if begin <= self._position < stop:
@@ -104,6 +105,23 @@ class RangeFile(io.RawIOBase):
         buffer[:count] = bytes(count)
         self._position += count
         return count
+
+
+def whole(path: Ranged) -> IO[bytes]:
+    """All of a file, in a temporary file without a name.
+
+    Raises:
+        OSError: it does not arrive, or there is no room for it.
+    """
+    file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
+    try:
+        for _ in copy_to(path, file):
+            pass
+        file.flush()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def copy_to(path: Ranged, file: BinaryIO, *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:

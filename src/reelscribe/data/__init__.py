@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..stores import AnyPath, StoredPath, located
+from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from .base import NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
@@ -93,12 +93,13 @@ def _stored_source(path: StoredPath) -> Source:
         raise DataError(f"there is nothing at {str(path)!r}")
     if is_folder:
         with reading(path):
-            if is_hf_dataset(path):
-                return StoredHFDatasetSource(path)
-            if (path / SPLITS).exists():
-                raise DataError(f"{str(path)!r} holds several splits; name one of them: {path!s}/SPLIT")
-            if is_lance(path):
-                return LanceSource(path)
+            if scheme_of(path.url) in STORES:
+                if is_hf_dataset(path):
+                    return StoredHFDatasetSource(path)
+                if (path / SPLITS).exists():
+                    raise DataError(f"{str(path)!r} holds several splits; name one of them: {path!s}/SPLIT")
+                if is_lance(path):
+                    return LanceSource(path)
             return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))
     return by_suffix(SOURCES, path, role="input")(path)
 

@@ -92,9 +92,12 @@ class StoredHFDatasetSource:
 
     def _arrow_files(self) -> list[StoredPath]:
         state = self._json(STATE)
-        if state.get("_indices_data_files"):
-            raise DataError(f"{str(self.path)!r} is a selection of rows; save it again after flatten_indices()")
-        return [self._place / str(one["filename"]) for one in state.get("_data_files") or ()]
+        try:
+            if state.get("_indices_data_files"):
+                raise DataError(f"{str(self.path)!r} is a selection of rows; save it again after flatten_indices()")
+            return [self._place / str(one["filename"]) for one in state["_data_files"]]
+        except (KeyError, TypeError, AttributeError) as exc:
+            raise DataError(f"cannot read {str(self._place / STATE)!r}: it names no files of rows") from exc
 
     @cached_property
     def _features(self) -> Any:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import DataError
 from ..record import Sample
@@ -20,35 +21,37 @@ from ..stores import AnyPath, StoredPath
 
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
-_REPOSITORY = re.compile(r"hf://datasets/([^/@?]+/[^/@?]+)(?:@([^/?]+))?/?(?:\?.*)?")
-_SETTINGS = frozenset({"split", "name"})
+_REPOSITORY = re.compile(r"hf://datasets/([^/@?]+/[^/@?]+)(?:@(refs/[^/?]+/[^/?]+|[^/?]+))?/?(?:\?.*)?")
+_SETTINGS = ("split", "name")
 
 
 class HubSource:
-    """The rows of one split of a data set on the hub, at the revision that is its newest when it is opened."""
+    """The rows of one split of a data set on the hub, at the revision that is its newest when it is opened; `path` has
+    that revision, so that what comes later finds the same rows."""
 
     def __init__(self, path: StoredPath) -> None:
         found = _REPOSITORY.fullmatch(path.url)
         assert found is not None
         given = parse_qs(urlsplit(path.url).query)
-        if unknown := given.keys() - _SETTINGS:
+        if unknown := given.keys() - set(_SETTINGS):
             raise DataError(f"{str(path)!r} takes ?split=… and &name=…; got {', '.join(sorted(unknown))}")
         self.path: AnyPath = path
-        self._repository, self._asked = found[1], found[2]
-        self._split, self._name = (given[key][-1] if key in given else None for key in ("split", "name"))
+        self._repository = found[1]
+        self._split, self._name = (given[key][-1] if key in given else None for key in _SETTINGS)
+        self._revision = self._newest(found[2] and unquote(found[2]))
         self.folder: AnyPath = StoredPath(f"hf://datasets/{self._repository}@{self._revision}", path.seconds)
+        self.path = replace(self.folder, url=f"{self.folder.url}{path.url[path.url.find('?') :] if given else ''}")
 
     def __iter__(self) -> Iterator[Sample]:
         with self._reading():
             for table in self._dataset.with_format("arrow").iter(READ_ROWS):
                 yield from table.to_pylist()
 
-    @cached_property
-    def _revision(self) -> str:
+    def _newest(self, asked: str | None) -> str:
         from huggingface_hub import HfApi
 
         with self._reading():
-            return str(HfApi().dataset_info(self._repository, revision=self._asked).sha)
+            return str(HfApi().dataset_info(self._repository, revision=asked).sha)
 
     @cached_property
     def _dataset(self) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from .base import DEFAULT_LAYOUT, Layout
+from .base import DEFAULT_LAYOUT, Layout, reading
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
 
@@ -30,8 +30,9 @@ class LanceSource:
         self.folder: AnyPath = path.parent
 
     def __iter__(self) -> Iterator[Sample]:
-        for batch in self._dataset.to_batches(batch_size=READ_ROWS):
-            yield from batch.to_pylist()
+        with reading(self.path):
+            for batch in self._dataset.to_batches(batch_size=READ_ROWS):
+                yield from batch.to_pylist()
 
     @cached_property
     def _dataset(self) -> Any:

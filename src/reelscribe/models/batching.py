@@ -42,6 +42,8 @@ class TokenBudget:
     """Items."""
     tokens_per_text: int
     """Tokens one text may grow by."""
+    max_prompt_tokens: int | None = None
+    """Tokens of all prompts, padded; None: no limit of its own."""
 
     def cost(self, batch: Iterable[Costed]) -> int:
         """Tokens the cache of `batch` can grow to: every text on a prompt padded to the longest."""
@@ -52,7 +54,10 @@ class TokenBudget:
     def fits(self, batch: Iterable[Costed]) -> bool:
         """Whether `batch` may run; a single item always may, since there is no smaller batch."""
         items = list(batch)
-        return len(items) <= 1 or (len(items) <= self.max_size and self.cost(items) <= self.max_tokens)
+        if len(items) <= 1:
+            return True
+        fills = self.max_prompt_tokens is not None and _padded(items) > self.max_prompt_tokens
+        return len(items) <= self.max_size and self.cost(items) <= self.max_tokens and not fills
 
     def is_full(self, batch: Iterable[Costed]) -> bool:
         """Whether `batch` has no room for one more like its shortest."""
@@ -62,6 +67,10 @@ class TokenBudget:
     def shrink_below(self, batch: Iterable[Costed]) -> None:
         """After `batch` did not fit: never try as much again."""
         self.max_tokens = min(self.max_tokens, max(1, self.cost(batch) // 2))
+
+
+def _padded(items: Sequence[Costed]) -> int:
+    return len(items) * max(item.prompt_tokens for item in items)
 
 
 class Waiting(Generic[Item]):

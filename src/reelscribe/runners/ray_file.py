@@ -106,11 +106,12 @@ class RayRun(Run):
         self._take_answers()
         kept = self._journal.fact("identity")
         super()._agree()
-        if self._settings.update or self._settings.retry is not None:
-            self._forget_cluster()
-        elif kept is not None:  # a version that was not known then may be now: answers go by what was written down
+        if kept is not None and not self._settings.update:
+            # a version that was not known then may be now: answers go by what was written down
             self._identity = RunIdentity(**kept)
             self._remember()
+        if self._settings.update or self._settings.retry is not None:
+            self._forget_cluster()
 
     def _make_ready(self) -> None:
         """Let the cluster answer what is not answered yet."""
@@ -121,6 +122,7 @@ class RayRun(Run):
         self._prepare_checkpoint()
         self._answers.mkdir(exist_ok=True)
         self._progress.say(f"captioning {self.summary.model or 'with the captioner given'} on Ray")
+        self._last_moved = time.monotonic()
         try:
             answer_file(self._operator, self._file_job(), self._cluster, self._watch)
         finally:

@@ -16,16 +16,15 @@ import ssl
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from types import SimpleNamespace
 from typing import IO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..ranges import Ranged, copy_to
-from ..stores import FIRST_WAIT_SECONDS, shown
+from ..ranges import Ranged
+from ..stores import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, shown
 from .rejection import RejectedError, reason
 
 MAX_REDIRECTS = 5
@@ -40,10 +39,13 @@ BLOCK_BYTES = 1 << 20
 BLOCKS_KEPT = 16
 SKIPPED_BYTES = 1 << 20
 """What is passed over sooner than asked for again from another place."""
-ATTEMPTS = 3
+ATTEMPTS = 6
+"""For a block; the waits between them double, and make six seconds."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
+_NO_SUCH_RANGE = 416
+"""To a request for everything from the first byte on: of empty files, and where ranges are refused."""
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 _URL_CHARS = "/%:@!$&'()*+,;=~-._?"
 
@@ -65,17 +67,20 @@ def open_remote(url: str, *, max_bytes: int | None, seconds: float) -> RemoteFil
     """
     bound = max_bytes or MAX_BYTES
     with refusals(url):
-        clock = _Clock(time.monotonic() + seconds)
-        answer = _ask(url, 0, clock)
-        try:
-            size = answer.size_of_all
-            _check_size(url, size or 0, bound)
-            if answer.in_ranges and size is not None:
-                return RemoteFile(url, answer, size, clock)
-            return _save(answer, clock, bound)
-        except BaseException:
-            answer.close()
-            raise
+        clock = _Clock(seconds)
+        with clock.running():
+            answer = _ask(url, 0, clock)
+            if answer.in_ranges and answer.size is None:  # then nobody knows where it ends
+                answer.close()
+                answer = _ask(url, None, clock)
+            try:
+                _check_size(url, answer.size or 0, bound)
+                if answer.in_ranges and answer.size is not None:
+                    return RemoteFile(url, answer, answer.size, clock)
+                return _save(answer, clock, bound)
+            except BaseException:
+                answer.close()
+                raise
 
 
 @contextmanager
@@ -96,18 +101,23 @@ class RemoteFile(Ranged):
         url: where it was asked for.
         answer: to a request for all of it.
         size: in bytes.
-        clock: when all that is wanted must be here.
+        clock: time for what is fetched.
     """
 
     def __init__(self, url: str, answer: _Answer, size: int, clock: _Clock) -> None:
         self.url = url
         self._answer: _Answer | None = answer
-        self._size, self._version, self._clock = size, answer.version, clock
+        self._size, self._versions, self._clock = size, answer.versions, clock
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
+
+    @property
+    def is_versioned(self) -> bool:
+        """Whether the server tells one content from another."""
+        return any(self._versions)
 
     def stat(self) -> SimpleNamespace:
         """Size and version as the server tells them."""
-        return SimpleNamespace(st_size=self._size, st_mtime_ns=self._version)
+        return SimpleNamespace(st_size=self._size, st_mtime_ns=" ".join(self._versions))
 
     def close(self) -> None:
         """Hang up."""
@@ -119,21 +129,9 @@ class RemoteFile(Ranged):
         """The bytes from `start` up to `end`, from blocks that are kept a while."""
         end = min(end, self._size)
         first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
-        pieces = b"".join(self._block(number) for number in range(first, last + 1)) if end > start else b""
+        with self._clock.running():
+            pieces = b"".join(self._block(number) for number in range(first, last + 1)) if end > start else b""
         return pieces[start - first * BLOCK_BYTES : end - first * BLOCK_BYTES]
-
-    def whole(self) -> IO[bytes]:
-        """All of it, in a temporary file without a name."""
-        with refusals(self.url):
-            file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
-            try:
-                for _ in copy_to(self, file):
-                    pass
-                file.flush()
-            except BaseException:
-                file.close()
-                raise
-            return file
 
     def _block(self, number: int) -> bytes:
         if number not in self._blocks:
@@ -144,18 +142,24 @@ class RemoteFile(Ranged):
         return self._blocks[number]
 
     def _patiently(self, number: int) -> bytes:
-        """A block, asked for again where it does not come."""
-        for attempt in range(ATTEMPTS):
+        """A block, asked for again while it does not come; what waiting does not mend is tried no more than that."""
+        wait, attempts = FIRST_WAIT_SECONDS, 0
+        while True:
             try:
                 return self._fetch(number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._size))
             except TimeoutError:
                 raise
+            except _ChangedError as exc:
+                self.close()
+                raise OSError(str(exc)) from exc
             except (OSError, http.client.HTTPException, RejectedError) as exc:
                 self.close()
-                if attempt == ATTEMPTS - 1:
+                attempts += 1
+                is_final = isinstance(exc, RejectedError) and exc.failure.kind != "unreadable"
+                if is_final or attempts == ATTEMPTS:
                     raise OSError(reason(exc)) from exc
-                time.sleep(min(self._clock.seconds_left(), FIRST_WAIT_SECONDS * 2**attempt))
-        raise AssertionError("not reached")
+                time.sleep(min(self._clock.seconds_left(), wait))
+                wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
     def _fetch(self, start: int, end: int) -> bytes:
         """These bytes; a server may give fewer at a time."""
@@ -172,18 +176,34 @@ class RemoteFile(Ranged):
         return bytes(found)
 
     def _answer_at(self, place: int) -> _Answer:
-        """An answer whose next byte is at this place: the one that is there, or another."""
+        """An answer whose next byte is at this place: the one that is there, or another; one that gives everything
+        is passed over up to there."""
         answer = self._answer
-        if answer is not None and 0 <= place - answer.place <= SKIPPED_BYTES:
-            while place > answer.place and answer.read(min(place - answer.place, CHUNK_BYTES)):
-                self._clock.seconds_left()
-        if answer is None or answer.place != place:
+        if answer is None or not 0 <= place - answer.place <= SKIPPED_BYTES:
             self.close()
-            answer = _ask(self.url, place, self._clock)
-            self._answer = answer
-            if (answer.in_ranges, answer.size_of_all, answer.version) != (True, self._size, self._version):
-                raise OSError("the file has changed while it was read")
+            answer = self._answer = self._asked(place)
+        while place > answer.place and answer.read(min(place - answer.place, CHUNK_BYTES)):
+            self._clock.seconds_left()
+        if answer.place != place:
+            raise OSError(f"the answer ends at byte {answer.place} of {self._size}")
         return answer
+
+    def _asked(self, place: int) -> _Answer:
+        answer = _ask(self.url, place, self._clock)
+        if answer.size not in (None, self._size) or not _is_same(answer.versions, self._versions):
+            answer.close()
+            raise _ChangedError("the file has changed while it was read")
+        return answer
+
+
+class _ChangedError(Exception):
+    """Another file is there now."""
+
+
+def _is_same(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two answers are of one file: servers behind one name may differ in how they mark it, or in its date."""
+    told = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine and theirs]
+    return not told or any(mine == theirs for mine, theirs in told)
 
 
 def is_public(address: str) -> bool:
@@ -206,12 +226,24 @@ def _wrapped(ip: Address) -> list[Address]:
     return [one for one in inside if one is not None]
 
 
-@dataclass(frozen=True, slots=True)
 class _Clock:
-    """When everything must be here."""
+    """Time for what is fetched; it runs only while something is.
 
-    end: float
-    """On the monotonic clock."""
+    Args:
+        seconds: in all.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._left, self._end = seconds, 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """While something is fetched."""
+        self._end = time.monotonic() + self._left
+        try:
+            yield
+        finally:
+            self._left = self._end - time.monotonic()
 
     def seconds_left(self) -> float:
         """Time for the next step.
@@ -219,7 +251,7 @@ class _Clock:
         Raises:
             TimeoutError: there is none.
         """
-        left = self.end - time.monotonic()
+        left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError
         return min(left, OPERATION_SECONDS)
@@ -232,19 +264,23 @@ class _Answer:
         OSError: it sends other bytes than those from `start` on.
     """
 
-    def __init__(self, url: str, connection: _Connection, response: http.client.HTTPResponse, start: int) -> None:
+    def __init__(
+        self, url: str, connection: _Connection, response: http.client.HTTPResponse, start: int | None
+    ) -> None:
         self.url, self._connection, self._response = url, connection, response
         self.in_ranges = response.status == http.client.PARTIAL_CONTENT
-        self.start = self.place = start if self.in_ranges else 0
+        self.start = self.place = (start or 0) if self.in_ranges else 0
         """Where the next byte belongs."""
         self.announced = response.length
-        self.size_of_all = self.announced
-        self.version = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        self.size = self.announced
+        """Of the whole file, in bytes; None: it is not told."""
+        headers = response.headers
+        self.versions = (headers.get("ETag", "").removeprefix("W/"), headers.get("Last-Modified", ""))
         if self.in_ranges:
-            told = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+            told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
             if told is None or int(told[1]) != start:
                 raise OSError("the server gives another part of the file than it was asked for")
-            self.size_of_all = int(told[2]) if told[2] != "*" else None
+            self.size = int(told[2]) if told[2] != "*" else None
 
     @property
     def gave_nothing(self) -> bool:
@@ -263,16 +299,18 @@ class _Answer:
         self._connection.close()
 
 
-def _ask(url: str, start: int, clock: _Clock) -> _Answer:
-    """Ask for a file from a byte on, over redirects, each checked like the first address."""
+def _ask(url: str, start: int | None, clock: _Clock) -> _Answer:
+    """Ask for a file from a byte on, over redirects, each checked like the first address; with None, for all of it
+    without speaking of ranges, which is done as well where a server knows none there."""
     asked = url
     for _ in range(MAX_REDIRECTS + 1):
         connection = _Connection(_checked(url), clock.seconds_left())
         try:
             response = connection.ask(start)
-            if response.status not in _REDIRECTS:
+            if response.status not in _REDIRECTS and not (response.status == _NO_SUCH_RANGE and start == 0):
                 _check_status(url, response.status)
                 return _Answer(url, connection, response, start)
+            start = None if response.status == _NO_SUCH_RANGE else start
             url = urljoin(url, response.headers.get("Location", ""))
         except BaseException:
             connection.close()
@@ -342,9 +380,11 @@ class _Connection(http.client.HTTPSConnection):
             plain.close()
             raise
 
-    def ask(self, start: int) -> http.client.HTTPResponse:
+    def ask(self, start: int | None) -> http.client.HTTPResponse:
         """Send a request for the file from a byte on, and read the head of the answer."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": "reelscribe", "Range": f"bytes={start}-"}
+        headers = {"Accept-Encoding": "identity", "User-Agent": "reelscribe"}
+        if start is not None:
+            headers["Range"] = f"bytes={start}-"
         self.request("GET", self._wanted, headers=headers)
         return self.getresponse()
 

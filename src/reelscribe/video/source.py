@@ -10,11 +10,11 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 import av
@@ -22,16 +22,14 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
-from ..ranges import Ranged
+from ..ranges import Ranged, whole
 from ..stores import STORES, StoredPath, scheme_of, shown
-from .boxes import FIRST_BOXES, media_ranges
+from .boxes import FIRST_BOXES, HEAD_BYTES, media_ranges
 from .cache import cached
 from .limits import ReadLimits
 from .memory import check_memory
 from .rejection import RejectedError, printable, reason
-
-if TYPE_CHECKING:
-    from .remote import RemoteFile
+from .remote import RemoteFile, open_remote, refusals
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
@@ -43,7 +41,7 @@ DEMUXERS = (
 FETCH_SHARE = 0.8
 """Share of the time for a reading in which a remote file must be here."""
 LEFT_OUT_BYTES = 4 << 20
-"""A stored file that is smaller is fetched sooner than it is looked into."""
+"""A file elsewhere that is smaller is fetched sooner than it is looked into."""
 TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
 """Decoders for whose packets in an mp4 file the header alone gives times and key frames."""
 _NAME_CHARS = 80
@@ -64,6 +62,8 @@ class VideoSource:
     """Where it was fetched from."""
     fetched: IO[bytes] | None = None
     """The file without a name that `data` leads to, until it is closed."""
+    media: Sequence[tuple[int, int]] = ()
+    """Begin and end of the parts of a file elsewhere that hold no times."""
 
     @property
     def name(self) -> str:
@@ -115,15 +115,14 @@ class VideoSource:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
             stream.codec_context.options = self._decoder_options()
-            if times_only and isinstance(self.data, Ranged) and self.leaves_media_out(container, stream):
-                file.raw.leave_out(media_ranges(self.data))
+            if times_only and self.leaves_media_out(container, stream):
+                file.raw.leave_out(self.media)
             yield container, stream
 
     def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
         """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
-        if not isinstance(self.data, Ranged) or self.data.stat().st_size < LEFT_OUT_BYTES:
-            return False
-        return container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
+        is_told = container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
+        return is_told and bool(self.media)
 
     def header_size(self) -> tuple[int, int]:
         """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
@@ -215,37 +214,23 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
         )
     if scheme_of(url) in STORES:
         return _stored(url, limits)
-    from .remote import RemoteFile, open_remote, refusals
-
     file = open_remote(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
     if isinstance(file, RemoteFile):
         with refusals(url):
-            if limits.cache_folder is None and _pays_in_ranges(file):
-                return VideoSource(file, limits, address=shown(url))
+            if media := _media_to_leave(file, limits):
+                return VideoSource(file, limits, address=shown(url), media=media)
             file = _fetched(file, limits)
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 
-def _pays_in_ranges(file: Ranged) -> bool:
-    """Whether a file may be read without fetching all of it: a large one that tells where its pictures are."""
-    return file.stat().st_size >= LEFT_OUT_BYTES and file.read_range(4, 8) in FIRST_BOXES
-
-
-def _fetched(file: RemoteFile, limits: ReadLimits) -> IO[bytes]:
-    with closing(file):
-        if limits.cache_folder is None:
-            return file.whole()
-        return cached(file, limits.cache_folder, max_bytes=limits.max_cache_bytes)
-
-
 def _stored(url: str, limits: ReadLimits) -> VideoSource:
-    """A video of an object store: from the local cache if there is one, else read in ranges."""
+    """A video of an object store: from the local cache if there is one, else in ranges or as a whole."""
     path = StoredPath(url, FETCH_SHARE * limits.max_read_seconds)
     try:
         source = _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
-        if limits.cache_folder is None:
-            return source
-        file = cached(path, limits.cache_folder, max_bytes=limits.max_cache_bytes)
+        if media := _media_to_leave(path, limits):
+            return replace(source, media=media)
+        file = _fetched(path, limits)
     except FileNotFoundError:
         raise RejectedError("not_found", f"{shown(url)} does not exist") from None
     except TimeoutError as exc:
@@ -253,6 +238,22 @@ def _stored(url: str, limits: ReadLimits) -> VideoSource:
     except (OSError, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be read: {reason(exc)}") from exc
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
+
+
+def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int]]:
+    """The parts of a file that need not be fetched where only times are wanted; none where it is better fetched at
+    once: a small one, one that does not tell in one place where its pictures are, or one for the cache."""
+    if limits.cache_folder is not None or file.stat().st_size < LEFT_OUT_BYTES:
+        return ()
+    return media_ranges(file) if file.read_range(0, HEAD_BYTES)[4:8] in FIRST_BOXES else ()
+
+
+def _fetched(file: Ranged, limits: ReadLimits) -> IO[bytes]:
+    """A file that is here; from the cache, or kept there, where a change of it would be seen."""
+    with closing(file):
+        if limits.cache_folder is None or (isinstance(file, RemoteFile) and not file.is_versioned):
+            return whole(file)
+        return cached(file, limits.cache_folder, max_bytes=limits.max_cache_bytes)
 
 
 def _local_path(text: str, root: Path | None) -> Path:
