@@ -42,14 +42,16 @@ def test_a_model_gives_cores_up_while_it_waits_and_takes_them_back(monkeypatch):
     torch.set_num_threads(4)
     try:
         with cores.ModelCores(torch.device("cpu")) as shared:
-            shared.note(waited_seconds=0.04, busy_seconds=0)
-            assert shared.count == 4, "handing over clips that are there takes as long"
-            for expected in (3, 2, 1, 1):
+            shared.note(waited_seconds=1, busy_seconds=0)
+            assert shared.count == 4, "the first batch is waited for"
+            for expected in (4, 3, 2, 1, 1):
                 shared.note(waited_seconds=1, busy_seconds=1)
                 assert shared.count == torch.get_num_threads() == expected
-            for expected in (2, 3, 4, 4):
-                shared.note(waited_seconds=0, busy_seconds=1)
+            for expected in (1, 1, 1, 2, 3, 4, 4):
+                shared.note(waited_seconds=0.04, busy_seconds=1)
                 assert shared.count == torch.get_num_threads() == expected
+            shared.note(waited_seconds=0.2, busy_seconds=1)
+            assert shared.count == 4, "one late clip says nothing"
             shared.note(waited_seconds=1, busy_seconds=1)
         assert torch.get_num_threads() == 4, "as before"
     finally:

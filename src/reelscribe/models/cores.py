@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -33,8 +34,10 @@ def keep_to_one_core() -> None:
 
 WAITED_SHARE = 0.1
 """Share of the time waiting for clips from which the model gives cores up."""
+REMEMBERED_BATCHES, FEWEST_BATCHES = 4, 2
+"""Batches over which that is told, at most and at least: one late clip says nothing of reading."""
 SHORT_WAIT_SECONDS = 0.05
-"""A wait below this says nothing of reading: it takes as long to hand over clips that are there."""
+"""A wait below this says nothing either: it takes as long to hand over clips that are there."""
 
 
 class ModelCores:
@@ -50,6 +53,7 @@ class ModelCores:
         self._most = int(torch.get_num_threads())
         self._count = self._most
         self._shares = device.type == "cpu" and self._most > 1 and "OMP_NUM_THREADS" not in os.environ
+        self._last: deque[tuple[float, float]] = deque(maxlen=REMEMBERED_BATCHES)
 
     @property
     def count(self) -> int:
@@ -58,9 +62,12 @@ class ModelCores:
 
     def note(self, *, waited_seconds: float, busy_seconds: float) -> None:
         """Before a batch: how long the model waited for it, and how long it ran before that."""
-        if self._shares:
-            waits = waited_seconds > max(WAITED_SHARE * (waited_seconds + busy_seconds), SHORT_WAIT_SECONDS)
-            self._change(-1 if waits else 1)
+        if not self._shares or not busy_seconds:  # the first batch of a run is waited for
+            return
+        self._last.append((waited_seconds if waited_seconds > SHORT_WAIT_SECONDS else 0.0, busy_seconds))
+        waited, busy = (sum(seconds) for seconds in zip(*self._last, strict=True))
+        if len(self._last) >= FEWEST_BATCHES:
+            self._change(-1 if waited > WAITED_SHARE * (waited + busy) else 1)
 
     def _change(self, direction: int) -> None:
         count = max(1, min(self._most, self._count + direction * max(1, self._most // 4)))
