@@ -171,7 +171,8 @@ def test_a_bad_video_stops_the_run_if_errors_are_not_skipped_and_nothing_is_lost
     clips: list[str], tmp_path: Path
 ) -> None:
     rows, asked = rows_of(clips), {**SHAPES, "failure_key": "error"}
-    recipe = write_recipe(tmp_path, rows, asked, np=1, skip_op_error=False)
+    rows = [rows[number] for number in (0, 1, 3, 2, 4)]
+    recipe = write_recipe(tmp_path, rows, {**asked, "batch_size": 1}, np=1, skip_op_error=False)
     code, log = dj_process(recipe)
     assert code != 0
     assert f"{clips[0]}.gone does not exist" in log
@@ -180,7 +181,20 @@ def test_a_bad_video_stops_the_run_if_errors_are_not_skipped_and_nothing_is_lost
     assert read_rows(tmp_path / "rows.jsonl") == rows
     (kept,) = (tmp_path / "out").rglob(f"{OPERATOR_NAME}_stopped_*.jsonl")
     assert str(kept) in log
-    assert read_rows(kept) == expected(rows, **asked)
+    made = read_rows(kept)
+    whole = expected(rows, **asked)
+    assert made == whole[: len(made)], "what was done before it, and the batch that stopped it"
+    assert made[-1]["error"]["kind"] == "not_found"
+    assert {row["id"] for row in made} == {0, 1, 3, 2}
+
+
+@pytest.mark.slow
+def test_nothing_is_left_behind_where_no_video_fails(clips: list[str], tmp_path: Path) -> None:
+    rows = rows_of(clips, bad=False)
+    asked = {**SHAPES, "batch_size": 1}
+    made, _ = captions_of(write_recipe(tmp_path, rows, asked, np=2, skip_op_error=False))
+    assert made == expected(rows, **asked)
+    assert not list((tmp_path / "out").rglob("*_stopped_*"))
 
 
 @pytest.mark.slow

@@ -323,6 +323,8 @@ def test_failed_videos_are_tried_again_on_the_cluster(
     summary = retry_file(output, caption=again, progress=said)
     assert any("no row was captioned on Ray" in line for line in said.lines)
     assert (summary.rows_in, summary.failed_rows, summary.known_videos) == (2, 0, 1)
+    assert summary.stages is not None
+    assert {stage.name for stage in summary.stages.stages} == {"decode", "model"}
     assert load(output)[0] == kept
     assert load(output)[1]["captions"][0]
 

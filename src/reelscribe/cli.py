@@ -171,8 +171,8 @@ READ_OPTIONS = options(
            "[default: anywhere]"),
     option("--allow-remote", is_flag=True, default=None, help="Read videos at https://, s3://, gs:// and hf:// "
            "addresses; without it they fail as not_allowed."),
-    option("--video-cache", metavar="DIR", help="Keep videos of object stores in this folder.  [default: they are read "
-           "in ranges, and not kept]"),
+    option("--video-cache", metavar="DIR", help="Keep videos at addresses in this folder.  [default: they are not "
+           "kept]"),
     count_option("--video-cache-mib", help="Most MiB to keep there.  [default: 10240]"),
     count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
 )  # fmt: skip
@@ -227,8 +227,8 @@ def captioners(ctx: click.Context, param: click.Parameter, text: str | None) -> 
 
 RAY_OPTIONS = options(
     option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="Run on the Ray cluster at this "
-           "address, or auto; without an address, on one that is started on this machine for the run. Stands behind "
-           "INPUT."),
+           "address, or auto; without an address, on one that is started on this machine for the run. Without an "
+           "address it stands last, or before another option."),
     option("--ray-captioners", callback=captioners, metavar="N|MIN:MAX", help="Captioners on the cluster.  [default: 1 "
            "and, with GPUs, as many as there is room for]"),
     option("--ray-gpus", type=click.FloatRange(min=0), metavar="X", help="GPUs of each captioner, a fraction or "

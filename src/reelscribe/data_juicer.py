@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import typing
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from pydantic import ValidationError
 
 from . import mapper
 from .batches import batch_to_rows, output_features
-from .data.jsonl import JsonlSink
+from .data.base import writing
+from .data.jsonl import encode_row
 from .errors import DataError, FailedSamplesError, MissingExtraError, SettingsError
 from .mapper import DEFAULT_BATCH_SIZE, OPERATOR_NAME
 from .runners.settings import one_line
@@ -83,6 +85,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
         values = {name: value for name, value in given.items() if value is not None}
         super().__init__(**_base_values(values))
         self.prompt_key = values.get("prompt_key")
+        self._run: str | None = None
         self.operator = _build({name: value for name, value in values.items() if name in _OURS}, self)
         # Data-Juicer's wrapper turns any error into an empty batch: rows would be lost without a word where, say, the
         # model cannot be loaded. A video that fails is no error here, so what is left should stop the run.
@@ -112,23 +115,30 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
             FailedSamplesError: a sample failed and `skip_op_error` is false; the text names a file with the batch.
         """
         try:
-            return self.operator.process_batched(samples, rank=rank)
+            made = self.operator.process_batched(samples, rank=rank)
         except FailedSamplesError as exc:
             raise FailedSamplesError(f"{exc}{self._keep(exc.batch)}", batch=exc.batch) from exc
+        if self._run is not None and not self.skip_op_error:  # a later batch may stop the run
+            self._keep(made)
+        return made
 
     def _keep(self, batch: Any) -> str:
-        """Write what was made of a batch, originals and all, to the working directory; say where."""
+        """Add what was made of a batch, originals and all, to a file in the working directory; say where."""
         if self.work_dir is None:
             return ""
-        path = Path(self.work_dir) / f"{OPERATOR_NAME}_stopped_{os.getpid()}.jsonl"
+        path = Path(self.work_dir) / f"{self._kept}_{os.getpid()}.jsonl"
         try:
-            with JsonlSink(path) as sink:
-                for row in batch_to_rows(batch):
-                    sink.write(row)
-                sink.commit()
+            lines = [encode_row(row, number=number, path=path) for number, row in enumerate(batch_to_rows(batch))]
+            with writing(path), path.open("ab") as file:
+                file.writelines(lines)
         except DataError as exc:
             return f"; what was done of its batch could not be kept: {exc}"
-        return f"; what was done of its batch is in {path}"
+        return f"; what was done of its batch, and before it, is in {path}"
+
+    @property
+    def _kept(self) -> str:
+        """How the names begin of files that hold what was done of a run that stopped."""
+        return f"{OPERATOR_NAME}_stopped" + ("" if self._run is None else f"_{self._run}")
 
     def run(self, dataset: Any, *, exporter: Any = None, tracer: Any = None) -> Any:
         """Caption a data set, as the default executor asks for.
@@ -144,9 +154,14 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
         self.operator.check_fields(dataset.column_names)
         if tracer is not None:
             logger.info(f"{OPERATOR_NAME} adds rows, so it is not traced")
+        self._run = uuid.uuid4().hex[:8]
         try:
-            return super().run(self._with_fields(dataset), exporter=exporter)
+            made = super().run(self._with_fields(dataset), exporter=exporter)
+            for path in Path(self.work_dir).glob(f"{self._kept}_*.jsonl") if self.work_dir is not None else ():
+                path.unlink()
+            return made
         finally:
+            self._run = None
             self.operator.close()
 
     def _with_fields(self, dataset: Any) -> Any:

@@ -102,7 +102,7 @@ class VideoCaptioningFromVLMMapper:
         media_root: folder outside of which no file is read (`not_allowed`), links resolved; None: anywhere.
         allow_remote: whether videos at `https://`, `s3://`, `gs://` and `hf://` addresses are read; otherwise they
             fail as `not_allowed`.
-        video_cache: folder where videos of object stores are kept; None: they are read in ranges.
+        video_cache: folder where videos at addresses are kept; None: they are not kept.
         video_cache_mib: most MiB that are kept there; what was unused for longest goes first.
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
         num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of

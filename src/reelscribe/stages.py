@@ -77,6 +77,8 @@ class Stage:
     """Time at work, summed over its workers."""
     workers: int = 1
     """How many work side by side."""
+    advice: str | None = None
+    """What lets it do more; None: what does so on one machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ class StageTimes:
         told = ", ".join([self._told(first), *(self._told(stage) for stage in others if self.share(stage) >= 0.05)])
         if self.share(first) < NEARLY_FULL:
             return f"mostly {first.name}, no stage was always at work: {told}"
-        return f"{first.name}-bound: {told}: {ADVICE[first.name]}"
+        return f"{first.name}-bound: {told}: {first.advice or ADVICE[first.name]}"
 
     def _told(self, stage: Stage) -> str:
         who = f"{stage.workers} workers" if stage.workers > 1 else f"{stage.name}"

@@ -60,6 +60,8 @@ def run_demo(folder: Path, *, clips: int, candidates: int, seed: int, console: C
     kept = [json.loads(line)["captions"] for line in output.read_text("utf-8").splitlines()]
     rows = [DemoRow(clip, texts[0] if texts else None) for clip, texts in zip(rendered, kept, strict=True)]
     _print(rows, console, folder=folder, output=output, candidates=candidates)
+    if summary.stages is not None:
+        console.print(summary.stages.line(), soft_wrap=True, markup=False, highlight=False)
     return 3 if summary.failures else 0
 
 

@@ -85,6 +85,7 @@ class HFCaptioner:
         )
         self._vision = VisionFeatures(loaded.model) if can_share(loaded.model, loaded.processor) else None
         self._clocks = {"prepare": BusyClock(), "model": BusyClock()}
+        self._ahead = leaves_a_core(loaded.model.device)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> HFCaptioner:
@@ -131,8 +132,10 @@ class HFCaptioner:
 
     @property
     def busy_seconds(self) -> dict[str, float]:
-        """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model."""
-        return {name: clock.seconds for name, clock in self._clocks.items()}
+        """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model, and prepares what is not
+        prepared ahead of it."""
+        seconds = {name: clock.seconds for name, clock in self._clocks.items()}
+        return seconds if self._ahead else {**seconds, "model": sum(seconds.values())}
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -162,12 +165,13 @@ class HFCaptioner:
     @contextmanager
     def _prepared_batches(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Iterator[_Batch]]:
         waiting: Waiting[Job] = Waiting(self._budget, max_wait_seconds=self._options.max_batch_wait_seconds)
+        self._ahead = leaves_a_core(self._model.device)
         batches = PreparedBatches(
             clips,
             item_of=lambda pulled: self._job(*pulled),
             waiting=waiting,
             prepare=self._prepare,
-            ahead=leaves_a_core(self._model.device),
+            ahead=self._ahead,
             begin=keep_to_one_core if self._model.device.type == "cpu" else lambda: None,
         )
         try:

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import pickle
 import threading
+import time
 import uuid
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -27,6 +28,7 @@ from ..errors import TooManyFailuresError as TooMany
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..plan import Plan, Planner
 from ..record import CaptionRequest, CaptionResult, Clip, Failure, Sample
+from ..stages import BusyClock, Stage, StageTimes
 from ..stores import AnyPath, StoredPath
 from ..video.pool import usable_processors
 from ..video.sampling import FramePolicy
@@ -54,6 +56,13 @@ LEAST_LOCAL_CPUS = 4
 """Cores a cluster on this machine is told to have at least, so that no stage waits for another's."""
 WAITING_BLOCKS = 2
 """Blocks that wait at a captioner besides those its model works on."""
+
+
+ADVICE = {
+    "decode": "more cores in the cluster, or fewer frames (--fps, --max-frames, --time-tolerance)",
+    "model": "more --ray-captioners, faster devices, fewer or smaller frames, or shorter captions (--max-tokens)",
+}
+"""Stage to what lets a cluster do more of it."""
 
 
 def _ray() -> Any:
@@ -173,10 +182,13 @@ class Ledger:
         self._policy: FramePolicy | None = None
         self._known = asyncio.Event()
         self._error: tuple[str, str] | None = None
+        self._work: dict[str, dict[str, float]] = {"decode": {}, "model": {}}
+        self._began = self._last_work = 0.0
 
     async def tell_policy(self, policy: FramePolicy | None) -> None:
         """What the model wants to see, as soon as the first captioner has loaded it."""
         self._policy = policy
+        self._began = self._began or time.monotonic()
         self._known.set()
 
     async def policy(self) -> FramePolicy | None:
@@ -206,6 +218,19 @@ class Ledger:
         """What was done so far."""
         return self._counts
 
+    async def tell_work(self, stage: str, holder: str, seconds: float) -> None:
+        """How long a process was at work for a stage so far."""
+        self._work[stage][holder] = seconds
+        self._last_work = time.monotonic()
+
+    async def stages(self) -> StageTimes | None:
+        """How long the stages were at work, from the first captioner that was ready to the last answer; None: nothing
+        was to do."""
+        if not self._last_work:
+            return None
+        told = [Stage(name, sum(work.values()), len(work), ADVICE[name]) for name, work in self._work.items() if work]
+        return StageTimes(self._last_work - self._began, tuple(told))
+
     async def blame(self, name: str, message: str) -> None:
         """An error of the package ended a captioner; the first one is told to the user."""
         self._error = self._error or (name, message)
@@ -218,6 +243,8 @@ class Ledger:
 # reading, in tasks
 
 _readers: dict[str, VideoCaptioningFromVLMMapper] = {}
+_process = uuid.uuid4().hex
+_reading_seconds: dict[str, float] = {}
 
 
 def read_block(table: Any, job: Job) -> Iterator[Any]:
@@ -228,7 +255,7 @@ def read_block(table: Any, job: Job) -> Iterator[Any]:
     if policy is None:
         yield with_clips(table, [[None] * len(plan.requests) for plan in plans])
         return
-    for row, clips in _read(operator, plans, policy):
+    for row, clips in _read(operator, plans, policy, job):
         yield with_clips(table.slice(row, 1), [clips])
 
 
@@ -243,7 +270,7 @@ def _reader(job: Job) -> VideoCaptioningFromVLMMapper:
 
 
 def _read(
-    operator: VideoCaptioningFromVLMMapper, plans: Sequence[Plan], policy: FramePolicy
+    operator: VideoCaptioningFromVLMMapper, plans: Sequence[Plan], policy: FramePolicy, job: Job
 ) -> Iterator[tuple[int, list[Clip | Failure]]]:
     """Row by row what was read, as rows are complete."""
     read: list[dict[int, Clip | Failure]] = [{} for _ in plans]
@@ -259,6 +286,8 @@ def _read(
             if len(read[row]) == len(plans[row].requests):
                 done, read[row] = read[row], {}
                 yield row, [done[i] for i in range(len(done))]
+    seconds = _reading_seconds[job.key] = _reading_seconds.get(job.key, 0.0) + stream.busy_seconds
+    job.ledger.tell_work.remote("decode", _process, seconds)
 
 
 class _NoModel:
@@ -296,6 +325,7 @@ class BlockCaptioner:
         self._holder = uuid.uuid4().hex
         self._turns = Turns()
         self._serial = itertools.count()
+        self._at_work = BusyClock()
         self._ray = _ray()
         with self._blamed():
             self._operator = job.operator()
@@ -311,6 +341,7 @@ class BlockCaptioner:
             results = {one.request_id: one for one in self._results(plans, clips, numbered=numbers is not None)}
             done = [(plan, [results[request.id] for request in plan.requests]) for plan in plans]
             self._count(done)
+            self._job.ledger.tell_work.remote("model", self._holder, self._at_work.seconds)
             return self._job.form.made(rows, self._operator.planner, done)
 
     def _plans(self, samples: Sequence[Sample], numbers: Sequence[int] | None) -> list[Plan]:
@@ -330,7 +361,9 @@ class BlockCaptioner:
                     key = tuple(request.id) if numbered else (request.seed, request.id.video)
                     asked.append(_Asked(key, request, load))
         if asked:
-            yield from self._answers(asked)
+            with self._at_work:
+                answers = self._answers(asked)
+            yield from answers
 
     def _answers(self, asked: Sequence[_Asked]) -> list[CaptionResult]:
         """Ask about all videos together, but alone about those that were with a model when its process died."""
@@ -450,13 +483,23 @@ def _travelling(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
     return given
 
 
+def lacks_gpus(operator: VideoCaptioningFromVLMMapper, settings: RaySettings) -> bool:
+    """Whether captioners would ask this process's cluster for GPUs, and it has none yet."""
+    return bool(_gpus(operator, settings)) and not _ray().cluster_resources().get("GPU", 0)
+
+
+def _gpus(operator: VideoCaptioningFromVLMMapper, settings: RaySettings) -> float:
+    """GPUs of each captioner."""
+    spec = operator.spec
+    available = None if settings.address != LOCAL else _ray().cluster_resources().get("GPU", 0)
+    backend, options = (spec.backend, dict(spec.options)) if spec is not None else (None, {})
+    return settings.gpus_for(backend, options, available=available)
+
+
 def _captioned(dataset: Any, job: Job, settings: RaySettings, operator: VideoCaptioningFromVLMMapper) -> Any:
     """The data set behind the stages; their resources differ, so that Ray does not run them in one task."""
     ray = _ray()
-    spec = operator.spec
-    available = None if settings.address != LOCAL else ray.cluster_resources().get("GPU", 0)
-    backend, options = (spec.backend, dict(spec.options)) if spec is not None else (None, {})
-    gpus = settings.gpus_for(backend, options, available=available)
+    gpus = _gpus(operator, settings)
     fewest, most = settings.pool(gpus)
     pool = ray.data.ActorPoolStrategy(
         min_size=fewest,
@@ -500,8 +543,13 @@ class FileJob:
     """How many rows may fail."""
 
 
-def answer_file(operator: VideoCaptioningFromVLMMapper, file: FileJob, settings: RaySettings, watch: Watch) -> None:
+def answer_file(
+    operator: VideoCaptioningFromVLMMapper, file: FileJob, settings: RaySettings, watch: Watch
+) -> StageTimes | None:
     """Answer every row of a file that the checkpoint does not have, on the cluster that this process is connected to.
+
+    Returns:
+        How long the stages were at work; None where nothing was to do.
 
     Raises:
         ReelscribeError: what ended a captioner.
@@ -515,6 +563,8 @@ def answer_file(operator: VideoCaptioningFromVLMMapper, file: FileJob, settings:
             rows = ray.data.read_datasource(_rows_of(file), override_num_blocks=1, num_cpus=0)
             captioned = _captioned(rows, job, settings, operator)
             captioned.write_parquet(str(file.answers), min_rows_per_file=settings.rows_per_file)
+            stages: StageTimes | None = ray.get(job.ledger.stages.remote())
+            return stages
         except Exception as exc:
             raise _told(job, exc) from exc
 

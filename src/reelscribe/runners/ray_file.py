@@ -29,7 +29,7 @@ from .journal import result_of
 from .local import Run, RunSettings, run_file
 from .parts import PartedOutput
 from .progress import LOG_SECONDS, Progress
-from .ray_data import ANSWERS, ROW, FileJob, answer_file, connect, disconnect
+from .ray_data import ANSWERS, ROW, FileJob, answer_file, connect, disconnect, lacks_gpus
 from .summary import Counts, RunSummary
 
 ANSWER_FOLDER = "answers"
@@ -100,6 +100,7 @@ class RayRun(Run):
         self._cluster_seconds = 0.0
         self._last_said = self._last_moved = time.monotonic()
         self._rows_seen = 0
+        self._stages: StageTimes | None = None
 
     def _agree(self) -> None:
         """As for any run; answers that a cluster gave are in the journal before anything of it is set aside."""
@@ -122,9 +123,14 @@ class RayRun(Run):
         self._prepare_checkpoint()
         self._answers.mkdir(exist_ok=True)
         self._progress.say(f"captioning {self.summary.model or 'with the captioner given'} on Ray")
+        if lacks_gpus(self._operator, self._cluster):
+            self._progress.say(
+                "the cluster has no GPU, and each captioner waits for one; where none will come, give --ray-gpus 0, "
+                "and the model runs on CPUs"
+            )
         self._last_moved = time.monotonic()
         try:
-            answer_file(self._operator, self._file_job(), self._cluster, self._watch)
+            self._stages = answer_file(self._operator, self._file_job(), self._cluster, self._watch)
         finally:
             self._take_answers()
         self._journal.keep(answered=True)
@@ -213,7 +219,7 @@ class RayRun(Run):
         super()._rows(parts)
         self.summary.seconds += self._cluster_seconds
         self.summary.known_videos = self._known_videos
-        self.summary.stages = None
+        self.summary.stages = self._stages
 
     def _notes(self) -> list[str]:
         return [f"on Ray at {self._cluster.address}"]

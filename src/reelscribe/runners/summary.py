@@ -157,13 +157,13 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
     if not summary.is_old:
         yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
-    if summary.stages is not None:
-        yield "bound", summary.stages.line()
     for line in summary.engine:
         yield "engine", line
     yield "output", str(summary.output)
     if summary.failures_path is not None:
         yield "failures", str(summary.failures_path)
+    if summary.stages is not None:
+        yield "bound", summary.stages.line()
 
 
 def print_summary(summary: RunSummary, console: Console) -> None:

@@ -37,7 +37,7 @@ class ReadLimits:
     allow_remote: bool = False
     """Whether videos at addresses are read: `https://`, `s3://`, `gs://`, `hf://`."""
     cache_folder: Path | None = None
-    """Where videos of object stores are kept, whole; None: they are read in ranges, and not kept."""
+    """Where videos at addresses are kept, whole; None: they are not kept."""
     max_cache_bytes: int = 10 << 30
     """Most bytes that are kept there."""
     media_root: Path | None = None

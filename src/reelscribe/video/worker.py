@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from ..record import Clip, Failure
@@ -66,15 +67,24 @@ def _within_memory(read: Read, own_bytes: int | None, video: Any, settings: dict
 
 
 def _answer(connection: Connection, read: Callable[[], Any], *, parent: int) -> None:
-    began = time.monotonic()
+    began = time.monotonic() - _queued_seconds()
     try:
         outcome = read()
         kind = CLIP if isinstance(outcome, Clip) else FAILURE
     except Exception as exc:  # a bug; raised again where the clips are wanted
         kind, outcome = ERROR, _portable(exc)
-    connection.send((kind, time.monotonic() - began, None if kind == CLIP else outcome))
+    seconds = time.monotonic() - _queued_seconds() - began
+    connection.send((kind, seconds, None if kind == CLIP else outcome))
     if kind == CLIP:
         send_clip(connection, outcome, to_pid=parent)
+
+
+def _queued_seconds() -> float:
+    """How long this thread has waited for a core that others had, where the system tells: that is no work."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _portable(exc: Exception) -> Exception:
