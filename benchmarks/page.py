@@ -190,8 +190,7 @@ def main() -> None:
         m4_real=flat.get("candidates.real.m4_over_m1", float("nan")),
         memory=flat.get("memory.growth", float("nan")),
         growth_rounds=len(parts["growth"]["found"].get("scripted.100", ())),
-        further=[value for key, value in flat.items() if key.endswith("milliseconds_a_further_row")]
-        or [float("nan")] * 2,
+        further=[flat.get(f"rows.to_{count}.milliseconds_a_further_row", float("nan")) for count in (1000, 10000)],
     )
     PAGE.write_text(text, "utf-8")
 
