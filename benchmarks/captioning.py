@@ -12,12 +12,12 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import REALISTIC, make_clips, make_scenes
+from benchmarks.clips import FROM_CAMERAS, REALISTIC, make_clips, make_scenes
 from benchmarks.processes import cpu_seconds, measured, tell
 
 WORK = Path("runs/benchmarks")
@@ -32,9 +32,11 @@ BATCH = 4
 ROUNDS = 3
 CLIPS: dict[str, Callable[[], list[Path]]] = {
     "short": lambda: make_scenes(WORK / "clips_short", 48),
-    "real": lambda: make_clips(WORK / "clips_real", 12, kinds=REALISTIC),
+    "real": lambda: make_clips(WORK / "clips_camera", 8, kinds=FROM_CAMERAS),
+    "web": lambda: make_clips(WORK / "clips_real", 12, kinds=REALISTIC),
 }
-"""Name of a set of clips to what renders it, at the first use: 4 s of 320x240, and 10 to 20 s of 360p to 1080p."""
+"""Name of a set of clips to what renders it, at the first use: 4 s of 320x240, and 10 to 20 s of 360p to 1080p as
+they come from cameras and as sites deliver them."""
 
 
 def rows_of(paths: list[Path]) -> list[dict[str, Any]]:
@@ -155,10 +157,13 @@ def measure(name: str, clips: str, candidates: int) -> dict[str, float]:
                      "--prompt", PROMPT])  # fmt: skip
 
 
-def all_rounds(say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
-    """Every contestant on every set of clips, in turn."""
-    found: dict[str, list[dict[str, float]]] = {}
-    for clips in CLIPS:
+def all_rounds(sets: Sequence[str], say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
+    """Every contestant on sets of clips, in turn; what was found of other sets stays."""
+    before = json.loads(OUT.read_text("utf-8"))["found"] if OUT.exists() else {}
+    found: dict[str, list[dict[str, float]]] = {
+        key: run for key, run in before.items() if key.split(".")[1] not in sets
+    }
+    for clips in sets:
         CLIPS[clips]()
         for number in range(ROUNDS):
             for candidates in (1, 4):
@@ -199,13 +204,13 @@ def main() -> None:
     """One measurement, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", choices=CONTESTANTS)
-    parser.add_argument("--clips", choices=CLIPS, default="short")
+    parser.add_argument("--clips", choices=CLIPS, help="this set alone")
     parser.add_argument("--candidates", type=int, default=1)
     asked = parser.parse_args()
     if asked.measure:
-        tell(CONTESTANTS[asked.measure](CLIPS[asked.clips](), asked.candidates))
+        tell(CONTESTANTS[asked.measure](CLIPS[asked.clips or "short"](), asked.candidates))
         return
-    all_rounds(lambda line: print(line, flush=True))
+    all_rounds([asked.clips] if asked.clips else list(CLIPS), lambda line: print(line, flush=True))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Clips like those of a data set: a moving camera, moving things, sensor noise, H.264 with B-frames.
 
-Noise, detail and quality are set so that files are like real ones where it costs or saves time: five real clips of 360p
-to 640p have 0.04 to 0.10 bits a pixel, and in four of them other frames do not refer to 42 to 74 % of the frames;
-these here have 0.04 to 0.10 bits and 27 to 49 %. `python -m benchmarks.clips FOLDER` tells both for any folder.
+Two looks, which differ where it costs or saves time. `WEB`: little noise and a slower encoder, as sites deliver videos.
+Five real clips have 0.04 to 0.10 bits a pixel, and in four of them no frame refers to 42 to 74 % of the frames; these
+here have 0.04 to 0.10 bits and 27 to 49 %. `CAMERA`: much noise and a fast encoder, as files come from cameras, with
+0.3 to 0.5 bits a pixel and few such frames. `python -m benchmarks.clips FOLDER` tells both for any folder.
 
 The same seed gives the same file content on the same build of FFmpeg.
 """
@@ -17,10 +18,26 @@ from pathlib import Path
 import av
 import numpy as np
 
-NOISE = 2.0
-"""Standard deviation of the sensor noise, in grey levels."""
 DRIFT = 0.02
 """Largest shake of the camera from frame to frame, as a share of the picture's height."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What pictures are like, and how they are encoded."""
+
+    noise: float
+    """Standard deviation of the sensor noise, in grey levels."""
+    cells: tuple[int, ...]
+    """Details of a side of the picture, coarse and fine ones."""
+    preset: str
+    """Of the encoder."""
+    crf: int
+    """Quality that the encoder keeps; a lower number is better."""
+
+
+WEB = Look(noise=2.0, cells=(4, 16, 64, 256), preset="medium", crf=20)
+CAMERA = Look(noise=6.0, cells=(4, 16, 64), preset="veryfast", crf=23)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +56,8 @@ class ClipKind:
     """Frames between two key frames."""
     scene_cuts: bool = True
     """Whether there are key frames as well where the encoder takes noise for a cut."""
+    look: Look = WEB
+    """Pictures and encoding."""
 
 
 SMALL = (
@@ -49,7 +68,14 @@ SMALL = (
 )
 """10-20 s, 360p to 480p, landscape and portrait, short and long groups of pictures."""
 REALISTIC = (*SMALL, ClipKind(720, 1280, 12, fps=25, key_frame_every=125), ClipKind(1080, 1920, 10, fps=30))
-"""10-20 s, 360p to 1080p."""
+"""10-20 s, 360p to 1080p, as sites deliver them."""
+FROM_CAMERAS = (
+    ClipKind(360, 640, 10, look=CAMERA),
+    ClipKind(1080, 1920, 10, fps=30, key_frame_every=60, look=CAMERA),
+    ClipKind(480, 854, 20, key_frame_every=250, look=CAMERA),
+    ClipKind(720, 1280, 12, fps=25, key_frame_every=125, look=CAMERA),
+)
+"""The same, as they come from cameras."""
 
 
 def make_clips(folder: Path, count: int, *, kinds: tuple[ClipKind, ...]) -> list[Path]:
@@ -77,7 +103,7 @@ def render_clip(path: Path, kind: ClipKind, *, seed: int) -> None:
         stream.time_base = Fraction(1, kind.fps)
         cuts = {} if kind.scene_cuts else {"sc_threshold": "0"}
         keys = {"g": str(kind.key_frame_every), **cuts}
-        stream.options = {"preset": "medium", "crf": "20", "bf": "3", **keys, "threads": "2"}
+        stream.options = {"preset": kind.look.preset, "crf": str(kind.look.crf), "bf": "3", **keys, "threads": "2"}
         for picture in _pictures(rng, scene, kind):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
@@ -87,7 +113,7 @@ def _scene(rng: np.random.Generator, kind: ClipKind) -> np.ndarray:
     """A picture larger than the frame, with structure of all sizes, uint8 `[H, W, 3]`."""
     height, width = kind.height * 3 // 2, kind.width * 3 // 2
     scene = np.zeros((height, width, 3), np.float32)
-    for cells in (4, 16, 64, 256):
+    for cells in kind.look.cells:
         coarse = rng.normal(0, 40 / np.sqrt(cells / 4), (cells + 1, cells + 1, 3)).astype(np.float32)
         rows = np.linspace(0, cells, height, dtype=np.float32)
         columns = np.linspace(0, cells, width, dtype=np.float32)
@@ -106,7 +132,7 @@ def _pictures(rng: np.random.Generator, scene: np.ndarray, kind: ClipKind):
     room = np.array(scene.shape[:2]) - (kind.height, kind.width)
     start, end = rng.uniform(0, 1, (2, 2)) * room
     shake = np.cumsum(rng.normal(0, DRIFT * kind.height / 20, (count, 2)), axis=0)
-    noise = rng.normal(0, NOISE, (kind.height + 64, kind.width + 64)).astype(np.int16)
+    noise = rng.normal(0, kind.look.noise, (kind.height + 64, kind.width + 64)).astype(np.int16)
     colour, thing = rng.integers(0, 255, 3), rng.uniform(0.1, 0.9, (2, 2))
     side = kind.height // 5
     for index in range(count):

@@ -32,8 +32,10 @@ DECODE_CASES = {
 CAPTION_CASES = {
     "short.m1": "4-second clips, M = 1",
     "short.m4": "4-second clips, M = 4",
-    "real.m1": "realistic clips, M = 1",
-    "real.m4": "realistic clips, M = 4",
+    "real.m1": "clips from cameras, M = 1",
+    "real.m4": "clips from cameras, M = 4",
+    "web.m1": "clips of the web, M = 1",
+    "web.m4": "clips of the web, M = 4",
 }
 CEILING_CASES = {
     "transformers": "transformers on the same cores",
@@ -79,13 +81,13 @@ def captioning(part: dict[str, Any]) -> str:
             ratio = f"{figures[f'{name}.{case}']:.2f}" if name != "ours" else "1"
             rows.append([title, NAMES[name], f"{median(runs, 'seconds'):.2f}", f"{median(runs, 'cpu_seconds'):.1f}",
                          ratio, f"{median(runs, 'generated_tokens'):.0f}", str(len(runs))])  # fmt: skip
-    for kind in ("short", "real"):
+    for kind in ("short", "real", "web"):
         both = {title: panels[title] for case, title in CAPTION_CASES.items() if case.startswith(kind)}
         plots.bars(
             PLOTS / f"captioning_{kind}.png", {k: v for k, v in both.items() if v}, unit="seconds, less is better"
         )
     head = ("clips", "who", "wall s", "CPU s", "wall time over reelscribe's", "tokens written", "runs")
-    shown = [picture(f"captioning_{kind}", f"seconds for {kind} clips") for kind in ("short", "real")]
+    shown = [picture(f"captioning_{kind}", f"seconds for {kind} clips") for kind in ("short", "real", "web")]
     return "\n\n".join([table(head, rows), *shown])
 
 
@@ -188,6 +190,7 @@ def main() -> None:
         gpu=gpu(load("gpu")),
         m4=flat.get("candidates.short.m4_over_m1", float("nan")),
         m4_real=flat.get("candidates.real.m4_over_m1", float("nan")),
+        m4_web=flat.get("candidates.web.m4_over_m1", float("nan")),
         memory=flat.get("memory.growth", float("nan")),
         growth_rounds=len(parts["growth"]["found"].get("scripted.100", ())),
         further=[flat.get(f"rows.to_{count}.milliseconds_a_further_row", float("nan")) for count in (1000, 10000)],
