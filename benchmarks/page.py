@@ -162,7 +162,10 @@ def growth(part: dict[str, Any]) -> str:
 def gpu(part: dict[str, Any]) -> str:
     """The GPU's figures, if there are any."""
     if not part.get("gpu.name"):
-        return "**Not run**: no GPU was at hand. `python -m benchmarks.gpu` runs it on a machine with one."
+        return (
+            "**Not run**: no GPU was at hand, so that bf16, `torch.compile` and static shapes are not measured either. "
+            "`python -m benchmarks.gpu` runs on a machine with one."
+        )
     rows = [[name, str(value)] for name, value in part.items() if not isinstance(value, dict)]
     return table(("figure", "value"), rows)
 
