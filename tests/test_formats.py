@@ -9,6 +9,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from reelscribe import DataError, ModelError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import BY_NAME, BY_SUFFIX, Target, open_source, schema_of
+from reelscribe.data.base import Layout
 from reelscribe.data.hf_dataset import join_hf_dataset
 from reelscribe.record import CaptionRequest
 from reelscribe.runners.journal import run_folder
@@ -338,6 +340,31 @@ def test_the_table_can_be_csv_and_datasets_reads_both(tmp_path: Path) -> None:
     with (tmp_path / "metadata_csv/metadata.csv").open(encoding="utf-8") as file:
         assert next(csv.DictReader(file))["captions"] == '["a läuft 0", "a läuft 1"]'
     gc.collect()
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_captions_lie_beside_their_videos(tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    for i in range(MANY):
+        (folder / f"{i}.mp4").touch()
+
+    def row(i: int) -> dict[str, Any]:
+        captions = None if i % 7 == 0 else [f"Bär {i} 熊"]
+        return {"video": f"{i}.mp4", "meta": {"n": i, "tags": ["x"] * (i % 3)}, "note": None, "captions": captions}
+
+    target = Target.of(folder, format="videofolder")
+    target = replace(target, layout=Layout(video_field="video", caption_field="captions", root=folder))
+    half = MANY // 2
+    table = write(target, [row(i) for i in range(half)], [row(i) for i in range(half, MANY)])
+    found = lines(table)
+    captioned = [row(i) for i in range(MANY) if i % 7]
+    assert found == [
+        {"file_name": one["video"], "caption": one["captions"][0], "meta": one["meta"], "note": None}
+        for one in captioned
+    ]
+    assert all((folder / f"{i}.txt").exists() == bool(i % 7) for i in range(MANY))
+    assert (folder / f"{MANY - 1}.txt").read_text("utf-8") == f"Bär {MANY - 1} 熊"
 
 
 def test_rows_of_a_data_file_keep_their_fields_in_the_table(tmp_path: Path) -> None:
