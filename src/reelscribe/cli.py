@@ -333,15 +333,14 @@ def retry(
     """
     from .runners.retry import retry_file
 
-    again = partial(
-        retry_file,
-        output,
-        kinds=kinds,
-        max_failures=max_failures,
-        caption=file_runner(cluster_of(*(given.pop(name) for name in RAY_SETTINGS))),
-        changes={name: value for name, value in given.items() if value is not None},
-    )
-    show(ctx, lambda progress: again(progress=progress), profile=profile)
+    caption_file = file_runner(cluster_of(*(given.pop(name) for name in RAY_SETTINGS)))
+    settings = {
+        "kinds": kinds,
+        "changes": {name: value for name, value in given.items() if value is not None},
+        "max_failures": max_failures,
+        "caption": caption_file,
+    }
+    show(ctx, lambda progress: retry_file(output, progress=progress, **settings), profile=profile)
 
 
 @main.command(context_settings=HELP_NAMES)

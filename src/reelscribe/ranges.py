@@ -7,8 +7,9 @@ import os
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 BUFFER_BYTES = 1 << 20
 """What is asked for at once, at least."""
@@ -113,18 +114,26 @@ def whole(path: Ranged) -> IO[bytes]:
     Raises:
         OSError: it does not arrive, or there is no room for it.
     """
-    file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
-    try:
+    with nameless_file() as file:
         for _ in copy_to(path, file):
             pass
+    return file
+
+
+@contextmanager
+def nameless_file() -> Iterator[IO[bytes]]:
+    """A temporary file without a name, to be written in the body: flushed then, and left open to the caller, unless
+    the body raises."""
+    file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
+    try:
+        yield file
         file.flush()
     except BaseException:
         file.close()
         raise
-    return file
 
 
-def copy_to(path: Ranged, file: BinaryIO, *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:
+def copy_to(path: Ranged, file: IO[bytes], *, piece: int = 8 * BUFFER_BYTES) -> Iterator[int]:
     """Copy a file in pieces; yields how much has arrived."""
     size, at = int(path.stat().st_size), 0
     while at < size:

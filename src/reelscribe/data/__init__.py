@@ -12,7 +12,7 @@ from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from .base import NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
-from .hf_dataset import SPLITS, HFDatasetSource, StoredHFDatasetSource, is_hf_dataset
+from .hf_dataset import saved_dataset
 from .hub_dataset import HubSource, is_hub_dataset
 from .jsonl import JsonlSink, JsonlSource
 from .lance_dataset import LanceSource, is_lance
@@ -93,13 +93,8 @@ def _stored_source(path: StoredPath) -> Source:
         raise DataError(f"there is nothing at {str(path)!r}")
     if is_folder:
         with reading(path):
-            if scheme_of(path.url) in STORES:
-                if is_hf_dataset(path):
-                    return StoredHFDatasetSource(path)
-                if (path / SPLITS).exists():
-                    raise DataError(f"{str(path)!r} holds several splits; name one of them: {path!s}/SPLIT")
-                if is_lance(path):
-                    return LanceSource(path)
+            if scheme_of(path.url) in STORES and (saved := _saved(path)) is not None:
+                return saved
             return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))
     return by_suffix(SOURCES, path, role="input")(path)
 
@@ -113,11 +108,12 @@ def _matching(pattern: Path) -> Source:
 
 
 def _folder_source(path: Path) -> Source:
-    if is_hf_dataset(path) or (path / SPLITS).exists():
-        return HFDatasetSource(path)
-    if is_lance(path):
-        return LanceSource(path)
-    return _source_of(path, list_files(path, (*MANY, *VIDEO_SUFFIXES)))
+    return _saved(path) or _source_of(path, list_files(path, (*MANY, *VIDEO_SUFFIXES)))
+
+
+def _saved(path: AnyPath) -> Source | None:
+    """What reads a folder that is a data set itself; None: it holds files."""
+    return saved_dataset(path) or (LanceSource(path) if is_lance(path) else None)
 
 
 def _source_of(path: AnyPath, files: Sequence[AnyPath]) -> Source:

@@ -30,9 +30,6 @@ class HFDatasetSource:
     """The rows of a saved data set."""
 
     def __init__(self, path: Path) -> None:
-        if (path / SPLITS).exists():
-            names = ", ".join(sorted(str(one.parent) for one in path.glob(f"*/{STATE}")))
-            raise DataError(f"{str(path)!r} holds several splits; name one of them: {names}")
         self.path: AnyPath = path
         self._place = path
         self.folder: AnyPath = path
@@ -91,7 +88,7 @@ class StoredHFDatasetSource:
                 raise DataError(f"cannot read {str(file)!r} as a file of a saved data set: {exc}") from exc
 
     def _arrow_files(self) -> list[StoredPath]:
-        state = self._json(STATE)
+        state = _read_json(self._place / STATE)
         try:
             if state.get("_indices_data_files"):
                 raise DataError(f"{str(self.path)!r} is a selection of rows; save it again after flatten_indices()")
@@ -104,18 +101,9 @@ class StoredHFDatasetSource:
         from datasets import Features
 
         try:
-            return Features.from_dict(self._json(INFO)["features"])
+            return Features.from_dict(_read_json(self._place / INFO)["features"])
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise DataError(f"cannot read {str(self.path)!r} as a saved data set: {exc}") from exc
-
-    def _json(self, name: str) -> dict[str, Any]:
-        file = self._place / name
-        try:
-            with reading(file), file.open() as stored:
-                found: dict[str, Any] = json.loads(stored.read())
-                return found
-        except ValueError as exc:
-            raise DataError(f"cannot read {str(file)!r}: {exc}") from exc
 
     def fields(self) -> list[str] | None:
         """The columns."""
@@ -180,6 +168,29 @@ def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
         "_output_all_columns": False,
         "_split": None,
     }
+
+
+def saved_dataset(folder: AnyPath) -> HFDatasetSource | StoredHFDatasetSource | None:
+    """What reads a folder; None: it is no saved data set.
+
+    Raises:
+        DataError: it holds several splits.
+    """
+    if (folder / SPLITS).exists():
+        names = ", ".join(str(folder / split) for split in sorted(_read_json(folder / SPLITS).get("splits", ())))
+        raise DataError(f"{str(folder)!r} holds several splits; name one of them: {names}")
+    if not is_hf_dataset(folder):
+        return None
+    return StoredHFDatasetSource(folder) if isinstance(folder, StoredPath) else HFDatasetSource(folder)
+
+
+def _read_json(file: AnyPath) -> dict[str, Any]:
+    try:
+        with reading(file), file.open("rb") as opened:
+            found: dict[str, Any] = json.loads(opened.read())
+            return found
+    except ValueError as exc:
+        raise DataError(f"cannot read {str(file)!r}: {exc}") from exc
 
 
 def is_hf_dataset(folder: AnyPath) -> bool:

@@ -32,7 +32,8 @@ class HubSource:
     def __init__(self, path: StoredPath) -> None:
         found = _REPOSITORY.fullmatch(path.url)
         assert found is not None
-        given = parse_qs(urlsplit(path.url).query)
+        query = urlsplit(path.url).query
+        given = parse_qs(query)
         if unknown := given.keys() - set(_SETTINGS):
             raise DataError(f"{str(path)!r} takes ?split=… and &name=…; got {', '.join(sorted(unknown))}")
         self.path: AnyPath = path
@@ -40,7 +41,7 @@ class HubSource:
         self._split, self._name = (given[key][-1] if key in given else None for key in _SETTINGS)
         self._revision = self._newest(found[2] and unquote(found[2]))
         self.folder: AnyPath = StoredPath(f"hf://datasets/{self._repository}@{self._revision}", path.seconds)
-        self.path = replace(self.folder, url=f"{self.folder.url}{path.url[path.url.find('?') :] if given else ''}")
+        self.path = replace(self.folder, url=f"{self.folder.url}?{query}" if query else self.folder.url)
 
     def __iter__(self) -> Iterator[Sample]:
         with self._reading():

@@ -13,7 +13,6 @@ import ipaddress
 import re
 import socket
 import ssl
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from types import SimpleNamespace
 from typing import IO
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
-from ..ranges import Ranged
+from ..ranges import Ranged, nameless_file
 from ..stores import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, shown
 from .rejection import RejectedError, reason
 
@@ -142,21 +141,17 @@ class RemoteFile(Ranged):
         return self._blocks[number]
 
     def _patiently(self, number: int) -> bytes:
-        """A block, asked for again while it does not come; what waiting does not mend is tried no more than that."""
+        """A block, asked for again while it does not come and waiting may mend that."""
         wait, attempts = FIRST_WAIT_SECONDS, 0
         while True:
             try:
                 return self._fetch(number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._size))
             except TimeoutError:
                 raise
-            except _ChangedError as exc:
-                self.close()
-                raise OSError(str(exc)) from exc
             except (OSError, http.client.HTTPException, RejectedError) as exc:
                 self.close()
                 attempts += 1
-                is_final = isinstance(exc, RejectedError) and exc.failure.kind != "unreadable"
-                if is_final or attempts == ATTEMPTS:
+                if _is_final(exc) or attempts == ATTEMPTS:
                     raise OSError(reason(exc)) from exc
                 time.sleep(min(self._clock.seconds_left(), wait))
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
@@ -196,8 +191,13 @@ class RemoteFile(Ranged):
         return answer
 
 
-class _ChangedError(Exception):
+class _ChangedError(OSError):
     """Another file is there now."""
+
+
+def _is_final(exc: Exception) -> bool:
+    """Whether waiting mends nothing."""
+    return isinstance(exc, _ChangedError) or (isinstance(exc, RejectedError) and exc.failure.kind != "unreadable")
 
 
 def _is_same(one: Sequence[str], other: Sequence[str]) -> bool:
@@ -271,8 +271,7 @@ class _Answer:
         self.in_ranges = response.status == http.client.PARTIAL_CONTENT
         self.start = self.place = (start or 0) if self.in_ranges else 0
         """Where the next byte belongs."""
-        self.announced = response.length
-        self.size = self.announced
+        self.size = response.length
         """Of the whole file, in bytes; None: it is not told."""
         headers = response.headers
         self.versions = (headers.get("ETag", "").removeprefix("W/"), headers.get("Last-Modified", ""))
@@ -333,20 +332,15 @@ def _check_size(url: str, size: int, max_bytes: int) -> None:
 
 def _save(answer: _Answer, clock: _Clock, max_bytes: int) -> IO[bytes]:
     """All that comes, in a temporary file."""
-    file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
-    try:
+    with nameless_file() as file:
         while data := answer.read(CHUNK_BYTES):
             _check_size(answer.url, answer.place, max_bytes)
             file.write(data)
             clock.seconds_left()
-        file.flush()
-        if answer.announced is not None and answer.place != answer.announced:
-            raise OSError(f"{answer.place} of {answer.announced} bytes arrived")
+        if answer.size is not None and answer.place != answer.size:
+            raise OSError(f"{answer.place} of {answer.size} bytes arrived")
         if answer.gave_nothing:
             raise OSError("nothing arrived")
-    except BaseException:
-        file.close()
-        raise
     answer.close()
     return file
 

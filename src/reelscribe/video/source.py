@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -215,28 +215,35 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
     if scheme_of(url) in STORES:
         return _stored(url, limits)
     file = open_remote(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
-    if isinstance(file, RemoteFile):
-        with refusals(url):
-            if media := _media_to_leave(file, limits):
-                return VideoSource(file, limits, address=shown(url), media=media)
-            file = _fetched(file, limits)
-    return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
+    if not isinstance(file, RemoteFile):
+        return _here(file, url, limits)
+    with refusals(url):
+        return _elsewhere(file, limits)
 
 
 def _stored(url: str, limits: ReadLimits) -> VideoSource:
     """A video of an object store: from the local cache if there is one, else in ranges or as a whole."""
     path = StoredPath(url, FETCH_SHARE * limits.max_read_seconds)
     try:
-        source = _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
-        if media := _media_to_leave(path, limits):
-            return replace(source, media=media)
-        file = _fetched(path, limits)
+        _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
+        return _elsewhere(path, limits)
     except FileNotFoundError:
         raise RejectedError("not_found", f"{shown(url)} does not exist") from None
     except TimeoutError as exc:
         raise RejectedError("timeout", f"{shown(url)} does not arrive in time: {reason(exc)}") from exc
     except (OSError, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be read: {reason(exc)}") from exc
+
+
+def _elsewhere(file: Ranged, limits: ReadLimits) -> VideoSource:
+    """A file that is read where it is, or fetched now."""
+    if media := _media_to_leave(file, limits):
+        return VideoSource(file, limits, address=shown(file.url), media=media)
+    return _here(_fetched(file, limits), file.url, limits)
+
+
+def _here(file: IO[bytes], url: str, limits: ReadLimits) -> VideoSource:
+    """An open file without a name."""
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 
