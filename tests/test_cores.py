@@ -25,50 +25,53 @@ def in_a_thread(function):
     return found[0]
 
 
-def test_one_thread_keeps_to_one_core_and_no_other_is_touched():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        assert in_a_thread(lambda: (cores.keep_to_one_core(), torch.get_num_threads())[1]) == 1
-        assert torch.get_num_threads() == 2
-        assert in_a_thread(torch.get_num_threads) == 2
-    finally:
-        torch.set_num_threads(before)
-
-
-def test_a_model_gives_cores_up_while_it_waits_and_takes_them_back(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+@pytest.fixture
+def four_cores():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    try:
-        with cores.ModelCores(torch.device("cpu")) as shared:
-            shared.note(waited_seconds=1, busy_seconds=0)
-            assert shared.count == 4, "the first batch is waited for"
-            for expected in (4, 3, 2, 1, 1):
-                shared.note(waited_seconds=1, busy_seconds=1)
-                assert shared.count == torch.get_num_threads() == expected
-            for expected in (1, 1, 1, 2, 3, 4, 4):
-                shared.note(waited_seconds=0.04, busy_seconds=1)
-                assert shared.count == torch.get_num_threads() == expected
-            shared.note(waited_seconds=0.2, busy_seconds=1)
-            assert shared.count == 4, "one late clip says nothing"
-            shared.note(waited_seconds=1, busy_seconds=1)
-        assert torch.get_num_threads() == 4, "as before"
-    finally:
-        torch.set_num_threads(before)
+    yield
+    torch.set_num_threads(before)
 
 
-def test_elsewhere_and_where_the_user_chose_the_number_stays(monkeypatch):
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        monkeypatch.setenv("OMP_NUM_THREADS", "4")
-        chosen = cores.ModelCores(torch.device("cpu"))
-        monkeypatch.delenv("OMP_NUM_THREADS")
-        for shared in (chosen, cores.ModelCores(torch.device("meta"))):
-            with shared:
-                for _ in range(3):
-                    shared.note(waited_seconds=1, busy_seconds=1)
-            assert shared.count == torch.get_num_threads() == 4
-    finally:
-        torch.set_num_threads(before)
+def test_one_thread_computes_on_fewer_cores_and_no_other_is_touched(four_cores):
+    assert in_a_thread(lambda: (cores.compute_on(1), torch.get_num_threads())[1]) == 1
+    assert torch.get_num_threads() == 4
+    assert in_a_thread(torch.get_num_threads) == 4
+
+
+def test_lanes_divide_the_cores_and_the_last_one_has_them_all(four_cores):
+    shared = cores.SharedCores(2)
+
+    def lane():
+        found = []
+        for alone in (False, True, False):
+            shared.take(alone=alone)
+            found.append(torch.get_num_threads())
+        return found
+
+    assert in_a_thread(lane) == [2, 4, 2]
+    assert torch.get_num_threads() == 4
+
+
+class Rotary(torch.nn.Module):
+    def __init__(self, rope_type):
+        super().__init__()
+        self.rope_type = rope_type
+
+
+@pytest.mark.parametrize(
+    ("device", "module", "rope_type", "computing", "lanes"),
+    [
+        ("cpu", "transformers.models.qwen3_vl.modeling_qwen3_vl", "default", 4, 2),
+        ("cpu", "transformers.models.qwen3_vl.modeling_qwen3_vl", "default", 1, 1),
+        ("cuda", "transformers.models.qwen3_vl.modeling_qwen3_vl", "default", 4, 1),
+        ("cpu", "transformers_modules.someones_own.modeling", "default", 4, 1),
+        ("cpu", "transformers.models.qwen3_vl.modeling_qwen3_vl", "dynamic", 4, 1),
+        ("cpu", "transformers.models.qwen3_vl.modeling_qwen3_vl", {"full": "longrope"}, 4, 1),
+    ],
+)
+def test_lanes_are_for_cores_and_for_models_without_a_state(monkeypatch, device, module, rope_type, computing, lanes):
+    model = type("Model", (torch.nn.Module,), {"__module__": module, "device": torch.device(device)})()
+    model.rotary = Rotary(rope_type)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: computing)
+    assert cores.lanes_for(model) == lanes

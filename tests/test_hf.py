@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -480,6 +481,220 @@ def test_preparing_beside_the_model_leaves_torch_its_threads(build, monkeypatch)
     finally:
         torch.set_num_threads(1)
     assert seen == [1]
+
+
+@pytest.fixture
+def two_cores():
+    """torch computes on two cores, so that the captioners built here run two batches side by side."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def both(build, monkeypatch, two_cores):
+    """A captioner of single videos, and what runs in its lanes instead of the model's work: the test's own function."""
+    captioner = build(max_batch_size=1, max_batch_wait_seconds=0.01)
+    run = captioner._caption_batch
+
+    def set_work(function):
+        monkeypatch.setattr(captioner, "_caption_batch", lambda batch: function(run, batch))
+        return captioner
+
+    return set_work
+
+
+def row_of(batch):
+    return batch.items[0].request.id.row
+
+
+def test_on_a_cpu_two_batches_run_side_by_side_each_on_its_part_of_the_cores(both):
+    meet, seen = threading.Barrier(2), set()
+
+    def work(run, batch):
+        if row_of(batch) < 4:
+            meet.wait(SOON)
+            seen.add((threading.get_ident(), torch.get_num_threads()))
+        return run(batch)
+
+    results = list(both(work).caption([(ask(row), moving("red")) for row in range(7)]))
+    assert sorted(result.request_id.row for result in results) == list(range(7))
+    assert len(seen) == 2
+    assert {cores for _, cores in seen} == {1}
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+    assert torch.get_num_threads() == 2
+    assert captioning_threads() == []
+
+
+def test_the_last_batch_has_all_cores(both):
+    seen = []
+
+    def work(run, batch):
+        seen.append(torch.get_num_threads())
+        return run(batch)
+
+    def one():
+        yield ask(0), moving("red")
+
+    for _ in range(20):  # whether the end is seen before the batch begins is a race that is nearly always won
+        list(both(work).caption(one()))
+    assert seen.count(2) > len(seen) // 2
+
+
+def test_side_by_side_they_say_what_they_say_alone(build, two_cores):
+    jobs = list(mixed(24, candidates=lambda row: 1 + row % 3))
+    torch.set_num_threads(1)
+    alone = texts(build().caption(jobs))
+    torch.set_num_threads(2)
+    assert texts(build(max_batch_size=2).caption(jobs)) == alone
+
+
+def test_a_video_that_fits_only_while_nothing_runs_beside_it_is_tried_alone(both):
+    running, most, tried = [], [], []
+    beside = threading.Event()
+
+    def work(run, batch):
+        row = row_of(batch)
+        running.append(row)
+        try:
+            if row == 0 and batch.has_neighbours:
+                assert beside.wait(SOON)
+                tried.append("beside")
+                raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+            beside.set()
+            if row == 0:
+                tried.append("alone")
+                most.append(len(running))
+            return run(batch)
+        finally:
+            running.remove(row)
+
+    results = list(both(work).caption([(ask(row), moving("red")) for row in range(5)]))
+    assert [result.failure for result in results] == [None] * 5
+    assert tried == ["beside", "alone"]
+    assert most == [1]
+
+
+def test_two_that_want_to_be_alone_are_so_one_after_the_other(both):
+    meet, inside = threading.Barrier(2), []
+
+    def work(run, batch):
+        if batch.has_neighbours:
+            meet.wait(SOON)
+            raise torch.OutOfMemoryError("DefaultCPUAllocator: can't allocate memory")
+        inside.append(1)
+        assert len(inside) == 1
+        made = run(batch)
+        inside.clear()
+        return made
+
+    results = list(both(work).caption([(ask(row), moving("red")) for row in range(4)]))
+    assert [result.failure for result in results] == [None] * 4
+
+
+def test_a_clip_that_is_in_two_batches_at_once_is_looked_at_once(build, monkeypatch, two_cores):
+    captioner, clip, seen = build(max_batch_size=1), moving("red"), []
+    meet, read, features = threading.Barrier(2), captioner._read, captioner._model.get_video_features
+
+    def read_together(batch):
+        meet.wait(SOON)
+        return read(batch)
+
+    monkeypatch.setattr(captioner, "_read", read_together)
+    monkeypatch.setattr(
+        captioner._model, "get_video_features", lambda *args, **named: (seen.append(1), features(*args, **named))[1]
+    )
+    told = texts(captioner.caption([(ask(row), clip) for row in range(4)]))
+    assert set(map(tuple, told.values())) == {("A red square moves from left to right.",)}
+    assert len(seen) == 1
+
+
+def test_answers_of_one_lane_leave_while_the_other_is_at_work(both):
+    answered = threading.Event()
+
+    def work(run, batch):
+        if row_of(batch) == 0:
+            assert answered.wait(SOON)
+        return run(batch)
+
+    stream = both(work).caption([(ask(row), moving("red")) for row in range(2)])
+    assert next(stream).request_id.row == 1
+    answered.set()
+    assert [result.request_id.row for result in stream] == [0]
+
+
+def test_an_error_of_the_clips_waits_for_the_batches_at_work(both):
+    raised = threading.Event()
+
+    def broken():
+        yield ask(0), moving("red")
+        yield ask(1), moving("red")
+        raised.set()
+        raise OSError("the reader died")
+
+    def work(run, batch):
+        assert raised.wait(SOON)
+        return run(batch)
+
+    answered = []
+    with pytest.raises(OSError, match="the reader died"):
+        answered.extend(result.request_id.row for result in both(work).caption(broken()))
+    assert captioning_threads() == []
+
+
+def test_closing_early_interrupts_what_runs(both):
+    ended, begun = Counter(), threading.Semaphore(0)
+
+    def work(run, batch):
+        if row_of(batch) == 0:
+            return run(batch)
+        try:
+            begun.release()
+            while True:
+                torch.ones(8).sum()
+        except BaseException as exc:
+            ended[type(exc).__name__] += 1
+            raise
+
+    stream = both(work).caption((ask(row), moving("red")) for row in range(10**9))
+    assert next(stream).request_id.row == 0
+    assert begun.acquire(timeout=SOON)
+    assert begun.acquire(timeout=SOON)
+    stream.close()
+    assert ended == {"Interrupted": 2}
+    assert captioning_threads() == []
+
+
+def test_a_lane_that_breaks_ends_the_others(both):
+    def work(run, batch):
+        if row_of(batch) == 3:
+            raise KeyboardInterrupt
+        return run(batch)
+
+    pulled = []
+
+    def clips():
+        for row in range(10**9):
+            pulled.append(row)
+            yield ask(row), moving("red")
+
+    with pytest.raises(KeyboardInterrupt):
+        list(both(work).caption(clips()))
+    assert len(pulled) < 50
+    assert captioning_threads() == []
+
+
+def test_two_batches_side_by_side_count_as_one_model(both):
+    meet = threading.Barrier(2)
+
+    def work(run, batch):
+        meet.wait(SOON)
+        return run(batch)
+
+    captioner = both(work)
+    began = time.monotonic()
+    list(captioner.caption([(ask(row), moving("red")) for row in range(4)]))
+    assert 0 < captioner.busy_seconds["model"] <= time.monotonic() - began
 
 
 def test_a_message_is_cut(build, monkeypatch):

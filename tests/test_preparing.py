@@ -228,15 +228,16 @@ def test_alone_waits_for_what_is_being_prepared_and_lets_go_of_it(streams):
         return items
 
     def run_alone():
+        running = next(batches)
+        assert began.wait(SOON)
         with running.alone():
             order.append("alone")
             assert batches._next._prepared is None
 
     batches = streams(range(2), prepare, size=1)
-    running = next(batches)
-    assert began.wait(SOON)
     other = threading.Thread(target=run_alone, daemon=True)
     other.start()
+    assert began.wait(SOON)
     finish.set()
     other.join(SOON)
     assert order == ["prepared", "alone"]

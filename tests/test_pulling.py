@@ -7,7 +7,7 @@ from queue import Queue
 
 import pytest
 
-from reelscribe.models.pulling import Puller
+from reelscribe.models.pulling import Interrupted, Puller, SideBySide
 
 SOON = 10
 """Seconds after which something that must happen at once has not happened."""
@@ -153,3 +153,69 @@ def test_an_error_after_closing_is_nobodys():
     puller.close()
     puller._thread.join(SOON)
     assert not puller._thread.is_alive()
+
+
+def test_several_side_by_side_give_all_they_have_as_it_comes():
+    first, second = Source(), Source()
+    with SideBySide([first, second]) as both:
+        second.items.put(20)
+        assert next(both) == 20
+        first.items.put(10)
+        assert next(both) == 10
+        for source in (first, second):
+            source.items.put(StopIteration)
+        assert list(both) == []
+    with SideBySide([range(1, 50), [], range(100, 150)]) as three:
+        assert sorted(three) == [*range(1, 50), *range(100, 150)]
+
+
+def test_an_error_of_one_is_raised_when_the_others_have_ended():
+    failed = threading.Event()
+
+    def broken():
+        failed.set()
+        raise OSError("the first died")
+        yield
+
+    def whole():
+        assert failed.wait(SOON)
+        yield from (1, 2)
+
+    with SideBySide([broken(), whole()]) as both:
+        assert [next(both), next(both)] == [1, 2]
+        with pytest.raises(OSError, match="the first died"):
+            next(both)
+
+
+def test_what_was_given_before_an_error_is_taken():
+    def broken():
+        yield 3
+        raise OSError("it died")
+
+    with SideBySide([[1, 2], broken()]) as both:
+        assert sorted(next(both) for _ in range(3)) == [1, 2, 3]
+        with pytest.raises(OSError, match="it died"):
+            next(both)
+
+
+def test_those_at_work_are_interrupted_and_those_that_wait_are_woken():
+    at_work, woken, ended = threading.Event(), threading.Event(), Queue()
+
+    def busy():
+        try:
+            at_work.set()
+            while True:
+                len("some work in Python")
+        except BaseException as exc:
+            ended.put(type(exc))
+            raise
+        yield
+
+    def waiting():
+        woken.wait(SOON)
+        yield 1
+
+    with SideBySide([busy(), waiting()], stop=woken.set):
+        assert at_work.wait(SOON)
+    assert ended.get(timeout=SOON) is Interrupted
+    assert [thread for thread in threading.enumerate() if thread.name == "puller"] == []

@@ -18,6 +18,19 @@ def test_a_clock_adds_up_the_time_in_which_anybody_holds_it() -> None:
     assert clock.seconds == 4.0
 
 
+def test_while_one_of_two_is_at_work_half_of_the_time_counts() -> None:
+    now = 0.0
+    clock = BusyClock(lambda: now, places=2)
+    with clock:
+        now = 2.0
+        with clock:
+            now = 3.0
+        now = 4.0
+        assert clock.seconds == 2.5, "the span that goes on counts"
+    now = 10.0
+    assert clock.seconds == 2.5
+
+
 def times(**busy: tuple[float, int]) -> StageTimes:
     return StageTimes(10.0, tuple(Stage(name, seconds, workers) for name, (seconds, workers) in busy.items()))
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 
 class BusyClock:
-    """Adds up the time in which at least one of those who hold it is at work.
+    """Adds up the time in which those who hold it are at work.
 
     >>> clock = BusyClock()
     >>> with clock:
@@ -24,10 +24,12 @@ class BusyClock:
 
     Args:
         now: seconds on a clock that only goes forward.
+        places: how many can be at work side by side; while one of two is, half of the time counts.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, *, places: int = 1) -> None:
         self._now = now
+        self._places = places
         self._lock = threading.Lock()
         self._seconds = 0.0
         self._holders = 0
@@ -35,8 +37,7 @@ class BusyClock:
 
     def __enter__(self) -> Self:
         with self._lock:
-            if not self._holders:
-                self._since = self._now()
+            self._count()
             self._holders += 1
         return self
 
@@ -44,15 +45,20 @@ class BusyClock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
+            self._count()
             self._holders -= 1
-            if not self._holders:
-                self._seconds += self._now() - self._since
+
+    def _count(self) -> None:
+        now = self._now()
+        self._seconds += (now - self._since) * min(self._holders, self._places) / self._places
+        self._since = now
 
     @property
     def seconds(self) -> float:
-        """Seconds at work so far, a span that has not ended included."""
+        """Seconds at work so far, spans that have not ended included."""
         with self._lock:
-            return self._seconds + (self._now() - self._since if self._holders else 0.0)
+            self._count()
+            return self._seconds
 
 
 NEARLY_FULL = 0.8

@@ -1,20 +1,35 @@
-"""The processor's cores between the model and what goes on beside it.
+"""The processor's cores between models, and what goes on beside them.
 
-On a CPU a model that computes on every core loses more to a thread that computes beside it than that thread gains, and
-most where both divide their work over all cores.
+On a CPU two batches side by side, each on half of the cores, go faster than one after the other on all of them: threads
+that share one computation wait for the slowest of them at each of its steps, and most where a process that reads clips
+takes a core from one.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections import deque
-from types import TracebackType
-from typing import Self
+from typing import Any
 
 import torch
 
 from ..video.workers import usable_processors
+
+LANES = 2
+"""Batches that a CPU runs side by side, where it may."""
+
+
+def lanes_for(model: Any) -> int:
+    """Batches that may run side by side on `model`, each in a thread of its own.
+
+    One on an accelerator, which has its own way to be busy; for code that is not transformers' own, since it may keep
+    state between two calls; and for position embeddings that change with the longest prompt seen.
+    """
+    if model.device.type != "cpu" or not type(model).__module__.startswith("transformers."):
+        return 1
+    kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+    if any("dynamic" in kind or "longrope" in kind for kind in kinds):
+        return 1
+    return max(1, min(LANES, int(torch.get_num_threads())))
 
 
 def leaves_a_core(device: torch.device) -> bool:
@@ -22,64 +37,29 @@ def leaves_a_core(device: torch.device) -> bool:
     return device.type != "cpu" or int(torch.get_num_threads()) < usable_processors()
 
 
-def keep_to_one_core() -> None:
-    """Let torch compute on one core in this thread; other threads, also those to come, keep what they have."""
+def compute_on(cores: int) -> None:
+    """Let torch compute on so many cores in this thread; other threads, also those to come, keep what they have."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    if cores == before:
+        return
+    torch.set_num_threads(cores)
     # The number is each thread's own, but the last one that was set is what new threads begin with.
     last = threading.Thread(target=torch.set_num_threads, args=(before,))
     last.start()
     last.join()
 
 
-WAITED_SHARE = 0.1
-"""Share of the time waiting for clips from which the model gives cores up."""
-REMEMBERED_BATCHES, FEWEST_BATCHES = 4, 2
-"""Batches over which that is told, at most and at least: one late clip says nothing of reading."""
-SHORT_WAIT_SECONDS = 0.05
-"""A wait below this says nothing either: it takes as long to hand over clips that are there."""
-
-
-class ModelCores:
-    """How many cores a model on the CPU computes on: all while it is what binds the run, fewer while it waits for clips
-    that are read on the same cores. A context: the number is as before when it ends.
+class SharedCores:
+    """The cores that torch uses in the caller's thread, divided over lanes.
 
     Args:
-        device: where the model runs; elsewhere than on a CPU nothing is changed, nor where the user set
-            `OMP_NUM_THREADS`.
+        lanes: threads that compute side by side.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, lanes: int) -> None:
         self._most = int(torch.get_num_threads())
-        self._count = self._most
-        self._shares = device.type == "cpu" and self._most > 1 and "OMP_NUM_THREADS" not in os.environ
-        self._last: deque[tuple[float, float]] = deque(maxlen=REMEMBERED_BATCHES)
+        self._lanes = lanes
 
-    @property
-    def count(self) -> int:
-        """Cores it computes on now."""
-        return self._count
-
-    def note(self, *, waited_seconds: float, busy_seconds: float) -> None:
-        """Before a batch: how long the model waited for it, and how long it ran before that."""
-        if not self._shares or not busy_seconds:  # the first batch of a run is waited for
-            return
-        self._last.append((waited_seconds if waited_seconds > SHORT_WAIT_SECONDS else 0.0, busy_seconds))
-        waited, busy = (sum(seconds) for seconds in zip(*self._last, strict=True))
-        if len(self._last) >= FEWEST_BATCHES:
-            self._change(-1 if waited > WAITED_SHARE * (waited + busy) else 1)
-
-    def _change(self, direction: int) -> None:
-        count = max(1, min(self._most, self._count + direction * max(1, self._most // 4)))
-        if count != self._count:
-            self._count = count
-            torch.set_num_threads(count)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._count != self._most:
-            torch.set_num_threads(self._most)
+    def take(self, *, alone: bool) -> None:
+        """In a lane, before a batch: compute on its part of the cores, or on all where no other lane will need them."""
+        compute_on(self._most if alone else max(1, self._most // self._lanes))

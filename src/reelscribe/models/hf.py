@@ -1,16 +1,17 @@
 """Video models run by transformers in this process.
 
-Batches by token budget, each prepared while the one before it runs; the vision encoder and the prompt of a video run
-once, whatever the number of candidates.
+Batches by token budget, each prepared while the one before it runs, or two side by side on a CPU; the vision encoder
+and the prompt of a video run once, whatever the number of candidates.
 """
 
 from __future__ import annotations
 
 import gc
-import time
+import threading
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..video.sampling import FramePolicy, frame_metadata
 from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
 from .batching import Waiting
 from .continuation import CachedContinuation
-from .cores import ModelCores, keep_to_one_core, leaves_a_core
+from .cores import SharedCores, compute_on, lanes_for, leaves_a_core
 from .decoding import Row, write
 from .loading import LoadedModel, load_model, quiet_transformers
 from .memory import is_out_of_memory, token_budget
@@ -36,6 +37,7 @@ from .prompting import (
     render_prompt,
     wants_special_tokens,
 )
+from .pulling import SideBySide
 from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
 
 
@@ -77,14 +79,17 @@ class HFCaptioner:
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
         self._defaults = loaded.model.generation_config.to_dict()
         self._eos_ids = eos_ids(loaded.model, loaded.processor)
+        self._lanes = lanes_for(loaded.model)
         self._budget = token_budget(
             loaded.model,
+            side_by_side=self._lanes,
             max_tokens=loaded.options.max_batch_tokens,
             max_size=loaded.options.max_batch_size,
             tokens_per_text=generation.max_tokens,
         )
         self._vision = VisionFeatures(loaded.model) if can_share(loaded.model, loaded.processor) else None
-        self._clocks = {"prepare": BusyClock(), "model": BusyClock()}
+        self._clocks = {"prepare": BusyClock(), "model": BusyClock(places=self._lanes)}
+        self._preparing = threading.Lock()
         self._ahead = leaves_a_core(loaded.model.device)
 
     @classmethod
@@ -100,20 +105,38 @@ class HFCaptioner:
         return cls(loaded, policy=policy, generation=spec.generation)
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
-        """Write captions batch by batch, and pull and prepare the next batch meanwhile.
+        """Write captions batch by batch, and pull the clips of the next batches meanwhile.
 
-        The model runs in the caller's thread. `clips` is advanced, and in the end closed, in a thread of its own; an
-        exception of it is raised here when the present batch has been answered, and what waits is dropped.
+        On an accelerator the model runs in the caller's thread and the next batch is prepared in another; on a CPU two
+        batches run side by side in threads of their own. `clips` is advanced, and in the end closed, in another thread;
+        an exception of it is raised here when the present batches have been answered, and what waits is dropped.
         """
-        with self._prepared_batches(clips) as batches, ModelCores(self._model.device) as cores:
-            asked, busy_seconds = time.monotonic(), 0.0
+        cores = SharedCores(self._lanes)
+        with self._prepared_batches(clips) as batches:
+            if self._lanes == 1:
+                for results in self._lane(batches, cores):
+                    yield from results
+                return
+            lanes = [self._lane(batches, cores) for _ in range(self._lanes)]
+            with SideBySide(lanes, stop=batches.close) as answers:
+                for results in answers:
+                    yield from results
+
+    def _lane(
+        self, batches: PreparedBatches[Any, Job, Mapping[str, Any]], cores: SharedCores
+    ) -> Iterator[list[CaptionResult]]:
+        """The results of batch after batch; where it breaks, no other gets another batch."""
+        try:
             for batch in batches:
-                began = time.monotonic()
-                cores.note(waited_seconds=began - asked, busy_seconds=busy_seconds)
-                results = self._answer(batch)
-                busy_seconds = time.monotonic() - began
-                yield from results
-                asked = time.monotonic()
+                if not self._ahead:
+                    with self._clocks["model"]:
+                        batch.prepare()
+                if self._lanes > 1:
+                    cores.take(alone=batches.is_last)
+                yield self._answer(batch)
+        except BaseException:
+            batches.close()
+            raise
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[None]:
         """Make the model's inputs of clips, one after the other, and drop them: to measure what preparing costs."""
@@ -133,9 +156,8 @@ class HFCaptioner:
     @property
     def busy_seconds(self) -> dict[str, float]:
         """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model, and prepares what is not
-        prepared ahead of it."""
-        seconds = {name: clock.seconds for name, clock in self._clocks.items()}
-        return seconds if self._ahead else {**seconds, "model": sum(seconds.values())}
+        prepared ahead of it; while one of two batches that may run side by side runs, half of the time counts."""
+        return {name: clock.seconds for name, clock in self._clocks.items()}
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -163,7 +185,9 @@ class HFCaptioner:
         return words + -(-frames // self.policy.temporal_patch) * a_step
 
     @contextmanager
-    def _prepared_batches(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Iterator[_Batch]]:
+    def _prepared_batches(
+        self, clips: Iterable[tuple[CaptionRequest, Clip | None]]
+    ) -> Iterator[PreparedBatches[Any, Job, Mapping[str, Any]]]:
         waiting: Waiting[Job] = Waiting(self._budget, max_wait_seconds=self._options.max_batch_wait_seconds)
         self._ahead = leaves_a_core(self._model.device)
         batches = PreparedBatches(
@@ -172,7 +196,8 @@ class HFCaptioner:
             waiting=waiting,
             prepare=self._prepare,
             ahead=self._ahead,
-            begin=keep_to_one_core if self._model.device.type == "cpu" else lambda: None,
+            owners=self._lanes,
+            begin=partial(compute_on, 1) if self._model.device.type == "cpu" else lambda: None,
         )
         try:
             with batches:
@@ -225,8 +250,9 @@ class HFCaptioner:
             return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
 
     def _prepare(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
-        """What the model reads for these jobs; called in another thread while the model runs."""
-        with self._clocks["prepare"], torch.inference_mode():
+        """What the model reads for these jobs; called in any thread. A processor is for one thread at a time: its
+        tokenizer is set anew for each call."""
+        with self._preparing, self._clocks["prepare"], torch.inference_mode():
             return self._inputs(jobs)
 
     def _inputs(self, batch: Sequence[Job]) -> Mapping[str, Any]:

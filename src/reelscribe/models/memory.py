@@ -42,11 +42,15 @@ DEVICE_LIMITS = {
 """Device type to its limits."""
 
 
-def token_budget(model: Any, *, max_tokens: int | None, max_size: int | None, tokens_per_text: int) -> TokenBudget:
-    """The budget of a loaded model: what the user set, else what the free memory holds."""
+def token_budget(
+    model: Any, *, max_tokens: int | None, max_size: int | None, tokens_per_text: int, side_by_side: int = 1
+) -> TokenBudget:
+    """The budget of each of the batches that run side by side: what the user set, else what the free memory holds."""
     device: torch.device = model.device
     limits = DEVICE_LIMITS.get(device.type, DEVICE_LIMITS["cuda"])
-    room = int(CACHE_SHARE * free_bytes(device)) // cache_bytes_per_token(model.config, itemsize=model.dtype.itemsize)
+    room = int(CACHE_SHARE * free_bytes(device) / side_by_side) // cache_bytes_per_token(
+        model.config, itemsize=model.dtype.itemsize
+    )
     return TokenBudget(
         max_tokens=max_tokens or max(SMALLEST_BUDGET, min(room, limits.max_tokens)),
         max_size=max_size or limits.max_size,

@@ -1,4 +1,4 @@
-"""Batches that are formed and prepared in a thread of its own while the one before them runs.
+"""Batches that are formed and prepared in a thread of its own while those before them run.
 
 Knows who waits for whom; what an item is and what is made of it is told by functions.
 """
@@ -25,8 +25,8 @@ class Batch(Generic[Item, Prepared]):
     Args:
         items: what runs.
         prepare: makes of the items what runs; its exception belongs to them.
-        later: tells which items are known to run in later batches.
-        alone: keeps everybody else from preparing.
+        later: tells which items are known to run in other batches.
+        alone: keeps everybody else from running and preparing.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class Batch(Generic[Item, Prepared]):
         self.items = items
         """What runs."""
         self.later = later
-        """What is known to run later, by now."""
+        """What is known to run later, or elsewhere, by now."""
         self.alone = alone
-        """A context in which nothing is prepared elsewhere, and nothing that was prepared elsewhere is held."""
+        """A context in which nothing runs or is prepared elsewhere, and nothing that was prepared elsewhere is held."""
         self.has_neighbours = alone is not nullcontext
-        """Whether others may be prepared, and held, beside this one."""
+        """Whether others may run, or be prepared and held, beside this one."""
         self._prepare = prepare
         self._prepared: Prepared | None = None
         self._error: Exception | None = None
@@ -81,10 +81,11 @@ class Batch(Generic[Item, Prepared]):
 
 
 class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
-    """An iterator over batches; the next one is formed and prepared while its owner is busy with the last.
+    """An iterator over batches; the next one is formed and prepared while its owners are busy with theirs.
 
-    One thread pulls, another forms and prepares; one formed batch waits at most. While the owner is busy the next
-    batch goes on filling. An exception of `stream` is raised here before any further batch.
+    One thread pulls, another forms and prepares; one formed batch waits at most. While all owners are busy the next
+    batch goes on filling. An owner is a thread that iterates: it is at its batch until it asks for the next. An
+    exception of `stream` is raised in every owner, before any further batch.
 
     Args:
         stream: where the items come from; advanced, and in the end closed, in a thread of its own.
@@ -92,6 +93,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         waiting: chooses what makes a batch.
         prepare: makes of the items of a batch what runs; its exception is raised by the batch.
         ahead: whether batches are prepared in the other thread; else by their owner, when they run.
+        owners: threads that will iterate, at most.
         begin: called first in the thread that prepares.
         now: seconds on the clock that `waiting` goes by.
     """
@@ -104,6 +106,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         waiting: Waiting[Item],
         prepare: Callable[[Sequence[Item]], Prepared],
         ahead: bool = True,
+        owners: int = 1,
         begin: Callable[[], None] = lambda: None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,11 +115,14 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         self._waiting = waiting
         self._prepare = prepare
         self._ahead = ahead
+        self._owners = owners
         self._begin = begin
         self._now = now
         self._preparing = threading.Lock()
         self._next: Batch[Item, Prepared] | None = None
-        self._idle = False
+        self._running: dict[int, Batch[Item, Prepared]] = {}  # by owner
+        self._idle_owners = 0
+        self._want_to_be_alone: set[int] = set()
         self._puller = Puller(stream, notify=self._notify)
         self._thread.start()
 
@@ -124,31 +130,67 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         return self
 
     def __next__(self) -> Batch[Item, Prepared]:
+        owner = threading.get_ident()
         with self._changed:
-            self._idle = True
+            self._running.pop(owner, None)
+            self._idle_owners += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._next is not None or self._over)
-            self._idle = False
+            try:
+                self._changed.wait_for(self._can_answer)
+            finally:
+                self._idle_owners -= 1
             if self._error is not None:
                 raise self._error
+            if self._next is None:
+                raise StopIteration
             batch, self._next = self._next, None
+            self._running[owner] = batch
             self._changed.notify_all()
-        if batch is None:
-            raise StopIteration
-        return batch
+            return batch
+
+    def _can_answer(self) -> bool:
+        if self._next is None or self._error is not None:
+            return self._over or self._closing
+        return self._want_to_be_alone <= {threading.get_ident()}
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing runs beside the batch of the owner who asks, and nothing will come after it."""
+        with self._changed:
+            return self._over and self._next is None and not self._others()
+
+    def _others(self) -> list[Batch[Item, Prepared]]:
+        owner = threading.get_ident()
+        return [batch for other, batch in self._running.items() if other != owner]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While the body runs nothing is prepared, and what was prepared ahead has been let go."""
-        with self._preparing:
+        """In an owner: while the body runs no other is at a batch, nothing is prepared, and what was prepared ahead has
+        been let go."""
+        owner = threading.get_ident()
+        with self._changed:
+            batch = self._running.pop(owner, None)  # others who want to be alone need not wait for this one
+            self._want_to_be_alone.add(owner)
+            self._changed.notify_all()
+        try:
+            with self._preparing:
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._running or self._closing)
+                    if self._next is not None:
+                        self._next.release()
+                yield
+        finally:
             with self._changed:
-                if self._next is not None:
-                    self._next.release()
-            yield
+                self._want_to_be_alone.discard(owner)
+                if batch is not None:
+                    self._running.setdefault(owner, batch)
+                self._changed.notify_all()
 
     def _later(self) -> list[Item]:
+        """Items of other batches than that of the owner who asks, as far as they are known."""
         with self._changed:
-            return [*(self._next.items if self._next is not None else ()), *self._waiting.items]
+            batches = [*self._others(), *([self._next] if self._next is not None else [])]
+            return [*(item for batch in batches for item in batch.items), *self._waiting.items]
 
     def close(self) -> None:
         """Take no more and prepare no more; both threads end when what they are at is done."""
@@ -190,7 +232,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
                 self._collect()
                 items = self._choose() if self._next is None else []
                 if items:
-                    alone = self.alone if self._ahead else nullcontext
+                    alone = self.alone if self._ahead or self._owners > 1 else nullcontext
                     return Batch(items, self._prepare, later=self._later, alone=alone)
                 if self._puller.ended and not self._waiting.items:
                     return None
@@ -203,8 +245,8 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
             self._waiting.add(self._item_of(pulled), self._now())
 
     def _choose(self) -> list[Item]:
-        return self._waiting.next_batch(self._now(), idle=self._idle, ended=self._puller.ended)
+        return self._waiting.next_batch(self._now(), idle=self._idle_owners > 0, ended=self._puller.ended)
 
     def _seconds_to_wait(self) -> float | None:
         """Time after which the next batch may go out although nothing has come; None: not by waiting alone."""
-        return self._waiting.seconds_left(self._now()) if self._idle and self._next is None else None
+        return self._waiting.seconds_left(self._now()) if self._idle_owners and self._next is None else None

@@ -1,14 +1,16 @@
-"""Taking what an iterable gives in a thread of its own, so that its owner waits for it only when it wants to.
+"""Taking what iterables give in threads of their own, so that their owner waits for them only when it wants to.
 
 Knows nothing of what the items are.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
@@ -16,6 +18,10 @@ JOIN_SECONDS = 0.5
 """Time that one waits for a thread that was told to end; if it needs longer, it ends by itself."""
 
 T = TypeVar("T")
+
+
+class Interrupted(SystemExit):
+    """Raised in a thread whose work is no longer wanted; where nobody handles it, the thread ends in silence."""
 
 
 class Background(ABC):
@@ -90,26 +96,58 @@ class Puller(Background, Generic[T]):
         """
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._over, timeout_seconds)
-            if self._ready:
-                self._changed.notify_all()
-                return self._ready.popleft()
-            if self._error is not None:
+            item = self.take_ready()
+            if item is None and self._error is not None:
                 raise self._error
-            return None
+            return item
 
     @property
     def ended(self) -> bool:
         """Whether `take` has nothing more to give or to raise."""
+        return self.over and self.error is None
+
+    def take_ready(self) -> T | None:
+        """The next item, or None where none is ready; raises nothing."""
         with self._changed:
-            return self._over and not self._ready and self._error is None
+            if not self._ready:
+                return None
+            self._changed.notify_all()
+            return self._ready.popleft()
+
+    @property
+    def over(self) -> bool:
+        """Whether no more items come; if an exception is why, `error` has it."""
+        with self._changed:
+            return self._over and not self._ready
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the iterable raised."""
+        with self._changed:
+            return self._error
 
     def close(self) -> None:
         """Take no more; the thread ends when the iterable's present `next` returns, and what that gives is lost."""
+        self._forget()
+        join_briefly(self._thread)
+
+    def interrupt(self) -> None:
+        """Take no more, and raise `Interrupted` in the thread where it is now: between two operations of Python."""
+        self._forget()
+        if self._thread.ident is not None and self._thread.is_alive():
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident), ctypes.py_object(Interrupted)
+            )
+
+    def join(self, timeout_seconds: float) -> None:
+        """Wait for the thread to end."""
+        self._thread.join(timeout_seconds)
+
+    def _forget(self) -> None:
         with self._changed:
             self._closing = True
             self._ready.clear()
             self._changed.notify_all()
-        join_briefly(self._thread)
 
     def _notify(self) -> None:
         self._tell()
@@ -139,6 +177,53 @@ class Puller(Background, Generic[T]):
             self._changed.notify_all()
         self._notify()
         return True
+
+
+class SideBySide(Generic[T]):
+    """An iterator over what several iterables give, each advanced in a thread of its own, as it comes.
+
+    An exception of one is raised when the others have ended too, and all they gave has been taken. A context: at its
+    end the threads are interrupted.
+
+    Args:
+        streams: where to take from; no item may be None.
+        stop: called at the end of the context; wakes a stream that waits.
+    """
+
+    def __init__(self, streams: Sequence[Iterable[T]], *, stop: Callable[[], None] = lambda: None) -> None:
+        self._changed = threading.Condition()
+        self._stop = stop
+        self._pullers = [Puller(stream, notify=self._notify) for stream in streams]
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._changed:
+            while True:
+                for puller in self._pullers:
+                    if (item := puller.take_ready()) is not None:
+                        return item
+                if all(puller.over for puller in self._pullers):
+                    raise next((puller.error for puller in self._pullers if puller.error is not None), StopIteration())
+                self._changed.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for puller in self._pullers:
+            puller.interrupt()
+        self._stop()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for puller in self._pullers:
+            puller.join(max(0.0, deadline - time.monotonic()))
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
 
 def join_briefly(thread: threading.Thread) -> None:

@@ -7,6 +7,7 @@ known by the identity of its frames.
 from __future__ import annotations
 
 import copy
+import threading
 import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,6 +113,7 @@ class VisionFeatures:
         self._model = model
         self._max_bytes = max_bytes
         self._kept: OrderedDict[int, tuple[weakref.ref[Frames], Features]] = OrderedDict()
+        self._lock = threading.Lock()
 
     def in_place_of_pixels(
         self, inputs: Mapping[str, Any], frames: Sequence[Frames], *, later: Iterable[Frames]
@@ -121,8 +123,14 @@ class VisionFeatures:
         Args:
             inputs: what the processor made of the batch; the pixels of a repeated clip may stand there once.
             frames: the clip of each request of the batch.
-            later: clips of requests that are known to come later.
+            later: clips of requests that are known to be in other batches.
         """
+        with self._lock:  # a clip in two batches that run side by side waits here for the other
+            return self._in_place_of_pixels(inputs, frames, later)
+
+    def _in_place_of_pixels(
+        self, inputs: Mapping[str, Any], frames: Sequence[Frames], later: Iterable[Frames]
+    ) -> Mapping[str, Any]:
         self._forget_dead()
         repeated = self._repeated(frames, later)
         if not repeated:
@@ -135,7 +143,8 @@ class VisionFeatures:
 
     def clear(self) -> None:
         """Keep nothing."""
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
     def _forget_dead(self) -> None:
         for key, (clip, _) in [*self._kept.items()]:
