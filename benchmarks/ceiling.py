@@ -84,7 +84,8 @@ def told(operator: Any) -> dict[str, float]:
     report = bench(operator, WORK / "clips", clips=CLIPS)
     operator.close()
     alone = {one.stage: one.videos_per_second for one in report.ceilings}
-    return {**alone, "pipeline": report.pipeline, "ratio": report.ratio, "lowest": report.lowest.stage}
+    shared = {} if report.shared is None else {"shared": report.shared, "shared_ratio": report.shared_ratio}
+    return {**alone, **shared, "pipeline": report.pipeline, "ratio": report.ratio, "lowest": report.lowest.stage}
 
 
 def _requests(paths: list[Path]) -> list[Any]:
@@ -100,9 +101,14 @@ MEASURES = {
 
 
 def figures(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
-    """Medians over rounds; `ceiling.ratio` is that of the real model."""
+    """Medians over rounds; `ceiling.ratio` is that of the real model, and `ceiling.shared_cores.ratio` is what it is of
+    the speed that the cores allow which the model and reading share."""
     ratios = {name: statistics.median(run["ratio"] for run in runs) for name, runs in found.items()}
-    return {"ceiling.ratio": ratios["transformers"], **{f"ceiling.{name}.ratio": one for name, one in ratios.items()}}
+    return {
+        "ceiling.ratio": ratios["transformers"],
+        "ceiling.shared_cores.ratio": statistics.median(run["shared_ratio"] for run in found["transformers"]),
+        **{f"ceiling.{name}.ratio": one for name, one in ratios.items()},
+    }
 
 
 def main() -> None:

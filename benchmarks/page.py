@@ -133,9 +133,18 @@ def ceilings(part: dict[str, Any]) -> str:
         run = {name: median(runs, name) for name in ("decode", "prepare", "model", "pipeline") if name in runs[0]}
         panels[title] = run
         rows.append([title, f"{run['decode']:.2f}", f"{run['model']:.2f}", f"{run['pipeline']:.2f}", runs[-1]["lowest"],
-                     f"{part['figures'][f'ceiling.{case}.ratio']:.2f}"])  # fmt: skip
+                     f"{part['figures'][f'ceiling.{case}.ratio']:.2f}",
+                     f"{median(runs, 'shared_ratio'):.2f}" if "shared" in runs[0] else ""])  # fmt: skip
     plots.ceilings(PLOTS / "ceiling.png", panels)
-    head = ("model", "reading alone, videos/s", "model alone", "pipeline", "lowest", "pipeline over lowest")
+    head = (
+        "model",
+        "reading alone, videos/s",
+        "model alone",
+        "pipeline",
+        "lowest",
+        "pipeline over lowest",
+        "over what shared cores allow",
+    )
     return "\n\n".join([table(head, rows), picture("ceiling", "ceilings and the pipeline")])
 
 

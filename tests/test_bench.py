@@ -15,6 +15,7 @@ from rich.console import Console
 
 from reelscribe import Candidate, CaptionResult, DataError, FramePolicy, ScriptedCaptioner, cli
 from reelscribe import VideoCaptioningFromVLMMapper as Operator
+from reelscribe.runners import bench as bench_module
 from reelscribe.runners.bench import BenchReport, Ceiling, bench, print_report
 from reelscribe.video.workers import usable_processors
 
@@ -82,7 +83,42 @@ def test_reading_that_is_too_slow_is_told(folder: Path) -> None:
     operator.close()
     assert report.lowest.stage == "decode"
     assert report.recommended == {"--workers": usable_processors()}
+    assert report.shared is None, "its model computes on no core"
     assert any("--time-tolerance" in note for note in report.notes)
+
+
+class Hungry(Slow):
+    """A model that takes many clips at once, on the cores that read."""
+
+    shares_cores = True
+
+    def videos_at_once(self, clips: Iterable[Any]) -> int:
+        return len(list(clips))
+
+
+@pytest.mark.parametrize(("prefetch_mib", "enough"), [(None, True), (1, False)])
+def test_room_for_what_the_model_takes_at_once_is_recommended(
+    folder: Path, prefetch_mib: int | None, enough: bool
+) -> None:
+    operator = Operator(captioner=Hungry(), num_proc=2, prefetch_mib=prefetch_mib, fps=8)
+    report = bench(operator, folder, clips=10)
+    operator.close()
+    (told,) = (note for note in report.notes if "--prefetch-mib is" in note)
+    assert "the model takes 9 at once" in told
+    needed = int(told.split("that is ")[1].split()[0])
+    assert report.recommended.get("--prefetch-mib") == (None if enough else needed)
+    assert needed > 1
+
+
+def test_where_model_and_reading_share_the_cores_it_says_what_they_allow() -> None:
+    report = BenchReport(20, [Ceiling("decode", 10.0, "x"), Ceiling("model", 2.0, "x")], pipeline=1.5, workers=1)
+    report.shared = bench_module._shared(report)
+    cores = usable_processors()
+    assert report.shared == pytest.approx(1 / (1 / (10 * cores) + 1 / 2))
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=120))
+    assert f"{report.shared:.2f}" in out.getvalue()
+    assert f"the pipeline is at {100 * 1.5 / report.shared:.0f} %" in out.getvalue()
 
 
 def test_the_report_shows_four_speeds_and_a_ratio() -> None:

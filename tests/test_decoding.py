@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from reelscribe.models.base import Sampling
-from reelscribe.models.decoding import Row, write
+from reelscribe.models.decoding import STEPS_BETWEEN_CHECKS_ELSEWHERE, Row, write
 from reelscribe.models.logits import (
     OFF,
     Knobs,
@@ -210,6 +210,21 @@ def test_stop_strings_are_found_between_checks_too(monkeypatch):
     (one,) = written(model, [sampling(temperature=0.0, max_tokens=20, stop=("cd",))], [A])
     assert (one.text, one.tokens, one.finish_reason) == ("b", 3, "stop")
     assert len(model.sizes) == 4
+
+
+def test_on_an_accelerator_tokens_are_fetched_at_the_end_and_not_step_by_step(monkeypatch):
+    """A look at which texts have ended takes two transfers, and is shared by several steps."""
+    monkeypatch.setattr("reelscribe.models.decoding.STEPS_BETWEEN_CHECKS", {})
+    fetched, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: (fetched.append(1), tolist(self))[1])
+    monkeypatch.setattr(torch.Tensor, "item", None)
+
+    def transfers(steps):
+        fetched.clear()
+        written(Table(chain((A, B), (B, A)), [A, A]), [sampling(temperature=0.0, max_tokens=steps)] * 2, [A, A])
+        return len(fetched)
+
+    assert transfers(64) - transfers(32) == 2 * 32 / STEPS_BETWEEN_CHECKS_ELSEWHERE
 
 
 def test_ended_texts_leave_the_batch():

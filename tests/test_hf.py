@@ -697,6 +697,15 @@ def test_two_batches_side_by_side_count_as_one_model(both):
     assert 0 < captioner.busy_seconds["model"] <= time.monotonic() - began
 
 
+def test_how_many_videos_are_in_the_model_at_once_is_told(build, two_cores):
+    jobs = [(ask(row), moving("red")) for row in range(10)]
+    assert build(max_batch_size=4).videos_at_once(jobs) == 2 * 4
+    torch.set_num_threads(1)
+    captioner = build(max_batch_size=4)
+    assert captioner.videos_at_once(jobs) == 4
+    assert captioner.shares_cores
+
+
 def test_a_message_is_cut(build, monkeypatch):
     captioner = build()
 

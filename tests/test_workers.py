@@ -62,8 +62,11 @@ class Requests:
         return one
 
 
-def stream_of(pool: WorkerPool, folder: Path, names: list[str], **settings: Any) -> tuple[ClipStream, Requests]:
+def stream_of(
+    pool: WorkerPool, folder: Path, names: list[str], *, max_bytes_in_flight: int | None = None, **settings: Any
+) -> tuple[ClipStream, Requests]:
     requests = Requests(folder, names)
+    pool.max_bytes_in_flight = max_bytes_in_flight
     return ClipStream(pool, requests, POLICY, **settings), requests
 
 

@@ -175,6 +175,8 @@ READ_OPTIONS = options(
            "kept]"),
     count_option("--video-cache-mib", help="Most MiB to keep there.  [default: 10240]"),
     count_option("--workers", "num_proc", help="Processes that read videos.  [default: by cores and need]"),
+    count_option("--prefetch-mib", help="Most MiB of frames that are read before the model takes them.  [default: 128 "
+                 "for each process that reads]"),
 )  # fmt: skip
 
 FIELD_OPTIONS = options(

@@ -107,6 +107,8 @@ class VideoCaptioningFromVLMMapper:
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
         num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of
             cores.
+        prefetch_mib: most MiB of frames that are read, or being read, before the model takes them; None: 128 for each
+            process that reads.
         accelerator: device of the model: `cpu`, `cuda`, `mps`; None: the best there is.
         skip_op_error: if false, a batch with a failed sample raises `FailedSamplesError` after it is done.
 
@@ -164,6 +166,7 @@ class VideoCaptioningFromVLMMapper:
         video_cache_mib: PositiveInt = 10240,
         batch_size: PositiveInt | None = None,
         num_proc: PositiveInt | None = None,
+        prefetch_mib: PositiveInt | None = None,
         accelerator: Literal["cpu", "cuda", "mps"] | None = None,
         skip_op_error: bool = True,
     ) -> None:
@@ -211,7 +214,7 @@ class VideoCaptioningFromVLMMapper:
             max_cache_bytes=video_cache_mib << 20,
         )
         self.video_root: AnyPath | None = located(video_root) if video_root is not None else None
-        self.pool = WorkerPool(num_proc)
+        self.pool = WorkerPool(num_proc, max_bytes_in_flight=prefetch_mib and prefetch_mib << 20)
         """The processes that read videos; started at the first use."""
         self.batch_size = batch_size
         self.skip_op_error = skip_op_error

@@ -144,6 +144,22 @@ class HFCaptioner:
             self._prepare([self._job(request, clip)])
             yield
 
+    def videos_at_once(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> int:
+        """How many such clips the model has at the same time, rounded up: batches side by side included."""
+        jobs = sorted((self._job(*one) for one in clips), key=lambda job: job.prompt_tokens)
+        batches: list[list[Job]] = []
+        for job in jobs:
+            if batches and self._budget.fits([*batches[-1], job]):
+                batches[-1].append(job)
+            else:
+                batches.append([job])
+        return self._lanes * -(-len(jobs) // max(1, len(batches)))
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether the model computes on the cores that read videos."""
+        return bool(self._model.device.type == "cpu")
+
     @property
     def batch_size(self) -> int:
         """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams."""

@@ -21,7 +21,7 @@ from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..record import CaptionRequest, Clip, Failure
 from ..stores import AnyPath
-from ..video.workers import ClipStream, usable_processors
+from ..video.workers import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
 from .checks import field_names, relative_to
 from .local import caption_file
 
@@ -70,6 +70,9 @@ class BenchReport:
     """What the pipeline's run says about its stages."""
     workers: int = 1
     """Processes that read while reading alone was measured."""
+    shared: float | None = None
+    """Videos per second that the cores allow where reading and the model share them: what both take, one after the
+    other on all cores. None where they do not."""
     recommended: dict[str, int] = field(default_factory=dict)
     """Option of the command to its value."""
     notes: list[str] = field(default_factory=list)
@@ -84,6 +87,11 @@ class BenchReport:
     def ratio(self) -> float:
         """Speed of the pipeline over the lowest ceiling."""
         return self.pipeline / self.lowest.videos_per_second
+
+    @property
+    def shared_ratio(self) -> float | None:
+        """Speed of the pipeline over what the shared cores allow."""
+        return None if self.shared is None else self.pipeline / self.shared
 
 
 def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips: int = 64) -> BenchReport:  # noqa: A002
@@ -110,6 +118,9 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
                 Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread")
             )
         _model_alone(report, captioner, sample)
+        if getattr(captioner, "shares_cores", False):
+            report.shared = _shared(report)
+        _recommend_prefetch(report, operator, sample)
         del sample
         _whole(report, operator, input, limit=len(rows))
     _recommend(report)
@@ -196,6 +207,28 @@ def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> Non
     report.ceilings.append(Ceiling("model", rates[best], f"batch size {best}, the best of {others}; in use is {first}"))
 
 
+def _shared(report: BenchReport) -> float:
+    """Cores over what a video takes of them: in processes that read, and in a model that computes on all of them."""
+    speed = {one.stage: one.videos_per_second for one in report.ceilings}
+    cores = usable_processors()
+    return cores / (min(report.workers, cores) / speed["decode"] + cores / speed["model"])
+
+
+def _recommend_prefetch(report: BenchReport, operator: VideoCaptioningFromVLMMapper, sample: Sequence[Pair]) -> None:
+    """Room for what the model takes next beside what is being read, where the bound in use has less."""
+    captioner = operator.captioner
+    most = max(clip.nbytes for _, clip in sample)
+    at_once = captioner.videos_at_once(sample) if hasattr(captioner, "videos_at_once") else 1  # one after the other
+    needed = (at_once + report.workers) * most
+    in_use = operator.pool.max_bytes_in_flight or report.workers * MAX_BYTES_PER_WORKER
+    if needed > in_use:
+        report.recommended["--prefetch-mib"] = -(-needed >> 20)
+    report.notes.append(
+        f"the model takes {at_once} at once of these videos, whose frames are {most / 2**20:.1f} MiB at most; with "
+        f"those being read that is {-(-needed >> 20)} MiB, and --prefetch-mib is {in_use >> 20}"
+    )
+
+
 def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, limit: int) -> None:  # noqa: A002
     """The whole pipeline, from the file to a file."""
     with tempfile.TemporaryDirectory() as folder:
@@ -254,6 +287,9 @@ def print_report(report: BenchReport, console: Console) -> None:
     table.add_section()
     share = f"{100 * report.ratio:.0f} % of the lowest ceiling ({report.lowest.stage})"
     table.add_row("whole pipeline", f"{report.pipeline:.2f}", share)
+    if report.shared is not None and report.shared_ratio is not None:
+        told = f"computed: decode and model take turns on them; the pipeline is at {100 * report.shared_ratio:.0f} %"
+        table.add_row("the same cores", f"{report.shared:.2f}", told)
     console.print(table)
     console.print(report.bound, soft_wrap=True, markup=False)
     settings = " ".join(f"{name} {value}" for name, value in report.recommended.items())

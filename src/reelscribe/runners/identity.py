@@ -24,7 +24,7 @@ from ..stores import AnyPath, StoredPath, located
 
 FREE_PARAMETERS = (
     "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
-    "video_cache", "video_cache_mib",
+    "video_cache", "video_cache_mib", "prefetch_mib",
 )  # fmt: skip
 """Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
 not what is written."""

@@ -13,7 +13,6 @@ from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..errors import SettingsError
 from ..record import CaptionRequest, Clip, Failure
 from ..stores import StoredPath
 from .jobs import MAX_ATTEMPTS, Doubt, Job, RecentClips, plain_video
@@ -64,8 +63,8 @@ def read_clips(
     Raises:
         SettingsError: where `workers` or `max_bytes_in_flight` is below 1.
     """
-    pool = WorkerPool(workers)
-    stream = ClipStream(pool, requests, policy, limits=limits, root=root, max_bytes_in_flight=max_bytes_in_flight)
+    pool = WorkerPool(workers, max_bytes_in_flight=max_bytes_in_flight)
+    stream = ClipStream(pool, requests, policy, limits=limits, root=root)
     return _closing(stream, pool)
 
 
@@ -81,8 +80,8 @@ class ClipStream:
     """Clips of a stream of requests; an iterator whose `close` may be called from any thread.
 
     No further request is taken while the pixels that wait for the consumer, with those being read counted like the
-    largest so far, reach `max_bytes_in_flight`; one video is always read. Where `requests` raises, what it gave before
-    comes out first.
+    largest so far, reach the pool's `max_bytes_in_flight`, or `MAX_BYTES_PER_WORKER` for each process; one video is
+    always read. Where `requests` raises, what it gave before comes out first.
 
     Args:
         pool: the processes that read; they stay when the stream ends.
@@ -90,10 +89,6 @@ class ClipStream:
         policy: which frames, at which size.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        max_bytes_in_flight: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
-
-    Raises:
-        SettingsError: where `max_bytes_in_flight` is below 1.
     """
 
     def __init__(
@@ -104,21 +99,17 @@ class ClipStream:
         *,
         limits: ReadLimits = DEFAULT_LIMITS,
         root: Path | StoredPath | None = None,
-        max_bytes_in_flight: int | None = None,
     ) -> None:
-        if max_bytes_in_flight is not None and max_bytes_in_flight < 1:
-            raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
         self._pool = pool
         self._requests = iter(requests)
         self._limits = limits
         self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": _whole(root)}
-        self._max_bytes = max_bytes_in_flight
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
         self._unread: dict[Hashable, Job] = {}
         self._ready: deque[tuple[CaptionRequest, Clip | Failure]] = deque()
         self._ready_bytes = self._largest = 0
-        self._recent = RecentClips(int(RECENT_SHARE * (max_bytes_in_flight or pool.first * MAX_BYTES_PER_WORKER)))
+        self._recent = RecentClips(int(RECENT_SHARE * self._max_bytes(pool.first)))
         self._ended = self._closed = self._begun = False
         self._broken: BaseException | None = None
         self._bug: BaseException | None = None
@@ -168,6 +159,10 @@ class ClipStream:
         if self._starved_seconds >= GROW_AFTER_SECONDS:
             self._starved_seconds = 0.0
             self._add_worker()
+
+    def _max_bytes(self, workers: int) -> int:
+        """Bound on pixels in flight."""
+        return self._pool.max_bytes_in_flight or workers * MAX_BYTES_PER_WORKER
 
     def close(self) -> None:
         """Stop taking requests and drop what waits; returns at once, processes finish what they are reading."""
@@ -226,7 +221,7 @@ class ClipStream:
             return True
         if len(self._ready) >= MAX_READY or len(self._unread) >= AHEAD_PER_WORKER * max(self.workers, 1):
             return False
-        most = self._max_bytes or self.workers * MAX_BYTES_PER_WORKER
+        most = self._max_bytes(self.workers)
         return self._ready_bytes + (len(self._unread) + 1) * self._largest <= most
 
     def _accept(self, request: CaptionRequest) -> None:
