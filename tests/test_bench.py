@@ -90,10 +90,10 @@ def test_reading_that_is_too_slow_is_told(folder: Path) -> None:
 class Hungry(Slow):
     """A model that takes many clips at once, on the cores that read."""
 
-    shares_cores = True
+    cores = 2
 
     def videos_at_once(self, clips: Iterable[Any]) -> int:
-        return len(list(clips))
+        return min(self.batch_size, len(list(clips)))
 
 
 @pytest.mark.parametrize(("prefetch_mib", "enough"), [(None, True), (1, False)])
@@ -104,7 +104,7 @@ def test_room_for_what_the_model_takes_at_once_is_recommended(
     report = bench(operator, folder, clips=10)
     operator.close()
     (told,) = (note for note in report.notes if "--prefetch-mib is" in note)
-    assert "the model takes 9 at once" in told
+    assert "the model takes 4 at once" in told, "at the batch size that is recommended"
     needed = int(told.split("that is ")[1].split()[0])
     assert report.recommended.get("--prefetch-mib") == (None if enough else needed)
     assert needed > 1
@@ -112,9 +112,10 @@ def test_room_for_what_the_model_takes_at_once_is_recommended(
 
 def test_where_model_and_reading_share_the_cores_it_says_what_they_allow() -> None:
     report = BenchReport(20, [Ceiling("decode", 10.0, "x"), Ceiling("model", 2.0, "x")], pipeline=1.5, workers=1)
-    report.shared = bench_module._shared(report)
     cores = usable_processors()
+    report.shared = bench_module._shared(report, cores)
     assert report.shared == pytest.approx(1 / (1 / (10 * cores) + 1 / 2))
+    assert bench_module._shared(report, 1) == pytest.approx(min(2.0, cores / (1 / 10 + 1 / 2)))
     out = io.StringIO()
     print_report(report, Console(file=out, width=120))
     assert f"{report.shared:.2f}" in out.getvalue()

@@ -34,23 +34,28 @@ def four_cores():
 
 
 def test_one_thread_computes_on_fewer_cores_and_no_other_is_touched(four_cores):
-    assert in_a_thread(lambda: (cores.compute_on(1), torch.get_num_threads())[1]) == 1
+    assert in_a_thread(lambda: (cores.compute_on(1, others=4), torch.get_num_threads())[1]) == 1
     assert torch.get_num_threads() == 4
     assert in_a_thread(torch.get_num_threads) == 4
 
 
-def test_lanes_divide_the_cores_and_the_last_one_has_them_all(four_cores):
+@pytest.mark.parametrize(("number", "parts"), [(4, (2, 2)), (3, (2, 1)), (2, (1, 1))])
+def test_lanes_divide_the_cores_and_the_last_one_has_them_all(four_cores, number, parts):
+    torch.set_num_threads(number)
     shared = cores.SharedCores(2)
 
-    def lane():
+    def lane(which):
         found = []
-        for alone in (False, True, False):
-            shared.take(alone=alone)
+        for alone in (False, True):
+            shared.take(which, alone=alone)
             found.append(torch.get_num_threads())
-        return found
+        return tuple(found)
 
-    assert in_a_thread(lane) == [2, 4, 2]
-    assert torch.get_num_threads() == 4
+    for which, part in enumerate(parts):
+        assert in_a_thread(lambda which=which: lane(which)) == (part, number)
+        assert in_a_thread(torch.get_num_threads) == number, "threads that begin later have what there was"
+    assert in_a_thread(lambda: (shared.keep_to_one(), torch.get_num_threads())[1]) == 1
+    assert in_a_thread(torch.get_num_threads) == torch.get_num_threads() == number
 
 
 class Rotary(torch.nn.Module):

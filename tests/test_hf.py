@@ -19,6 +19,7 @@ from reelscribe.models.base import SAMPLED_TEMPERATURE, SAMPLED_TOP_P, generatio
 from reelscribe.models.hf import HFCaptioner
 from reelscribe.models.loading import HFOptions, LoadedModel, load_model, own_device
 from reelscribe.models.prompting import BUNDLED_MODELS, chat_messages, policy_from_processor
+from reelscribe.models.stopping import Stopped, stops_when
 from reelscribe.record import CaptionRequest, Clip, RequestId
 from reelscribe.video.sampling import FrameSettings
 
@@ -536,9 +537,17 @@ def test_the_last_batch_has_all_cores(both):
     def one():
         yield ask(0), moving("red")
 
-    for _ in range(20):  # whether the end is seen before the batch begins is a race that is nearly always won
-        list(both(work).caption(one()))
-    assert seen.count(2) > len(seen) // 2
+    captioner = both(work)
+    prepare = captioner._inputs
+
+    def prepared_late(jobs):
+        time.sleep(0.1)  # so that the end has been seen before the batch begins
+        return prepare(jobs)
+
+    captioner._inputs = prepared_late
+    for _ in range(3):
+        list(captioner.caption(one()))
+    assert seen == [2, 2, 2]
 
 
 def test_side_by_side_they_say_what_they_say_alone(build, two_cores):
@@ -624,25 +633,29 @@ def test_answers_of_one_lane_leave_while_the_other_is_at_work(both):
 
 
 def test_an_error_of_the_clips_waits_for_the_batches_at_work(both):
-    raised = threading.Event()
+    inside, raised = threading.Semaphore(0), threading.Event()
 
     def broken():
         yield ask(0), moving("red")
         yield ask(1), moving("red")
+        for _ in range(2):
+            assert inside.acquire(timeout=SOON)
         raised.set()
         raise OSError("the reader died")
 
     def work(run, batch):
+        inside.release()
         assert raised.wait(SOON)
         return run(batch)
 
-    answered = []
+    results = both(work).caption(broken())
+    assert {next(results).request_id.row, next(results).request_id.row} == {0, 1}
     with pytest.raises(OSError, match="the reader died"):
-        answered.extend(result.request_id.row for result in both(work).caption(broken()))
+        next(results)
     assert captioning_threads() == []
 
 
-def test_closing_early_interrupts_what_runs(both):
+def test_closing_early_breaks_off_what_runs(both):
     ended, begun = Counter(), threading.Semaphore(0)
 
     def work(run, batch):
@@ -651,7 +664,7 @@ def test_closing_early_interrupts_what_runs(both):
         try:
             begun.release()
             while True:
-                torch.ones(8).sum()
+                run(batch)
         except BaseException as exc:
             ended[type(exc).__name__] += 1
             raise
@@ -661,8 +674,15 @@ def test_closing_early_interrupts_what_runs(both):
     assert begun.acquire(timeout=SOON)
     assert begun.acquire(timeout=SOON)
     stream.close()
-    assert ended == {"Interrupted": 2}
+    assert ended == {"Stopped": 2}
     assert captioning_threads() == []
+
+
+def test_a_model_that_was_broken_off_goes_on_elsewhere(both, loaded):
+    told = texts(both(lambda run, batch: run(batch)).caption([(ask(0), moving("red"))]))
+    with stops_when(lambda: True), pytest.raises(Stopped):
+        generated(loaded, ask(0), moving("red"))
+    assert told == {0: [generated(loaded, ask(0), moving("red"))]}
 
 
 def test_a_lane_that_breaks_ends_the_others(both):
@@ -685,16 +705,37 @@ def test_a_lane_that_breaks_ends_the_others(both):
 
 
 def test_two_batches_side_by_side_count_as_one_model(both):
-    meet = threading.Barrier(2)
+    """While one of them is waited for, half of the time counts."""
+    first, second = threading.Event(), threading.Event()
 
     def work(run, batch):
-        meet.wait(SOON)
+        if row_of(batch) == 0:
+            assert first.wait(SOON)
+        else:
+            first.set()
+            assert second.wait(SOON)
+            time.sleep(0.5)
         return run(batch)
 
     captioner = both(work)
-    began = time.monotonic()
-    list(captioner.caption([(ask(row), moving("red")) for row in range(4)]))
-    assert 0 < captioner.busy_seconds["model"] <= time.monotonic() - began
+    results = captioner.caption([(ask(row), moving("red")) for row in range(2)])
+    assert next(results).request_id.row == 0
+    before, began = captioner.busy_seconds["model"], time.monotonic()
+    second.set()
+    assert next(results).request_id.row == 1
+    assert captioner.busy_seconds["model"] - before < 0.6 * (time.monotonic() - began)
+
+
+def test_a_single_video_keeps_the_whole_model_busy(both):
+    def work(run, batch):
+        time.sleep(0.5)
+        return run(batch)
+
+    captioner = both(work)
+    prepare = captioner._inputs
+    captioner._inputs = lambda jobs: (time.sleep(0.1), prepare(jobs))[1]
+    list(captioner.caption([(ask(0), moving("red"))]))
+    assert captioner.busy_seconds["model"] >= 0.5
 
 
 def test_how_many_videos_are_in_the_model_at_once_is_told(build, two_cores):
@@ -703,7 +744,8 @@ def test_how_many_videos_are_in_the_model_at_once_is_told(build, two_cores):
     torch.set_num_threads(1)
     captioner = build(max_batch_size=4)
     assert captioner.videos_at_once(jobs) == 4
-    assert captioner.shares_cores
+    assert captioner.videos_at_once(jobs[:3]) == 3
+    assert captioner.cores == 1
 
 
 def test_a_message_is_cut(build, monkeypatch):

@@ -228,19 +228,62 @@ def test_alone_waits_for_what_is_being_prepared_and_lets_go_of_it(streams):
         return items
 
     def run_alone():
-        running = next(batches)
-        assert began.wait(SOON)
         with running.alone():
-            order.append("alone")
-            assert batches._next._prepared is None
+            order.append(("alone", batches._next._prepared))
 
     batches = streams(range(2), prepare, size=1)
+    running = next(batches)
+    assert began.wait(SOON)
     other = threading.Thread(target=run_alone, daemon=True)
     other.start()
-    assert began.wait(SOON)
+    other.join(0.05)
+    assert order == [], "it waits for what is being prepared"
     finish.set()
     other.join(SOON)
-    assert order == ["prepared", "alone"]
+    assert order == ["prepared", ("alone", None)]
+
+
+def test_a_single_owner_may_change_threads(streams):
+    batches, taken, order = streams(range(6)), [], []
+    for _ in range(2):
+        thread = threading.Thread(target=lambda: taken.append(next(batches)), daemon=True)
+        thread.start()
+        thread.join(SOON)
+
+    def run_alone():
+        with taken[-1].alone():
+            order.append("alone")
+
+    thread = threading.Thread(target=run_alone, daemon=True)
+    thread.start()
+    thread.join(SOON)
+    assert order == ["alone"]
+    assert {item.number for item in taken[-1].later()} <= {4, 5}, "its first batch is done"
+
+
+def test_of_several_owners_one_is_alone_when_the_others_are_between_batches(streams):
+    batches, order = streams(range(4), size=1, owners=2), []
+    taken, go_on = threading.Event(), threading.Event()
+
+    def other_owner():
+        next(batches)
+        taken.set()
+        assert go_on.wait(SOON)
+        order.append("the other has ended")
+        next(batches)
+        order.append("the other goes on")
+
+    thread = threading.Thread(target=other_owner, daemon=True)
+    thread.start()
+    assert taken.wait(SOON)
+    mine = next(batches)
+    assert not batches.is_last
+    threading.Timer(0.05, go_on.set).start()
+    with mine.alone():
+        thread.join(0.05)
+        order.append("alone")
+    thread.join(SOON)
+    assert order == ["the other has ended", "alone", "the other goes on"]
 
 
 def test_later_items_are_known(streams):

@@ -7,7 +7,7 @@ from queue import Queue
 
 import pytest
 
-from reelscribe.models.pulling import Interrupted, Puller, SideBySide
+from reelscribe.models.pulling import Puller, SideBySide
 
 SOON = 10
 """Seconds after which something that must happen at once has not happened."""
@@ -198,24 +198,19 @@ def test_what_was_given_before_an_error_is_taken():
             next(both)
 
 
-def test_those_at_work_are_interrupted_and_those_that_wait_are_woken():
-    at_work, woken, ended = threading.Event(), threading.Event(), Queue()
+def test_at_the_end_the_streams_are_told_and_waited_for():
+    at_work, told, ended = threading.Semaphore(0), threading.Event(), []
 
-    def busy():
-        try:
-            at_work.set()
-            while True:
-                len("some work in Python")
-        except BaseException as exc:
-            ended.put(type(exc))
-            raise
-        yield
-
-    def waiting():
-        woken.wait(SOON)
+    def endless():
         yield 1
+        at_work.release()
+        assert told.wait(SOON)
+        ended.append(True)
+        yield 2
 
-    with SideBySide([busy(), waiting()], stop=woken.set):
-        assert at_work.wait(SOON)
-    assert ended.get(timeout=SOON) is Interrupted
+    with SideBySide([endless(), endless()], stop=told.set) as both:
+        assert [next(both), next(both)] == [1, 1]
+        assert at_work.acquire(timeout=SOON)
+        assert at_work.acquire(timeout=SOON)
+    assert ended == [True, True]
     assert [thread for thread in threading.enumerate() if thread.name == "puller"] == []

@@ -29,6 +29,9 @@ def test_while_one_of_two_is_at_work_half_of_the_time_counts() -> None:
         assert clock.seconds == 2.5, "the span that goes on counts"
     now = 10.0
     assert clock.seconds == 2.5
+    with clock.held(2):
+        now = 11.0
+    assert clock.seconds == 3.5, "one that has both places counts whole"
 
 
 def times(**busy: tuple[float, int]) -> StageTimes:

@@ -1,7 +1,7 @@
 """The pipe every runner drives: rows are planned, videos read, captions written, and rows finished in order.
 
 All of it goes on at the same time: rows are taken and planned in a thread of their own, videos are read by processes,
-and the model runs in the calling thread, where Ctrl-C reaches it. Each stage holds back the one before it.
+and answers are taken in the calling thread, where Ctrl-C is heard. Each stage holds back the one before it.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -36,17 +37,27 @@ class BusyClock:
         self._since = 0.0
 
     def __enter__(self) -> Self:
-        with self._lock:
-            self._count()
-            self._holders += 1
+        self._hold(1)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._hold(-1)
+
+    @contextmanager
+    def held(self, places: int) -> Iterator[None]:
+        """Hold so many places while the body runs."""
+        self._hold(places)
+        try:
+            yield
+        finally:
+            self._hold(-places)
+
+    def _hold(self, places: int) -> None:
         with self._lock:
             self._count()
-            self._holders -= 1
+            self._holders += places
 
     def _count(self) -> None:
         now = self._now()

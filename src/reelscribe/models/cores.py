@@ -37,16 +37,23 @@ def leaves_a_core(device: torch.device) -> bool:
     return device.type != "cpu" or int(torch.get_num_threads()) < usable_processors()
 
 
-def compute_on(cores: int) -> None:
-    """Let torch compute on so many cores in this thread; other threads, also those to come, keep what they have."""
-    before = torch.get_num_threads()
-    if cores == before:
+_setting = threading.Lock()
+
+
+def compute_on(cores: int, *, others: int) -> None:
+    """Let torch compute on so many cores in this thread.
+
+    Args:
+        cores: how many.
+        others: how many threads have that begin later; torch would give them the number that was set last.
+    """
+    if cores == torch.get_num_threads():
         return
-    torch.set_num_threads(cores)
-    # The number is each thread's own, but the last one that was set is what new threads begin with.
-    last = threading.Thread(target=torch.set_num_threads, args=(before,))
-    last.start()
-    last.join()
+    with _setting:
+        torch.set_num_threads(cores)
+        last = threading.Thread(target=torch.set_num_threads, args=(others,))
+        last.start()
+        last.join()
 
 
 class SharedCores:
@@ -60,6 +67,12 @@ class SharedCores:
         self._most = int(torch.get_num_threads())
         self._lanes = lanes
 
-    def take(self, *, alone: bool) -> None:
-        """In a lane, before a batch: compute on its part of the cores, or on all where no other lane will need them."""
-        compute_on(self._most if alone else max(1, self._most // self._lanes))
+    def take(self, lane: int, *, alone: bool) -> None:
+        """In the thread of a lane, before a batch: compute on its part of the cores, or on all where no other lane will
+        need them."""
+        part = self._most // self._lanes + (lane < self._most % self._lanes)
+        compute_on(self._most if alone else max(1, part), others=self._most)
+
+    def keep_to_one(self) -> None:
+        """In a thread beside the lanes: compute on one core."""
+        compute_on(1, others=self._most)

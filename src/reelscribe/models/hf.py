@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from ..video.sampling import FramePolicy, frame_metadata
 from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
 from .batching import Waiting
 from .continuation import CachedContinuation
-from .cores import SharedCores, compute_on, lanes_for, leaves_a_core
+from .cores import SharedCores, lanes_for, leaves_a_core
 from .decoding import Row, write
 from .loading import LoadedModel, load_model, quiet_transformers
 from .memory import is_out_of_memory, token_budget
@@ -38,6 +37,7 @@ from .prompting import (
     wants_special_tokens,
 )
 from .pulling import SideBySide
+from .stopping import Stopped, let_stop, stops_when
 from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
 
 
@@ -80,6 +80,8 @@ class HFCaptioner:
         self._defaults = loaded.model.generation_config.to_dict()
         self._eos_ids = eos_ids(loaded.model, loaded.processor)
         self._lanes = lanes_for(loaded.model)
+        if self._lanes > 1:
+            let_stop(loaded.model)
         self._budget = token_budget(
             loaded.model,
             side_by_side=self._lanes,
@@ -112,31 +114,44 @@ class HFCaptioner:
         an exception of it is raised here when the present batches have been answered, and what waits is dropped.
         """
         cores = SharedCores(self._lanes)
-        with self._prepared_batches(clips) as batches:
+        with self._prepared_batches(clips, cores) as batches:
             if self._lanes == 1:
-                for results in self._lane(batches, cores):
+                for results in self._answers(batches):
                     yield from results
                 return
-            lanes = [self._lane(batches, cores) for _ in range(self._lanes)]
+            lanes = [self._lane(lane, batches, cores) for lane in range(self._lanes)]
             with SideBySide(lanes, stop=batches.close) as answers:
                 for results in answers:
                     yield from results
 
-    def _lane(
-        self, batches: PreparedBatches[Any, Job, Mapping[str, Any]], cores: SharedCores
-    ) -> Iterator[list[CaptionResult]]:
-        """The results of batch after batch; where it breaks, no other gets another batch."""
-        try:
-            for batch in batches:
+    def _answers(self, batches: _Batches, begin: Callable[[], bool] = lambda: True) -> Iterator[list[CaptionResult]]:
+        """The results of batch after batch; `begin` is called before each, and says whether it has the device alone.
+        Where one breaks, nobody gets another batch."""
+        for batch in batches:
+            try:
                 if not self._ahead:
                     with self._clocks["model"]:
                         batch.prepare()
-                if self._lanes > 1:
-                    cores.take(alone=batches.is_last)
-                yield self._answer(batch)
-        except BaseException:
-            batches.close()
-            raise
+                with self._clocks["model"].held(self._lanes if begin() else 1):
+                    results = self._answer(batch)
+            except BaseException:
+                batches.close()
+                raise
+            yield results
+
+    def _lane(self, lane: int, batches: _Batches, cores: SharedCores) -> Iterator[list[CaptionResult]]:
+        """The same in a thread of its own, on its part of the cores; it ends early where `batches` are closed."""
+
+        def begin() -> bool:
+            alone = batches.is_last
+            cores.take(lane, alone=alone)
+            return alone
+
+        try:
+            with stops_when(lambda: batches.closing):
+                yield from self._answers(batches, begin)
+        except Stopped:
+            return
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[None]:
         """Make the model's inputs of clips, one after the other, and drop them: to measure what preparing costs."""
@@ -153,12 +168,12 @@ class HFCaptioner:
                 batches[-1].append(job)
             else:
                 batches.append([job])
-        return self._lanes * -(-len(jobs) // max(1, len(batches)))
+        return min(len(jobs), self._lanes * -(-len(jobs) // max(1, len(batches))))
 
     @property
-    def shares_cores(self) -> bool:
-        """Whether the model computes on the cores that read videos."""
-        return bool(self._model.device.type == "cpu")
+    def cores(self) -> int:
+        """Cores that the model computes on, of those that read videos; 0 on an accelerator."""
+        return int(torch.get_num_threads()) if self._model.device.type == "cpu" else 0
 
     @property
     def batch_size(self) -> int:
@@ -172,7 +187,7 @@ class HFCaptioner:
     @property
     def busy_seconds(self) -> dict[str, float]:
         """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model, and prepares what is not
-        prepared ahead of it; while one of two batches that may run side by side runs, half of the time counts."""
+        prepared ahead of it. While one of two batches that run side by side is waited for, half of the time counts."""
         return {name: clock.seconds for name, clock in self._clocks.items()}
 
     def close(self) -> None:
@@ -202,8 +217,8 @@ class HFCaptioner:
 
     @contextmanager
     def _prepared_batches(
-        self, clips: Iterable[tuple[CaptionRequest, Clip | None]]
-    ) -> Iterator[PreparedBatches[Any, Job, Mapping[str, Any]]]:
+        self, clips: Iterable[tuple[CaptionRequest, Clip | None]], cores: SharedCores
+    ) -> Iterator[_Batches]:
         waiting: Waiting[Job] = Waiting(self._budget, max_wait_seconds=self._options.max_batch_wait_seconds)
         self._ahead = leaves_a_core(self._model.device)
         batches = PreparedBatches(
@@ -213,7 +228,7 @@ class HFCaptioner:
             prepare=self._prepare,
             ahead=self._ahead,
             owners=self._lanes,
-            begin=partial(compute_on, 1) if self._model.device.type == "cpu" else lambda: None,
+            begin=cores.keep_to_one if self._model.device.type == "cpu" else lambda: None,
         )
         try:
             with batches:
@@ -253,17 +268,15 @@ class HFCaptioner:
         if not self._exact:
             self._tokens_per_frame = max(1, max(lengths) // max(map(len, _frames(batch.items))))
         rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index)]
-        with self._clocks["model"]:
-            written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
+        written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
         return results_of(batch.items, lengths, written)
 
     def _read(self, batch: _Batch) -> tuple[CachedContinuation, torch.Tensor, torch.Tensor]:
         """Let the model read the prompts of a batch, and let go of its pixels; with the prompts' tokens and mask."""
         inputs = batch.prepared()
-        with self._clocks["model"]:
-            if self._vision is not None:
-                inputs = self._vision.in_place_of_pixels(inputs, _frames(batch.items), later=_frames(batch.later()))
-            return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
+        if self._vision is not None:
+            inputs = self._vision.in_place_of_pixels(inputs, _frames(batch.items), later=_frames(batch.later()))
+        return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
 
     def _prepare(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
         """What the model reads for these jobs; called in any thread. A processor is for one thread at a time: its
@@ -324,6 +337,7 @@ class HFCaptioner:
 
 
 _Batch = Batch[Job, Mapping[str, Any]]
+_Batches = PreparedBatches[Any, Job, Mapping[str, Any]]
 
 
 def rows_of(job: Job, index: int) -> list[Row]:

@@ -44,7 +44,8 @@ class HFOptions(PromptOptions):
     rank: Annotated[int, Field(ge=0)] | None = None
     """Number of this process among those that share the machine; picks its CUDA card."""
     max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory."""
+    """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory. On a
+    CPU two batches run side by side."""
     max_batch_size: Annotated[int, Field(gt=0)] | None = None
     """Videos in one batch at most; None takes the device's default."""
     max_batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.3

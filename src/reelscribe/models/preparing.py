@@ -84,8 +84,8 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
     """An iterator over batches; the next one is formed and prepared while its owners are busy with theirs.
 
     One thread pulls, another forms and prepares; one formed batch waits at most. While all owners are busy the next
-    batch goes on filling. An owner is a thread that iterates: it is at its batch until it asks for the next. An
-    exception of `stream` is raised in every owner, before any further batch.
+    batch goes on filling. Owners iterate, each in a thread of its own where there are several, and are at their batch
+    until they ask for the next. An exception of `stream` is raised in each, before any further batch.
 
     Args:
         stream: where the items come from; advanced, and in the end closed, in a thread of its own.
@@ -93,7 +93,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         waiting: chooses what makes a batch.
         prepare: makes of the items of a batch what runs; its exception is raised by the batch.
         ahead: whether batches are prepared in the other thread; else by their owner, when they run.
-        owners: threads that will iterate, at most.
+        owners: how many iterate.
         begin: called first in the thread that prepares.
         now: seconds on the clock that `waiting` goes by.
     """
@@ -130,7 +130,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         return self
 
     def __next__(self) -> Batch[Item, Prepared]:
-        owner = threading.get_ident()
+        owner = self._owner()
         with self._changed:
             self._running.pop(owner, None)
             self._idle_owners += 1
@@ -148,10 +148,19 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
             self._changed.notify_all()
             return batch
 
+    def _owner(self) -> int:
+        """Who asks: a single owner may change threads."""
+        return threading.get_ident() if self._owners > 1 else 0
+
+    @property
+    def closing(self) -> bool:
+        """Whether nobody wants what runs any more."""
+        return self._closing
+
     def _can_answer(self) -> bool:
         if self._next is None or self._error is not None:
             return self._over or self._closing
-        return self._want_to_be_alone <= {threading.get_ident()}
+        return self._want_to_be_alone <= {self._owner()}
 
     @property
     def is_last(self) -> bool:
@@ -160,14 +169,14 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
             return self._over and self._next is None and not self._others()
 
     def _others(self) -> list[Batch[Item, Prepared]]:
-        owner = threading.get_ident()
+        owner = self._owner()
         return [batch for other, batch in self._running.items() if other != owner]
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """In an owner: while the body runs no other is at a batch, nothing is prepared, and what was prepared ahead has
         been let go."""
-        owner = threading.get_ident()
+        owner = self._owner()
         with self._changed:
             batch = self._running.pop(owner, None)  # others who want to be alone need not wait for this one
             self._want_to_be_alone.add(owner)

@@ -5,9 +5,7 @@ Knows nothing of what the items are.
 
 from __future__ import annotations
 
-import ctypes
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,10 +16,6 @@ JOIN_SECONDS = 0.5
 """Time that one waits for a thread that was told to end; if it needs longer, it ends by itself."""
 
 T = TypeVar("T")
-
-
-class Interrupted(SystemExit):
-    """Raised in a thread whose work is no longer wanted; where nobody handles it, the thread ends in silence."""
 
 
 class Background(ABC):
@@ -128,26 +122,20 @@ class Puller(Background, Generic[T]):
 
     def close(self) -> None:
         """Take no more; the thread ends when the iterable's present `next` returns, and what that gives is lost."""
-        self._forget()
+        self.stop()
         join_briefly(self._thread)
 
-    def interrupt(self) -> None:
-        """Take no more, and raise `Interrupted` in the thread where it is now: between two operations of Python."""
-        self._forget()
-        if self._thread.ident is not None and self._thread.is_alive():
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(self._thread.ident), ctypes.py_object(Interrupted)
-            )
-
-    def join(self, timeout_seconds: float) -> None:
-        """Wait for the thread to end."""
-        self._thread.join(timeout_seconds)
-
-    def _forget(self) -> None:
+    def stop(self) -> None:
+        """As `close`, without waiting for the thread."""
         with self._changed:
             self._closing = True
             self._ready.clear()
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait until the thread has ended, for as long as that takes."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
 
     def _notify(self) -> None:
         self._tell()
@@ -183,11 +171,11 @@ class SideBySide(Generic[T]):
     """An iterator over what several iterables give, each advanced in a thread of its own, as it comes.
 
     An exception of one is raised when the others have ended too, and all they gave has been taken. A context: at its
-    end the threads are interrupted.
+    end the threads are waited for.
 
     Args:
         streams: where to take from; no item may be None.
-        stop: called at the end of the context; wakes a stream that waits.
+        stop: called at the end of the context; the streams should end by it soon, wherever they are.
     """
 
     def __init__(self, streams: Sequence[Iterable[T]], *, stop: Callable[[], None] = lambda: None) -> None:
@@ -215,11 +203,10 @@ class SideBySide(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for puller in self._pullers:
-            puller.interrupt()
+            puller.stop()
         self._stop()
-        deadline = time.monotonic() + JOIN_SECONDS
         for puller in self._pullers:
-            puller.join(max(0.0, deadline - time.monotonic()))
+            puller.join()
 
     def _notify(self) -> None:
         with self._changed:

@@ -118,8 +118,8 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
                 Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread")
             )
         _model_alone(report, captioner, sample)
-        if getattr(captioner, "shares_cores", False):
-            report.shared = _shared(report)
+        if cores := getattr(captioner, "cores", 0):
+            report.shared = _shared(report, cores)
         _recommend_prefetch(report, operator, sample)
         del sample
         _whole(report, operator, input, limit=len(rows))
@@ -207,18 +207,19 @@ def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> Non
     report.ceilings.append(Ceiling("model", rates[best], f"batch size {best}, the best of {others}; in use is {first}"))
 
 
-def _shared(report: BenchReport) -> float:
-    """Cores over what a video takes of them: in processes that read, and in a model that computes on all of them."""
+def _shared(report: BenchReport, model_cores: int) -> float:
+    """All cores over what a video takes of them: in processes that read, and in the model on its own number of cores.
+    No more than the lowest ceiling, which may leave cores idle."""
     speed = {one.stage: one.videos_per_second for one in report.ceilings}
     cores = usable_processors()
-    return cores / (min(report.workers, cores) / speed["decode"] + cores / speed["model"])
+    allowed = cores / (min(report.workers, cores) / speed["decode"] + min(model_cores, cores) / speed["model"])
+    return min(allowed, report.lowest.videos_per_second)
 
 
 def _recommend_prefetch(report: BenchReport, operator: VideoCaptioningFromVLMMapper, sample: Sequence[Pair]) -> None:
     """Room for what the model takes next beside what is being read, where the bound in use has less."""
-    captioner = operator.captioner
     most = max(clip.nbytes for _, clip in sample)
-    at_once = captioner.videos_at_once(sample) if hasattr(captioner, "videos_at_once") else 1  # one after the other
+    at_once = _videos_at_once(operator.captioner, sample, report.recommended.get("--batch-size"))
     needed = (at_once + report.workers) * most
     in_use = operator.pool.max_bytes_in_flight or report.workers * MAX_BYTES_PER_WORKER
     if needed > in_use:
@@ -227,6 +228,18 @@ def _recommend_prefetch(report: BenchReport, operator: VideoCaptioningFromVLMMap
         f"the model takes {at_once} at once of these videos, whose frames are {most / 2**20:.1f} MiB at most; with "
         f"those being read that is {-(-needed >> 20)} MiB, and --prefetch-mib is {in_use >> 20}"
     )
+
+
+def _videos_at_once(captioner: Any, sample: Sequence[Pair], batch_size: int | None) -> int:
+    """Videos that leave for the model together, with the batch size that is recommended or else in use."""
+    if not hasattr(captioner, "videos_at_once"):
+        return 1
+    in_use = captioner.batch_size
+    captioner.batch_size = batch_size or in_use
+    try:
+        return int(captioner.videos_at_once(sample))
+    finally:
+        captioner.batch_size = in_use
 
 
 def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, limit: int) -> None:  # noqa: A002
