@@ -1,8 +1,8 @@
 """The whole pipeline against the lowest ceiling of its stages, as `reelscribe bench` measures both.
 
 `python -m benchmarks.ceiling` writes `runs/benchmarks/ceiling.json`. Two models: the benchmark checkpoint, run by
-transformers on the same cores that read; and one that only waits, as a device elsewhere would, a little slower and a
-little faster than reading.
+transformers on the same cores that read, on clips of 360p to 1080p and on the small ones among them, for which it has
+little to do; and one that only waits, as a device elsewhere would, slower and faster than reading.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clips import SMALL, make_clips
+from benchmarks.clips import REALISTIC, SMALL, ClipKind, make_clips
 from benchmarks.model import make_model
 from benchmarks.processes import measured, tell
 
 WORK = Path("runs/benchmarks")
 OUT = WORK / "ceiling.json"
 CLIPS = 24
+FEWER_CLIPS = 18
+"""Of those of up to 1080p; the pixels of all are kept in memory."""
 ROUNDS = 3
 SPEEDS = {"slow_device": 0.5, "fast_device": 1.5}
 """Case to the speed of a model that only waits, as a part of the speed of reading."""
@@ -65,23 +67,25 @@ def device(speed: float) -> dict[str, float]:
     for _ in read_clips(requests, policy):
         pass
     seconds = (time.perf_counter() - began) / len(requests)
-    return told(VideoCaptioningFromVLMMapper(captioner=Waiting(seconds / speed, policy)))
+    return told(VideoCaptioningFromVLMMapper(captioner=Waiting(seconds / speed, policy)), CLIPS, SMALL)
 
 
-def transformers() -> dict[str, float]:
+def transformers(clips: int, kinds: tuple[ClipKind, ...]) -> dict[str, float]:
     """The benchmark checkpoint on the same cores."""
     from reelscribe import VideoCaptioningFromVLMMapper
 
     model = str(make_model(WORK / "model"))
-    return told(VideoCaptioningFromVLMMapper(model, sampling_params={"max_tokens": 16, "temperature": 0}))
+    operator = VideoCaptioningFromVLMMapper(model, sampling_params={"max_tokens": 16, "temperature": 0})
+    return told(operator, clips, kinds)
 
 
-def told(operator: Any) -> dict[str, float]:
+def told(operator: Any, clips: int, kinds: tuple[ClipKind, ...]) -> dict[str, float]:
     """What `reelscribe bench` measures with an operator."""
     from reelscribe.runners.bench import bench
 
-    make_clips(WORK / "clips", CLIPS, kinds=SMALL)
-    report = bench(operator, WORK / "clips", clips=CLIPS)
+    folder = WORK / ("clips" if kinds is SMALL else "clips_real")
+    make_clips(folder, clips, kinds=kinds)
+    report = bench(operator, folder, clips=clips)
     operator.close()
     alone = {one.stage: one.videos_per_second for one in report.ceilings}
     shared = {} if report.shared is None else {"shared": report.shared, "shared_ratio": report.shared_ratio}
@@ -95,7 +99,8 @@ def _requests(paths: list[Path]) -> list[Any]:
 
 
 MEASURES = {
-    "transformers": transformers,
+    "transformers": lambda: transformers(FEWER_CLIPS, REALISTIC),
+    "transformers_small": lambda: transformers(CLIPS, SMALL),
     **{name: (lambda speed=speed: device(speed)) for name, speed in SPEEDS.items()},
 }
 

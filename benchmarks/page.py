@@ -38,7 +38,8 @@ CAPTION_CASES = {
     "web.m4": "clips of the web, M = 4",
 }
 CEILING_CASES = {
-    "transformers": "transformers on the same cores",
+    "transformers": "transformers on the same cores, clips of up to 1080p",
+    "transformers_small": "the same, clips of up to 480p",
     "slow_device": "a device at half the speed of reading",
     "fast_device": "a device at 1.5 times that speed",
 }
