@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 OURS, THEIRS, LINE = "#1f6f8b", "#b8b8b8", "#d1495b"
@@ -70,10 +71,9 @@ def ceilings(path: Path, panels: Mapping[str, Mapping[str, float]]) -> None:
         axis.bar(list(values), list(values.values()), color=[OURS if name == "pipeline" else THEIRS for name in values])
         axis.axhline(lowest, color=LINE, linewidth=1)
         axis.set_ylim(0, min(1.15 * max(values.values()), 3 * lowest))
-        for place, (name, value) in enumerate(values.items()):
-            share = f"\n{100 * value / lowest:.0f} %" if name == "pipeline" else ""
-            axis.text(place, min(value, 2.7 * lowest), f"{value:.2f}{share}", ha="center", va="bottom")
-        axis.set_title(title, loc="left")
+        for place, value in enumerate(values.values()):
+            axis.text(place, min(value, 2.7 * lowest), f"{value:.2f}", ha="center", va="bottom")
+        axis.set_title("\n".join(wrap(title, 30)), loc="left")
     axes[0].set_ylabel("videos per second")
     _save(figure, path)
 
