@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.clips import REALISTIC, make_clips
 from benchmarks.long_clip import make_long_clip
 from benchmarks.processes import measured, tell
-from benchmarks.readers import PEERS, SEEKING, Reader, prefix, reelscribe
+from benchmarks.readers import PEERS, SEEKING, Reader, prefix, pyav, reelscribe
 from benchmarks.wanted import Wanted, choose, compare, read_plan, write_plan
 from reelscribe.video.policy import FramePolicy
 
@@ -161,7 +161,7 @@ def run_case(case: str, real: Path | None, *, rounds: int, say: Callable[[str], 
     """Every reader of a case: once in each of its ways, then in turn in the way that is cheapest."""
     policy = CASES[case].policy
     plan = [choose(path, policy) for path in CASES[case].clips(real)]
-    write_plan(plan, plan_of(case))
+    write_plan(plan, plan_of(case), read=pyav)
     tried = {name: try_ways(case, name, say) for name in CASES[case].readers}
     ways = {name: cheapest(trials) for name, trials in tried.items()}
     if ways[OURS] is None:

@@ -7,7 +7,7 @@ before and after included: a reader one frame off is found out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,15 +70,14 @@ def small(frames: np.ndarray) -> np.ndarray:
     return squares.mean(axis=(2, 4), dtype=np.float32)
 
 
-def write_plan(plan: list[Wanted], file: Path) -> None:
-    """Save what is wanted, and small copies `[3, n, …]` of the frames before, at and after each position."""
-    from benchmarks.readers import pyav
-
+def write_plan(plan: list[Wanted], file: Path, *, read: Callable[[Wanted], np.ndarray]) -> None:
+    """Save what is wanted, and small copies `[3, n, …]` of the frames before, at and after each position, as `read`
+    gives them."""
     copies = {}
     for number, wanted in enumerate(plan):
         around = np.array(wanted.indices) + np.array([[-1], [0], [1]])
         seen = np.unique(around.clip(0, wanted.indices[-1]))
-        frames = pyav(Wanted(wanted.path, tuple(seen.tolist()), wanted.height, wanted.width))
+        frames = read(Wanted(wanted.path, tuple(seen.tolist()), wanted.height, wanted.width))
         copies[str(number)] = small(frames)[np.searchsorted(seen, around.clip(0, seen[-1]))].astype(np.float16)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}")
