@@ -252,6 +252,8 @@ def main() -> None:
         return
     cases = [given.case] if given.case else [name for name, case in CASES.items() if given.real or not case.is_real]
     say = partial(print, flush=True)
+    if not given.real and not given.case:
+        say("clips of yours are left out: --real FOLDER (make bench REAL=FOLDER) reads them too")
     found = {case: run_case(case, given.real, rounds=given.rounds, say=say) for case in cases}
     write({**(before() if given.case else {}), **found})
     say(json.dumps(figures(found), indent=1), *notes(found), sep="\n")
