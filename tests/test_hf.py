@@ -527,6 +527,20 @@ def test_on_a_cpu_two_batches_run_side_by_side_each_on_its_part_of_the_cores(bot
     assert captioning_threads() == []
 
 
+def begins_late(captioner):
+    """Let each batch begin when the end of the clips has been seen, which is a race otherwise."""
+    prepare = captioner._inputs
+
+    def inputs(jobs):
+        until = time.monotonic() + SOON
+        while "prepare-batches" in captioning_threads() and time.monotonic() < until:
+            time.sleep(0.01)
+        return prepare(jobs)
+
+    captioner._inputs = inputs
+    return captioner
+
+
 def test_the_last_batch_has_all_cores(both):
     seen = []
 
@@ -537,14 +551,7 @@ def test_the_last_batch_has_all_cores(both):
     def one():
         yield ask(0), moving("red")
 
-    captioner = both(work)
-    prepare = captioner._inputs
-
-    def prepared_late(jobs):
-        time.sleep(0.1)  # so that the end has been seen before the batch begins
-        return prepare(jobs)
-
-    captioner._inputs = prepared_late
+    captioner = begins_late(both(work))
     for _ in range(3):
         list(captioner.caption(one()))
     assert seen == [2, 2, 2]
@@ -731,9 +738,7 @@ def test_a_single_video_keeps_the_whole_model_busy(both):
         time.sleep(0.5)
         return run(batch)
 
-    captioner = both(work)
-    prepare = captioner._inputs
-    captioner._inputs = lambda jobs: (time.sleep(0.1), prepare(jobs))[1]
+    captioner = begins_late(both(work))
     list(captioner.caption([(ask(0), moving("red"))]))
     assert captioner.busy_seconds["model"] >= 0.5
 
