@@ -110,6 +110,13 @@ def test_room_for_what_the_model_takes_at_once_is_recommended(
     assert needed > 1
 
 
+@pytest.mark.parametrize(("workers", "recommended"), [(1, 150), (2, None)])
+def test_room_goes_by_the_processes_that_are_recommended(workers: int, recommended: int | None) -> None:
+    report = BenchReport(20, workers=2, recommended={"--workers": workers})
+    bench_module._recommend_prefetch(report, 2, 50 << 20, in_use=None)
+    assert report.recommended.get("--prefetch-mib") == recommended
+
+
 def test_where_model_and_reading_share_the_cores_it_says_what_they_allow() -> None:
     report = BenchReport(20, [Ceiling("decode", 10.0, "x"), Ceiling("model", 2.0, "x")], pipeline=1.5, workers=1)
     cores = usable_processors()

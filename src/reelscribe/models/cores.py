@@ -1,4 +1,4 @@
-"""The processor's cores between models, and what goes on beside them.
+"""The processor's cores between batches, and what goes on beside them.
 
 On a CPU two batches side by side, each on half of the cores, go faster than one after the other on all of them: threads
 that share one computation wait for the slowest of them at each of its steps, and most where a process that reads clips

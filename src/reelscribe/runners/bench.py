@@ -120,10 +120,15 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
         _model_alone(report, captioner, sample)
         if cores := getattr(captioner, "cores", 0):
             report.shared = _shared(report, cores)
-        _recommend_prefetch(report, operator, sample)
+        at_once = _videos_at_once(captioner, sample, report.recommended.get("--batch-size"))
+        largest = max(clip.nbytes for _, clip in sample)
         del sample
         _whole(report, operator, input, limit=len(rows))
-    _recommend(report)
+    if _is_doubtful(report):
+        report.recommended.clear()
+    else:
+        _recommend_workers(report)
+        _recommend_prefetch(report, at_once, largest, in_use=operator.pool.max_bytes_in_flight)
     return report
 
 
@@ -216,20 +221,6 @@ def _shared(report: BenchReport, model_cores: int) -> float:
     return min(allowed, report.lowest.videos_per_second)
 
 
-def _recommend_prefetch(report: BenchReport, operator: VideoCaptioningFromVLMMapper, sample: Sequence[Pair]) -> None:
-    """Room for what the model takes next beside what is being read, where the bound in use has less."""
-    most = max(clip.nbytes for _, clip in sample)
-    at_once = _videos_at_once(operator.captioner, sample, report.recommended.get("--batch-size"))
-    needed = (at_once + report.workers) * most
-    in_use = operator.pool.max_bytes_in_flight or report.workers * MAX_BYTES_PER_WORKER
-    if needed > in_use:
-        report.recommended["--prefetch-mib"] = -(-needed >> 20)
-    report.notes.append(
-        f"the model takes {at_once} at once of these videos, whose frames are {most / 2**20:.1f} MiB at most; with "
-        f"those being read that is {-(-needed >> 20)} MiB, and --prefetch-mib is {in_use >> 20}"
-    )
-
-
 def _videos_at_once(captioner: Any, sample: Sequence[Pair], batch_size: int | None) -> int:
     """Videos that leave for the model together, with the batch size that is recommended or else in use."""
     if not hasattr(captioner, "videos_at_once"):
@@ -250,15 +241,32 @@ def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: s
     report.bound = summary.stages.line() if summary.stages is not None else ""
 
 
-def _recommend(report: BenchReport) -> None:
-    """Processes that keep the model busy: as many as its speed needs, and no more than there are cores."""
-    if report.ratio > DOUBTFUL_RATIO and report.clips >= FEW_CLIPS:
-        report.recommended.clear()
+def _is_doubtful(report: BenchReport) -> bool:
+    """Whether the figures cannot be true; a note then says so."""
+    doubtful = report.ratio > DOUBTFUL_RATIO and report.clips >= FEW_CLIPS
+    if doubtful:
         report.notes.append(
             f"the pipeline was {report.ratio:.1f} times as fast as {report.lowest.stage} alone, which cannot be: other "
             "work disturbed the measurement, so nothing is recommended; run it again on a quiet machine"
         )
-        return
+    return doubtful
+
+
+def _recommend_prefetch(report: BenchReport, at_once: int, largest: int, *, in_use: int | None) -> None:
+    """Room for what the model takes next beside what is being read, where the bound has less: that in use, or else the
+    one of so many processes as are recommended."""
+    workers = report.recommended["--workers"]
+    needed, bound = (at_once + workers) * largest, in_use or workers * MAX_BYTES_PER_WORKER
+    if needed > bound:
+        report.recommended["--prefetch-mib"] = -(-needed >> 20)
+    report.notes.append(
+        f"the model takes {at_once} at once of these videos, whose frames are {largest / 2**20:.1f} MiB at most; with "
+        f"those being read that is {-(-needed >> 20)} MiB, and --prefetch-mib is {bound >> 20}"
+    )
+
+
+def _recommend_workers(report: BenchReport) -> None:
+    """Processes that keep the model busy: as many as its speed needs, and no more than there are cores."""
     speed = {one.stage: one.videos_per_second for one in report.ceilings}
     needed = math.ceil(HEADROOM * speed["model"] / (speed["decode"] / report.workers))
     report.recommended["--workers"] = max(1, min(needed, usable_processors()))
