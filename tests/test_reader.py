@@ -211,14 +211,15 @@ def test_turned_and_mirrored_videos_are_shown_upright(
     assert clip.frames.shape[1:3] == (96, 64)
 
 
-def test_frames_that_change_size_share_the_first_ones_target(tmp_path: Path) -> None:
+def test_frames_that_change_size_share_the_target_of_most_of_them_the_larger_on_a_tie(tmp_path: Path) -> None:
     small = clips.render_video(tmp_path / "small.h264", count=10)
     large = clips.render_video(tmp_path / "large.h264", count=10, height=128, width=192)
     both = tmp_path / "both.h264"
     both.write_bytes(small.read_bytes() + large.read_bytes())
     clip = clip_of(both)
     assert clips.numbers_of(clip.frames) == [*range(10), *range(10)]
-    assert clip.frames.shape[1:3] == (64, 96)
+    assert clip.frames.shape[1:3] == (128, 192)
+    assert (clip.source_height, clip.source_width) == (128, 192)
 
 
 @pytest.mark.parametrize(
@@ -383,9 +384,9 @@ def test_savings_change_no_pixel(
     used: dict[str, set[int]] = {}
     inner = decoding.frames_at
 
-    def watched(*args: Any, way: decoding.Shortcuts) -> Any:
+    def watched(*args: Any, way: decoding.Shortcuts, following: Any) -> Any:
         used.setdefault(args[0].name.removeprefix("file:"), set()).add(decoding.WAYS.index(way))
-        return inner(*args, way=way)
+        return inner(*args, way=way, following=following)
 
     monkeypatch.setattr("reelscribe.video.reader.frames_at", watched)
     for path in [*referring_videos, *long_videos, *(video(name) for name in clips.CODECS)]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import av
 import numpy as np
@@ -19,9 +19,10 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .clock import packets
 from .memory import check_memory
 from .rejection import RejectedError
-from .timeline import Timeline, decoded, packets
+from .timeline import Timeline, decoded
 
 LEAP_FRAMES = 3
 """Frames that going on at a later key frame must leave out, so that it pays to empty the decoder for it."""
@@ -58,22 +59,40 @@ class MismatchError(Exception):
 
 
 def frames_at(
-    container: InputContainer, stream: VideoStream, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    chosen: NDArray[np.int64],
+    *,
+    way: Shortcuts,
+    following: Iterator[Packet[VideoStream]],
 ) -> Iterator[VideoFrame]:
     """The frames at these ascending positions of the timeline.
+
+    Args:
+        container: the open file.
+        stream: its video.
+        timeline: all its frames.
+        chosen: positions.
+        way: which savings are used.
+        following: the packets from the file's start.
 
     Raises:
         MismatchError: where a frame does not come out of the decoder, or frames come in another order.
         RejectedError: where decoding twice gives different frames.
     """
     if timeline.ticks is None:
-        return _by_order(container, stream, chosen.tolist())
-    return _by_time(_Feed(container, stream, timeline.ticks, way), timeline.keys, chosen.tolist())
+        return _by_order(stream, following, chosen.tolist())
+    if timeline.jumps:
+        way = replace(way, seeks=False)
+    return _by_time(_Feed(container, stream, timeline.ticks, way, following), timeline.keys, chosen.tolist())
 
 
-def _by_order(container: InputContainer, stream: VideoStream, chosen: Sequence[int]) -> Iterator[VideoFrame]:
+def _by_order(
+    stream: VideoStream, following: Iterator[Packet[VideoStream]], chosen: Sequence[int]
+) -> Iterator[VideoFrame]:
     wanted, position = deque(chosen), 0
-    for packet in packets(container, stream):
+    for packet in following:
         for frame in decoded(stream, packet):
             if wanted and position == wanted[0]:
                 wanted.popleft()
@@ -121,8 +140,8 @@ def _key_before(keys: NDArray[np.int64], position: int) -> int:
 def _in_order(feed: _Feed, wanted: Sequence[int]) -> Iterator[VideoFrame]:
     """The wanted frames of a leg, picked out of what the decoder gives."""
     missing, last = deque(wanted), -1
-    for frame in feed.decode({int(feed.ticks[position]) for position in wanted}):
-        at = feed.position(frame)
+    for frame in feed.decode(feed.packets_at(wanted)):
+        at = feed.position(frame, after=last)
         if at <= last or at > missing[0]:
             raise MismatchError
         last = at
@@ -142,11 +161,8 @@ class _Feed:
     stream: VideoStream
     ticks: NDArray[np.int64]
     way: Shortcuts
-    following: Iterator[Packet[VideoStream]] = field(init=False)
+    following: Iterator[Packet[VideoStream]]
     leapt_to: int | None = None
-
-    def __post_init__(self) -> None:
-        self.following = packets(self.container, self.stream)
 
     @property
     def may_leap(self) -> bool:
@@ -160,33 +176,46 @@ class _Feed:
         """Whether a picture may need what came with an earlier packet."""
         return self.stream.codec_context.pix_fmt == "pal8"
 
-    def position(self, frame: VideoFrame) -> int:
-        """Where a frame stands on the timeline."""
+    def position(self, frame: VideoFrame, *, after: int) -> int:
+        """Where a frame stands on the timeline; the second of two with one time comes after the first."""
         if frame.pts is None or (self.leapt_to is not None and frame.is_corrupt):
             raise MismatchError
         at = int(np.searchsorted(self.ticks, frame.pts))
+        if at <= after < len(self.ticks) - 1:
+            at = after + 1
         if at == len(self.ticks) or self.ticks[at] != frame.pts:
             raise MismatchError
         if at == self.leapt_to and self.stream.codec_context.name in MARKS_KEYS and not frame.key_frame:
             raise MismatchError
         return at
 
-    def decode(self, wanted: set[int]) -> Iterator[VideoFrame]:
+    def packets_at(self, wanted: Sequence[int]) -> dict[int, int]:
+        """The times of these positions, and how many packets have each."""
+        times = np.unique(self.ticks[wanted])
+        first, end = (np.searchsorted(self.ticks, times, side=side) for side in ("left", "right"))
+        return dict(zip(times.tolist(), (end - first).tolist(), strict=True))
+
+    def decode(self, wanted: dict[int, int]) -> Iterator[VideoFrame]:
         """Frames from here on: those with the wanted pts, and others; the last packet that is needed empties the
-        decoder, unless nothing may be skipped."""
+        decoder, unless nothing may be skipped.
+
+        Args:
+            wanted: pts, and how many packets have each.
+        """
         context = self.stream.codec_context
         unreferenced = self.way.skips and context.name in SKIPS_UNREFERENCED
         alone = self.way.skips and bool(context.codec.intra_only) and not self._has_palette
-        missing = set(wanted)
+        missing = sum(wanted.values())
         for packet in self.following:
-            needed = packet.pts is None or packet.pts in wanted
-            missing.discard(packet.pts)
+            found = packet.pts is not None and packet.pts in wanted
+            needed = found or packet.pts is None
+            missing -= found
             if alone and not needed:
                 continue
             if unreferenced:
                 context.skip_frame = "DEFAULT" if needed else "NONREF"
             yield from decoded(self.stream, packet)
-            if self.way.skips and not missing:
+            if self.way.skips and missing <= 0:
                 yield from decoded(self.stream, None)
                 return
 

@@ -38,9 +38,12 @@ class RgbConverter:
         width: likewise.
     """
 
-    def __init__(self, *, height: int, width: int) -> None:
+    def __init__(self, *, height: int, width: int, source_size: tuple[int, int] | None = None) -> None:
         self._height, self._width = height, width
         self._scaler, self._to_rgb = VideoReformatter(), VideoReformatter()
+
+    def write(self, frame: VideoFrame, out: NDArray[np.uint8]) -> None:
+        out[:] = self.convert(frame)
 
     def convert(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """One frame."""

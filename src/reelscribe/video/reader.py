@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,28 @@ from numpy.typing import NDArray
 from ..errors import SettingsError
 from ..record import Clip, Failure, TimeWindow
 from ..stores import StoredPath
+from .clock import may_jump
 from .decoding import WAYS, MismatchError, Shortcuts, frames_at
+from .endings import reaches_behind
 from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
+from .opened import OpenedVideo
 from .pixels import RgbConverter, upright_size
 from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
+from .sizing import Size
 from .source import VideoSource, find_source
-from .timeline import PacketTimes, Timeline, decoded_timeline, index_keys, packet_timeline, scan_packets
+from .timeline import (
+    FirstPacket,
+    PacketTimes,
+    Timeline,
+    decode_times,
+    index_keys,
+    packet_timeline,
+    scan_packets,
+    with_last_frame_until,
+)
 from .tolerance import cheapest_near
 
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
@@ -41,6 +56,8 @@ __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 MIN_SHARE = 0.5
 """Least share of a video's frames, and of its announced length, that must be there."""
 WHOLE = TimeWindow()
+
+Allocate = Callable[..., NDArray[Any]]
 
 
 def read_clip(
@@ -85,13 +102,26 @@ def attempt(
     limits: ReadLimits = DEFAULT_LIMITS,
     root: Path | StoredPath | None = None,
     plain: bool = False,
+    allocate: Allocate = np.empty,
 ) -> Clip | Failure | Doubt:
-    """Try once to read a video; `plain`: decode everything, without shortcuts. The rest is as for `read_clip`."""
+    """Try once to read a video; the rest is as for `read_clip`.
+
+    Args:
+        video: as for `read_clip`.
+        policy: likewise.
+        window: likewise.
+        limits: likewise.
+        root: likewise.
+        plain: decode everything, without shortcuts.
+        allocate: gives the memory that frames are written to, for a shape and a type.
+    """
     try:
         with closing(find_source(video, root=root, limits=limits)) as source:
             try:
-                times, timeline = _scan(source, window, limits)
-                return _decode(_ClipReader(source, policy, window, limits), times, None if plain else timeline)
+                with closing(OpenedVideo(source)) as video:
+                    times, timeline = _scan(video, window, limits)
+                    read = _ClipReader(video, policy, window, limits, times.first, allocate)
+                    return _decode(read, times, None if plain else timeline)
             finally:
                 source.check_arrived()
     except RejectedError as exc:
@@ -113,23 +143,25 @@ def _out_of_memory(limits: ReadLimits) -> Doubt:
     return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
 
 
-def _scan(source: VideoSource, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
+def _scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
     """What the header and the packets tell; nothing is decoded."""
-    with source.open(times_only=True) as (container, stream):
-        _check_header(source, container, stream, limits)
-        times = scan_packets(
-            container,
-            stream,
-            max_seconds=limits.max_duration_seconds,
-            max_packets=limits.max_frames,
-            keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
-        )
-        _check_frames(source, times.count, limits)
-        if times.encrypted:
-            raise RejectedError("unreadable", f"{source.name} is encrypted")
-        timeline = packet_timeline(times, container, stream)
-        _check_seconds(source, timeline.duration_seconds if timeline else None, limits)
-        _check_complete(source, container, stream, timeline, window)
+    source = video.source
+    container, stream = video.to_scan()
+    _check_header(source, container, stream, limits)
+    times = scan_packets(
+        container,
+        stream,
+        max_seconds=limits.max_duration_seconds,
+        max_packets=limits.max_frames,
+        keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
+    )
+    _check_frames(source, times.count, limits)
+    if times.encrypted:
+        raise RejectedError("unreadable", f"{source.name} is encrypted")
+    timeline = packet_timeline(times, container, stream)
+    if timeline is not None:
+        timeline = _until_announced(source, container, stream, timeline, window)
+        _check_seconds(source, timeline.duration_seconds, limits)
     return times, timeline
 
 
@@ -141,7 +173,7 @@ def _decode(read: _ClipReader, times: PacketTimes, timeline: Timeline | None) ->
     except (RejectedError, SettingsError, MemoryError):
         raise
     except Exception as exc:  # damaged files reach every corner of the decoders, and each has its own exception
-        message = f"{read.source.name} cannot be decoded: {type(exc).__name__}: {reason(exc)}"
+        message = f"{read.video.source.name} cannot be decoded: {type(exc).__name__}: {reason(exc)}"
         raise RejectedError("unreadable", message, doubtful=True) from exc
 
 
@@ -155,15 +187,15 @@ def _by_timeline(read: _ClipReader, timeline: Timeline) -> Clip | None:
 
 
 def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
-    timeline = _what_decodes(read.source, times)
-    _check_seconds(read.source, timeline.duration_seconds, read.limits)
+    timeline = _what_decodes(read.video.source, times)
+    _check_seconds(read.video.source, timeline.duration_seconds, read.limits)
     return read.clip(timeline)
 
 
 def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
     size = stream.codec_context.height, stream.codec_context.width
     _check_pixels(source, *(size if all(size) else source.header_size()), limits)
-    _check_seconds(source, _announced_seconds(container, stream), limits)
+    _check_seconds(source, _announced_end(container, stream), limits)
     _check_frames(source, stream.frames, limits)
 
 
@@ -187,14 +219,17 @@ def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimi
         )
 
 
-def _announced_seconds(container: InputContainer, stream: VideoStream) -> float | None:
-    """The length the file's header gives the video stream; a container's own length counts only for its sole stream."""
+def _announced_end(container: InputContainer, stream: VideoStream, *, begin: float = 0.0) -> float | None:
+    """When the video stream ends by the file's header, which begins at a time; a container's own length counts only
+    for its sole stream, and nothing where FFmpeg guesses it from a clock that may jump."""
+    if may_jump(container):
+        return None
     if stream.duration and stream.time_base:
-        return float(stream.duration * stream.time_base)
+        return begin + float(stream.duration * stream.time_base)
     end = _matroska_end(stream)
     if end is None and container.duration and len(container.streams) == 1:
         end = container.duration / av.time_base
-    return None if end is None else float(end - max(0, container.start_time or 0) / av.time_base)
+    return end
 
 
 def _matroska_end(stream: VideoStream) -> float | None:
@@ -207,21 +242,33 @@ def _matroska_end(stream: VideoStream) -> float | None:
         return None
 
 
-def _check_complete(
-    source: VideoSource,
-    container: InputContainer,
-    stream: VideoStream,
-    timeline: Timeline | None,
-    window: TimeWindow,
-) -> None:
+def _until_announced(
+    source: VideoSource, container: InputContainer, stream: VideoStream, timeline: Timeline, window: TimeWindow
+) -> Timeline:
+    """The timeline up to the end that the file announces, where its last picture stays until then.
+
+    Raises:
+        RejectedError: the file was cut before half of what is looked at.
+    """
+    announced = _announced_end(container, stream, begin=float(timeline.seconds[0]))
+    if announced is None:
+        return timeline
+    longer = with_last_frame_until(timeline, announced)
+    if longer is timeline:
+        return timeline
+    with source.raw() as file:
+        if not reaches_behind(container, stream, file, size=source.size()):
+            return longer
+    _check_enough(source, timeline, longer.end_seconds, window)
+    return timeline
+
+
+def _check_enough(source: VideoSource, timeline: Timeline, end_seconds: float, window: TimeWindow) -> None:
     """Refuse a file that was cut before half of what is wanted of it."""
-    announced = _announced_seconds(container, stream)
-    if timeline is None or announced is None:
-        return
     begin = float(timeline.seconds[0])
     start = max(begin, window.start_seconds if window.start_seconds is not None else begin)
-    end = min(begin + announced, window.end_seconds if window.end_seconds is not None else math.inf)
-    there = begin + timeline.duration_seconds - start
+    end = min(end_seconds, window.end_seconds if window.end_seconds is not None else math.inf)
+    there = timeline.end_seconds - start
     if end > start and there < MIN_SHARE * (end - start):
         raise RejectedError(
             "unreadable",
@@ -230,24 +277,26 @@ def _check_complete(
 
 
 def _what_decodes(source: VideoSource, times: PacketTimes) -> Timeline:
-    timeline = decoded_timeline(source, times)
-    if timeline is None:
+    decoded = decode_times(source, times)
+    if decoded is None:
         raise RejectedError("no_frames", f"no frame of {source.name} can be decoded", doubtful=True)
-    frames = len(timeline.seconds)
-    if frames < MIN_SHARE * times.count:
-        message = f"{source.name} is damaged: {frames} of {times.count} frames can be decoded"
+    frames = len(decoded.timeline.seconds)
+    if frames < MIN_SHARE * (frames + decoded.lost):
+        message = f"{source.name} is damaged: {frames} of {frames + decoded.lost} frames can be decoded"
         raise RejectedError("unreadable", message, doubtful=True)
-    return timeline
+    return decoded.timeline
 
 
 @dataclass(frozen=True, slots=True)
 class _ClipReader:
     """Chooses frames on a timeline and decodes them."""
 
-    source: VideoSource
+    video: OpenedVideo
     policy: FramePolicy
     window: TimeWindow
     limits: ReadLimits
+    first: FirstPacket
+    allocate: Allocate
 
     def clip(self, timeline: Timeline, *, way: Shortcuts = WAYS[-1]) -> Clip:
         """The clip of the frames chosen on this timeline.
@@ -256,14 +305,14 @@ class _ClipReader:
             RejectedError: where the window is empty or a frame too large.
             MismatchError: where a chosen frame does not come out of the decoder, or frames come in another order.
         """
-        chosen = sample_times(self.policy, timeline.seconds, fps=timeline.fps, window=self.window)
+        chosen = sample_times(
+            self.policy, timeline.seconds, fps=timeline.fps, window=self.window, end_seconds=timeline.end_seconds
+        )
         if not len(chosen):
-            raise RejectedError("no_frames", f"no frame of {self.source.name} lies in the time window")
+            raise RejectedError("no_frames", f"no frame of {self.video.source.name} lies in the time window")
         chosen = self._cheapest(timeline, chosen)
-        with self.source.open() as (container, stream):
-            decoding = frames_at(container, stream, timeline, chosen, way=way)
-            shown = pad(self.policy, chosen)
-            frames, source_size = self._pixels(decoding, len(chosen), padded=len(shown))
+        shown = pad(self.policy, chosen)
+        frames, source_size = self._pixels(timeline, chosen, way=way, padded=len(shown))
         return Clip(
             frames=frames,
             pts_seconds=timeline.seconds[shown],
@@ -280,27 +329,53 @@ class _ClipReader:
         if not tolerance:
             return chosen
         near = cheapest_near(timeline, chosen, seconds=tolerance)
-        inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)
+        inside = self._inside(timeline)
         return np.where((near >= inside[0]) & (near <= inside[-1]), near, chosen)
 
+    def _inside(self, timeline: Timeline) -> NDArray[np.int64]:
+        end = timeline.end_seconds
+        return frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window, end_seconds=end)
+
     def _window_seconds(self, timeline: Timeline) -> float:
-        inside = frames_in_window(timeline.seconds, fps=timeline.fps, window=self.window)
-        return span_seconds(timeline.seconds[inside], fps=timeline.fps)
+        inside, end = self._inside(timeline), timeline.end_seconds
+        return span_seconds(timeline.seconds, inside, fps=timeline.fps, window=self.window, end_seconds=end)
 
     def _pixels(
-        self, decoding: Iterator[VideoFrame], count: int, *, padded: int
-    ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
-        """The frames as uint8 `[padded, H, W, 3]`, the last of the `count` repeated, and the upright size of the first
-        one's source."""
+        self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts, padded: int
+    ) -> tuple[NDArray[np.uint8], Size]:
+        """The frames as uint8 `[padded, H, W, 3]`, the last chosen one repeated, and the size that most of them have
+        at their source, upright."""
+        decoding = self._decoding(timeline, chosen, way=way)
         first = next(decoding)
-        source_size = upright_size(first)
-        _check_pixels(self.source, *source_size, self.limits)
+        size = upright_size(first)
+        _check_pixels(self.video.source, *size, self.limits)
+        pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, padded=padded)
+        usual = _most_frequent(sizes)
+        if usual != size:
+            decoding = self._decoding(timeline, chosen, way=way)
+            pixels, _ = self._written(decoding, len(chosen), source_size=usual, padded=padded)
+        return pixels, usual
+
+    def _decoding(self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts) -> Iterator[VideoFrame]:
+        container, stream, following = self.video.from_start(self.first)
+        return frames_at(container, stream, timeline, chosen, way=way, following=following)
+
+    def _written(
+        self, decoding: Iterator[VideoFrame], count: int, *, source_size: Size, padded: int
+    ) -> tuple[NDArray[np.uint8], Counter[Size]]:
+        """The pixels of frames, and how many of each size there are."""
         height, width = target_size(self.policy, count, *source_size)
-        converter = RgbConverter(height=height, width=width)
-        pixels = np.empty((padded, height, width, 3), np.uint8)
-        pixels[0] = converter.convert(first)
-        for index, frame in enumerate(decoding, start=1):
-            _check_pixels(self.source, frame.height, frame.width, self.limits)
-            pixels[index] = converter.convert(frame)
+        converter = RgbConverter(height=height, width=width, source_size=source_size)
+        pixels = self.allocate((padded, height, width, 3), np.uint8)
+        sizes: Counter[Size] = Counter()
+        for index, frame in enumerate(decoding):
+            _check_pixels(self.video.source, frame.height, frame.width, self.limits)
+            sizes[upright_size(frame)] += 1
+            converter.write(frame, pixels[index])
         pixels[count:] = pixels[count - 1]
-        return pixels, source_size
+        return pixels, sizes
+
+
+def _most_frequent(sizes: Counter[Size]) -> Size:
+    """The size of most frames, the larger one on a tie."""
+    return max(sizes, key=lambda size: (sizes[size], size[0] * size[1], size))

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..record import Clip, TimeWindow
+from .moments import last_step
 from .policy import FramePolicy, FrameSettings
 from .sizing import SIZERS, target_size
 
@@ -40,6 +41,15 @@ JITTER = 0.25
 times to milliseconds, GIF to hundredths."""
 INSTANT_SECONDS = 1e-6
 """Times closer than this are the same moment."""
+LONG_LAST_FRAME = 1.5
+"""A last frame that stays longer than so many frames is no rounding: slide shows and screen recordings end so."""
+LONGEST_STEADY = 2.1
+"""Length of the last frame, in frames, up to which the number of frames stands for the time: muxers often get it
+wrong by one."""
+ROUNDING = 1e-9
+"""What a length in seconds may lose by arithmetic, as a share of it."""
+PLENTY = 10**9
+"""More frames than any video has."""
 GRID_SECONDS = 0.6e-3
 """Times closer than this to index / rate are that index: Matroska rounds to milliseconds."""
 
@@ -52,7 +62,8 @@ class Sampler(NamedTuple):
     indices: Callable[[int, int], Indices]
     """Positions `[n]` for n of `total` evenly spaced frames."""
     moments: Callable[[float, float, float, int], Seconds]
-    """Moments `[n]` in seconds, between the first and the last frame's time; the third value is a frame's length."""
+    """Moments `[n]` in seconds, from the first moment; the second value is the last one that may be shown, the third
+    the end."""
 
 
 def _linspace_count(policy: FramePolicy, total: int, fps: float) -> int:
@@ -67,7 +78,7 @@ def _linspace_indices(total: int, count: int) -> Indices:
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
-def _linspace_moments(first: float, last: float, _length: float, count: int) -> Seconds:
+def _linspace_moments(first: float, last: float, _end: float, count: int) -> Seconds:
     return np.linspace(first, last, count, dtype=np.float64)
 
 
@@ -88,8 +99,8 @@ def _stride_indices(total: int, count: int) -> Indices:
     return places[places < total]
 
 
-def _stride_moments(first: float, last: float, length: float, count: int) -> Seconds:
-    return np.asarray(first + np.arange(count) * ((last + length - first) / count), np.float64)
+def _stride_moments(first: float, _last: float, end: float, count: int) -> Seconds:
+    return np.asarray(first + np.arange(count) * ((end - first) / count), np.float64)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -119,24 +130,40 @@ def sample_indices(policy: FramePolicy, total_frames: int, fps: float) -> Indice
     return sampler.indices(total_frames, sampler.frames(policy, total_frames, fps))
 
 
-def sample_times(policy: FramePolicy, pts_seconds: Seconds, *, fps: float, window: TimeWindow) -> Indices:
+def sample_times(
+    policy: FramePolicy, pts_seconds: Seconds, *, fps: float, window: TimeWindow, end_seconds: float | None = None
+) -> Indices:
     """Positions of the frames to show, of frames at the given times.
 
     Args:
         policy: what the model wants.
         pts_seconds: float64 `[T]`, ascending times of all frames of the file.
-        fps: frame rate of the file.
+        fps: average frame rate of the file.
         window: the part to look at, both ends included; where no frame begins in it, the frame on display is taken.
+        end_seconds: when the last frame ends; None: after a usual frame's length.
 
     Returns:
-        int64 `[n]`, ascending, unique, into `pts_seconds`; empty where the window shows nothing. At a constant rate
-        they are `sample_indices` of the frames in the window; otherwise those nearest to even moments over its span.
+        int64 `[n]`, ascending, unique, into `pts_seconds`; empty where the window shows nothing. Of a file with a
+        constant rate they are `sample_indices` of the frames in the window; otherwise those nearest to even moments
+        over the time that the frames in the window are on display there.
     """
-    inside = frames_in_window(pts_seconds, fps=fps, window=window)
-    times = pts_seconds[inside]
-    if is_constant_rate(times):
-        return inside[sample_indices(policy, len(times), fps)]
-    return inside[_nearest_to_moments(policy, times)]
+    inside = frames_in_window(pts_seconds, fps=fps, window=window, end_seconds=end_seconds)
+    if is_steady(pts_seconds, end_seconds=end_seconds):
+        return inside[sample_indices(policy, len(inside), fps)]
+    if not len(inside):
+        return inside
+    until = _shown_until(pts_seconds, inside, window, end_seconds)
+    return inside[_nearest_to_moments(policy, pts_seconds[inside], until)]
+
+
+def is_steady(pts_seconds: Seconds, *, end_seconds: float | None = None) -> bool:
+    """Whether a file's frames come at a constant rate, and its last one stays no longer than the others."""
+    if not is_constant_rate(pts_seconds):
+        return False
+    if end_seconds is None or len(pts_seconds) < 2:
+        return True
+    step = (pts_seconds[-1] - pts_seconds[0]) / (len(pts_seconds) - 1)
+    return bool(end_seconds - pts_seconds[-1] <= LONGEST_STEADY * step)
 
 
 def is_constant_rate(pts_seconds: Seconds) -> bool:
@@ -147,7 +174,9 @@ def is_constant_rate(pts_seconds: Seconds) -> bool:
     return bool(np.abs(pts_seconds - even).max() <= JITTER * (even[1] - even[0]))
 
 
-def frames_in_window(pts_seconds: Seconds, *, fps: float, window: TimeWindow) -> Indices:
+def frames_in_window(
+    pts_seconds: Seconds, *, fps: float, window: TimeWindow, end_seconds: float | None = None
+) -> Indices:
     """Positions of the frames that begin in the window, both ends included, or else of the one on display in it."""
     start = -math.inf if window.start_seconds is None else window.start_seconds - INSTANT_SECONDS
     end = math.inf if window.end_seconds is None else window.end_seconds + INSTANT_SECONDS
@@ -157,31 +186,65 @@ def frames_in_window(pts_seconds: Seconds, *, fps: float, window: TimeWindow) ->
     shown = int(np.searchsorted(pts_seconds, start, side="right")) - 1
     if shown < 0:
         return inside
-    gone = pts_seconds[shown + 1] if shown + 1 < len(pts_seconds) else pts_seconds[shown] + 1 / fps
+    last_gone = end_seconds if end_seconds is not None else pts_seconds[-1] + 1 / fps
+    gone = pts_seconds[shown + 1] if shown + 1 < len(pts_seconds) else last_gone
     return np.array([shown] if start < gone else [], np.int64)
 
 
-def span_seconds(times: Seconds, *, fps: float) -> float:
-    """How long frames at these times, at least one, are on display together."""
-    if is_constant_rate(times):
-        return len(times) / fps
-    return float(times[-1] - times[0] + np.median(np.diff(times)))
+def span_seconds(
+    pts_seconds: Seconds, inside: Indices, *, fps: float, window: TimeWindow, end_seconds: float | None = None
+) -> float:
+    """How long the frames of a window, at least one, are on display there.
+
+    Args:
+        pts_seconds: times of all frames of the file.
+        inside: positions of those in the window.
+        fps: average frame rate of the file.
+        window: the window.
+        end_seconds: when the last frame ends.
+    """
+    if is_steady(pts_seconds, end_seconds=end_seconds):
+        return len(inside) / fps
+    until = _shown_until(pts_seconds, inside, window, end_seconds)
+    return until - float(pts_seconds[inside[0]]) or 1 / fps
 
 
-def _nearest_to_moments(policy: FramePolicy, times: Seconds) -> Indices:
-    """Frames nearest to even moments. Moments that share a frame show it once, unless that leaves fewer frames than
-    were asked for at least: then neighbours make up the number."""
+def _shown_until(pts_seconds: Seconds, inside: Indices, window: TimeWindow, end_seconds: float | None) -> float:
+    """When the last of some frames leaves the display, or the window ends."""
+    last = int(inside[-1])
+    if last + 1 < len(pts_seconds):
+        gone = float(pts_seconds[last + 1])
+    elif end_seconds is not None:
+        gone = end_seconds
+    else:
+        gone = float(pts_seconds[-1]) + (last_step(pts_seconds) if len(pts_seconds) > 1 else 0.0)
+    if window.end_seconds is not None:
+        gone = min(gone, window.end_seconds)
+    return max(gone, float(pts_seconds[last]))
+
+
+def _nearest_to_moments(policy: FramePolicy, times: Seconds, until: float) -> Indices:
+    """Frames nearest to even moments, from the first frame to when the last one leaves. Moments that share a frame show
+    it once, unless that leaves fewer frames than were asked for at least: then neighbours make up the number."""
+    if len(times) == 1:
+        return np.zeros(1, np.int64)
     sampler = SAMPLERS[policy.sampler]
-    length = float(np.median(np.diff(times)))
-    fps = len(times) / span_seconds(times, fps=1 / length)
-    count = sampler.frames(policy, len(times), fps)
-    if count == len(times):
+    last = max(float(times[-1]), until - float(np.median(np.diff(times))))
+    count = _moments_wanted(policy, len(times), until - float(times[0]))
+    if count == len(times) and policy.fps is None and policy.num_frames is None:
         return np.arange(count)
-    chosen = np.unique(_nearest(times, sampler.moments(times[0], times[-1], length, count)))
-    least = min(count, policy.num_frames or policy.min_frames)
+    chosen = np.unique(_nearest(times, sampler.moments(times[0], last, until, count)))
+    least = min(count, len(times), policy.num_frames or policy.min_frames)
     if len(chosen) >= least:
         return chosen
-    return _spread(_nearest(times, sampler.moments(times[0], times[-1], length, least)), len(times))
+    return _spread(_nearest(times, sampler.moments(times[0], last, until, least)), len(times))
+
+
+def _moments_wanted(policy: FramePolicy, total: int, seconds: float) -> int:
+    """How many moments to look at: as many as of a video of this length with more frames than anybody asks for, unless
+    every frame is asked for."""
+    frames = total if policy.fps is None and policy.num_frames is None else max(total, PLENTY)
+    return SAMPLERS[policy.sampler].frames(policy, frames, frames / seconds * (1 - ROUNDING))
 
 
 def _nearest(times: Seconds, moments: Seconds) -> Indices:

@@ -131,6 +131,18 @@ class VideoSource:
             context = stream and stream.codec_context
             return (context.height, context.width) if context else (0, 0)
 
+    def size(self) -> int:
+        """Bytes of the file."""
+        if isinstance(self.data, bytes):
+            return len(self.data)
+        return int(self.data.stat().st_size)
+
+    def raw(self) -> IO[bytes]:
+        """The bytes of the file, open for reading."""
+        if isinstance(self.data, bytes):
+            return io.BytesIO(self.data)
+        return self.data.open("rb")
+
     def _container(self, file: Any, **more_options: str) -> InputContainer:
         in_memory = not isinstance(self.data, Path)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}

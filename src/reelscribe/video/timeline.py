@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.format import Flags
 from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from .clock import Clock, may_jump, packets
 from .memory import check_memory
-from .sampling import is_constant_rate
+from .moments import apart, filled, last_step
+from .sampling import LONG_LAST_FRAME, is_constant_rate
 from .source import VideoSource
 
 FALLBACK_FPS = 25.0
 """Rate of a stream that has neither times nor a rate."""
 _SHOWN_BIT = 0x10
 """In the first byte of a VP8 frame; without it the frame is only referred to."""
-_LONG_LAST_FRAME = 1.5
-"""A last frame that stays longer than so many frames is no rounding: slide shows end so."""
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
@@ -47,7 +45,8 @@ class Timeline:
     seconds: NDArray[np.float64]
     """Time of each frame in seconds, `[N]`, strictly ascending."""
     ticks: NDArray[np.int64] | None
-    """The decoder's pts of each frame, `[N]`; None where frames can only be told by their order."""
+    """The decoder's pts of each frame, `[N]`, ascending, perhaps with equal ones; None where frames can only be told
+    by their order."""
     keys: NDArray[np.int64]
     """Positions of the key frames, ascending; empty where they are not known."""
     anchors: NDArray[np.int64]
@@ -57,6 +56,29 @@ class Timeline:
     """Average frame rate."""
     duration_seconds: float
     """From the first frame's start to the last frame's end."""
+    jumps: bool = False
+    """Whether the file's clock jumps: then times are right only when it is read from its start."""
+
+    @property
+    def end_seconds(self) -> float:
+        """When the last frame ends."""
+        return float(self.seconds[0]) + self.duration_seconds
+
+
+class FirstPacket(NamedTuple):
+    """What tells a packet from others."""
+
+    pos: int | None = None
+    """Place in the file, in bytes."""
+    pts: int | None = None
+    """Time in ticks."""
+    size: int = 0
+    """Bytes."""
+
+    @classmethod
+    def of(cls, packet: Packet[VideoStream]) -> FirstPacket:
+        """What this packet has."""
+        return cls(packet.pos, packet.pts, packet.size)
 
 
 @dataclass(slots=True)
@@ -77,6 +99,12 @@ class PacketTimes:
     """Greatest pts."""
     last_length: int = 0
     """Duration of the packet with the greatest pts, in ticks."""
+    first_length: int = 0
+    """Duration of the first packet, in ticks."""
+    jumps: bool = False
+    """Whether the file's clock jumps."""
+    first: FirstPacket = field(default_factory=lambda: FirstPacket())
+    """What tells the first packet of all from others."""
 
 
 def scan_packets(
@@ -99,13 +127,17 @@ def scan_packets(
     times = PacketTimes()
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
-    for packet in packets(container, stream):
+    clock = Clock(container, stream)
+    for packet in packets(container, stream, clock=clock):
+        if not times.first.size:
+            times.first = FirstPacket.of(packet)
         if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
             continue
         _note(times, packet, is_key=packet.is_keyframe if keys is None else packet.dts in keys)
         too_long = times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks
         if too_long or times.count > max_packets:
             break
+    times.jumps = bool(clock.shift)
     return times
 
 
@@ -120,6 +152,8 @@ def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> N
     pts = packet.pts
     if pts is None:
         return
+    if not times.ticks:
+        times.first_length = packet.duration or 0
     times.ticks.append(pts)
     times.reordered |= pts != packet.dts
     if is_key:
@@ -128,76 +162,108 @@ def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> N
         times.last_ticks, times.last_length = pts, packet.duration or 0
 
 
-def packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The packets of the stream and the empty one that flushes the decoder; ends early where the file is damaged."""
-    try:
-        yield from container.demux(stream)
-    except (av.FFmpegError, OSError) as exc:
-        check_memory(exc)
-
-
 def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
     """The frames a packet brings out, or with None those still in the decoder; none where data are damaged.
 
     Raises:
         MemoryError: there is no more, or no more is allowed.
     """
+    return _decoded(stream, packet) or []
+
+
+def _decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame] | None:
+    """The same; None where data are damaged."""
     try:
         return stream.codec_context.decode(packet)
     except av.FFmpegError as exc:
         context = stream.codec_context
         check_memory(exc, _FRAMES_HELD * _PIXEL_BYTES * context.height * context.width)
-        return []
+        return None
 
 
 def packet_timeline(times: PacketTimes, container: InputContainer, stream: VideoStream) -> Timeline | None:
-    """The timeline the packets tell, or None where they do not: times missing or equal, as in raw streams, or
-    guessed from the order of decoding, as in AVI with B-frames."""
+    """The timeline the packets tell, or None where they do not: times missing, as in raw streams, or guessed from
+    the order of decoding, as in AVI with B-frames."""
     if not times.count or len(times.ticks) != times.count or (_stores_no_pts(container) and times.reordered):
         return None
     in_file = np.frombuffer(times.ticks, np.int64)
     ticks = np.sort(in_file)
-    if (np.diff(ticks) <= 0).any():
-        return None
     keys = np.searchsorted(ticks, np.array(sorted(times.keys), np.int64))
-    anchors = np.searchsorted(ticks, in_file[np.maximum.accumulate(in_file) == in_file])
-    frames = _Frames(_to_seconds(ticks, container, stream), ticks, keys, anchors)
-    return _timeline(frames, stream, last_length=times.last_length)
+    anchors = np.unique(np.searchsorted(ticks, in_file[np.maximum.accumulate(in_file) == in_file]))
+    frames = _Frames(_to_seconds(apart(ticks), container, stream), ticks, keys, anchors)
+    return _timeline(frames, stream, times, length=_last_length(times, ticks))
 
 
-def decoded_timeline(source: VideoSource, times: PacketTimes) -> Timeline | None:
-    """The timeline of the frames that come out when everything is decoded, or None where none does."""
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What comes out when everything is decoded."""
+
+    timeline: Timeline
+    """Its frames, which can only be told by their order."""
+    lost: int
+    """Packets whose frame does not come out; the second field of a frame counts with the first."""
+
+
+def decode_times(source: VideoSource, times: PacketTimes) -> Decoded | None:
+    """Decode everything for the times of its frames; None where no frame comes out."""
     with source.open() as (container, stream):
-        pts = [frame.pts for packet in packets(container, stream) for frame in decoded(stream, packet)]
+        pts: list[int | None] = []
+        damaged: list[int | None] = []
+        for packet in packets(container, stream):
+            frames = _decoded(stream, packet)
+            pts += [frame.pts for frame in frames or ()]
+            if frames is None:
+                damaged.append(packet.pts)
         if not pts:
             return None
-        ticks = _ascending(pts) if not _stores_no_pts(container) else None
+        ticks = _frame_ticks(pts, times, container, stream)
         if ticks is None:
-            ticks = _ascending(sorted(times.ticks)) if len(times.ticks) == len(pts) else None
-            ticks = ticks - ticks[0] if ticks is not None else None
-        if ticks is not None:
-            seconds = _to_seconds(ticks, container, stream)
-        else:
             seconds = np.arange(len(pts)) / _header_rate(stream)
-        return _timeline(_Frames(seconds), stream, last_length=times.last_length)
+        else:
+            seconds = _to_seconds(apart(ticks), container, stream)
+        timeline = _timeline(_Frames(seconds), stream, times, length=0 if ticks is None else _last_length(times, ticks))
+        return Decoded(timeline, _lost(pts, damaged, times))
 
 
-def _ascending(pts: list[int | None] | list[int]) -> NDArray[np.int64] | None:
-    if any(value is None for value in pts):
+def _frame_ticks(
+    pts: list[int | None], times: PacketTimes, container: InputContainer, stream: VideoStream
+) -> NDArray[np.int64] | None:
+    """Ticks of the frames that were decoded: their own, or, where these contradict their order, the packets'."""
+    found = np.array([time for time in pts if time is not None], np.int64)
+    is_clean = len(found) == len(pts) and bool((np.diff(found) > 0).all())
+    if is_clean and not _stores_no_pts(container):
+        return found
+    if len(times.ticks) == len(pts):
+        return np.sort(np.frombuffer(times.ticks, np.int64))
+    if _stores_no_pts(container):
         return None
-    ticks = np.array(pts, np.int64)
-    return ticks if (np.diff(ticks) > 0).all() else None
+    return filled(pts, step=1 / _header_rate(stream) / float(stream.time_base or 1))
+
+
+def _lost(pts: list[int | None], damaged: list[int | None], times: PacketTimes) -> int:
+    """How many packets gave no frame: those that are damaged, and those in a row without a frame after one that has
+    none itself. A packet without a frame right after one with a frame may hold its second field."""
+    if len(times.ticks) != times.count:
+        return max(0, times.count - len(pts))
+    shown, broken = set(pts), set(damaged)
+    lost, follows_frame = 0, False
+    for tick in times.ticks:
+        has_frame = tick in shown
+        is_field = not has_frame and follows_frame and tick not in broken
+        lost += not has_frame and not is_field
+        follows_frame = has_frame
+    return lost
 
 
 def _stores_no_pts(container: InputContainer) -> bool:
     return container.format.name == "avi"
 
 
-def _to_seconds(ticks: NDArray[np.int64], container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
+def _to_seconds(ticks: NDArray[np.float64], container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
     """Seconds on the file's clock; where a container's clock has no zero, from the container's start."""
     base = stream.time_base or Fraction(1)
     start = 0
-    if Flags.ts_discont in Flags(container.format.flags) and container.start_time is not None:
+    if may_jump(container) and container.start_time is not None:
         start = round(Fraction(container.start_time, av.time_base) / base)
     elif _stores_no_pts(container):
         start = int(ticks[0])
@@ -221,20 +287,39 @@ class _Frames(NamedTuple):
     anchors: NDArray[np.int64] = _NONE
 
 
-def _timeline(frames: _Frames, stream: VideoStream, *, last_length: int) -> Timeline:
+def _last_length(times: PacketTimes, ticks: NDArray[np.int64]) -> int:
+    """How long the last frame stays, in ticks, 0 if the file does not tell: some give each frame one usual length,
+    whatever its own is."""
+    if len(ticks) > 1 and times.last_length == times.first_length != int(ticks[1] - ticks[0]):
+        return 0
+    return times.last_length
+
+
+def _timeline(frames: _Frames, stream: VideoStream, times: PacketTimes, *, length: int) -> Timeline:
     seconds, count = frames.seconds, len(frames.seconds)
-    length = float(last_length * (stream.time_base or 0))
+    own = float(length * (stream.time_base or 0))
     if count == 1:
-        fps = float(stream.average_rate or 0) or (1 / length if length else _header_rate(stream))
-        return Timeline(*frames, fps, length or 1 / fps)
+        fps = float(stream.average_rate or 0) or (1 / own if own else _header_rate(stream))
+        return Timeline(*frames, fps, own or 1 / fps, times.jumps)
     step = float(np.median(np.diff(seconds)))
     if is_constant_rate(seconds):
         header_fps = float(stream.average_rate or 0)
         fps = _constant_rate(seconds, header_fps)
-        if fps == header_fps or length <= _LONG_LAST_FRAME * step:
-            return Timeline(*frames, fps, count / fps)
-    duration = float(seconds[-1] - seconds[0]) + (length or step)
-    return Timeline(*frames, count / duration, duration)
+        usual = step * (1 + _MAX_DRIFT_FRAMES if fps == header_fps else LONG_LAST_FRAME)
+        if own <= usual:
+            return Timeline(*frames, fps, count / fps, times.jumps)
+    duration = float(seconds[-1] - seconds[0]) + (own or last_step(seconds))
+    return Timeline(*frames, count / duration, duration, times.jumps)
+
+
+def with_last_frame_until(timeline: Timeline, end_seconds: float) -> Timeline:
+    """The timeline of a file that announces a later end: its last picture stays until then."""
+    steps = np.diff(timeline.seconds)
+    usual = LONG_LAST_FRAME * float(np.median(steps)) if len(steps) else timeline.duration_seconds
+    if end_seconds - timeline.end_seconds <= usual:
+        return timeline
+    duration = end_seconds - float(timeline.seconds[0])
+    return replace(timeline, fps=len(timeline.seconds) / duration, duration_seconds=duration)
 
 
 def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:
