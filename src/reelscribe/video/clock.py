@@ -22,6 +22,8 @@ AHEAD_SECONDS = 10.0
 """What goes ahead by more than this is another clock, in containers whose clock may jump; FFmpeg's threshold."""
 WRAPPING = frozenset({"mpegts", "mpeg"})
 """Containers whose timestamps have 33 bits and begin again at zero after 26.5 hours."""
+APPENDED = frozenset({"flv", "live_flv"})
+"""Other containers that are joined end to end, or written by recorders that connect again."""
 _TURN = 1 << 33
 
 
@@ -30,15 +32,25 @@ def may_jump(container: InputContainer) -> bool:
     return Flags.ts_discont in Flags(container.format.flags)
 
 
+def clock_of(container: InputContainer, stream: VideoStream) -> Clock | None:
+    """What puts the packets of the stream on one clock; None where the container has an index, or its times cannot
+    jump."""
+    if may_jump(container) or container.format.name in APPENDED:
+        return Clock(container, stream)
+    return None
+
+
 def packets(
-    container: InputContainer, stream: VideoStream, *, clock: Clock | None = None
+    container: InputContainer, stream: VideoStream, *, clock: Clock | None
 ) -> Iterator[Packet[VideoStream]]:
     """The packets of the stream from here on, on one clock, and the empty one that flushes the decoder.
 
     Ends early where the file is damaged. Where the clock jumps, times are right only from the file's start.
     """
-    clock = clock or Clock(container, stream)
     try:
+        if clock is None:
+            yield from container.demux(stream)
+            return
         for packet in container.demux(stream):
             clock.set(packet)
             yield packet

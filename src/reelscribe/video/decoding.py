@@ -7,9 +7,10 @@ against the timeline: a file whose times, key frames or references mislead is fo
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import av
 import numpy as np
@@ -19,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from .clock import packets
+from .clock import clock_of, packets
 from .memory import check_memory
 from .rejection import RejectedError
 from .timeline import Timeline, decoded
@@ -163,6 +164,10 @@ class _Feed:
     way: Shortcuts
     following: Iterator[Packet[VideoStream]]
     leapt_to: int | None = None
+    _places: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = self.ticks.tolist()
 
     @property
     def may_leap(self) -> bool:
@@ -180,10 +185,10 @@ class _Feed:
         """Where a frame stands on the timeline; the second of two with one time comes after the first."""
         if frame.pts is None or (self.leapt_to is not None and frame.is_corrupt):
             raise MismatchError
-        at = int(np.searchsorted(self.ticks, frame.pts))
-        if at <= after < len(self.ticks) - 1:
+        at = bisect_left(self._places, frame.pts)
+        if at <= after < len(self._places) - 1:
             at = after + 1
-        if at == len(self.ticks) or self.ticks[at] != frame.pts:
+        if at == len(self._places) or self._places[at] != frame.pts:
             raise MismatchError
         if at == self.leapt_to and self.stream.codec_context.name in MARKS_KEYS and not frame.key_frame:
             raise MismatchError
@@ -205,15 +210,16 @@ class _Feed:
         context = self.stream.codec_context
         unreferenced = self.way.skips and context.name in SKIPS_UNREFERENCED
         alone = self.way.skips and bool(context.codec.intra_only) and not self._has_palette
-        missing = sum(wanted.values())
+        missing, skipping = sum(wanted.values()), None
         for packet in self.following:
             found = packet.pts is not None and packet.pts in wanted
             needed = found or packet.pts is None
             missing -= found
             if alone and not needed:
                 continue
-            if unreferenced:
-                context.skip_frame = "DEFAULT" if needed else "NONREF"
+            if unreferenced and skipping is not (not needed):
+                skipping = not needed
+                context.skip_frame = "NONREF" if skipping else "DEFAULT"
             yield from decoded(self.stream, packet)
             if self.way.skips and missing <= 0:
                 yield from decoded(self.stream, None)
@@ -243,7 +249,7 @@ class _Feed:
         except (av.FFmpegError, OSError) as exc:
             check_memory(exc)
             raise MismatchError from exc
-        self.following = packets(self.container, self.stream)
+        self.following = packets(self.container, self.stream, clock=clock_of(self.container, self.stream))
 
 
 def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:

@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from .clock import packets
+from .clock import clock_of, packets
 from .memory import check_memory
 from .source import VideoSource
 from .timeline import FirstPacket
@@ -57,7 +57,7 @@ class OpenedVideo:
         if scanned is not None and (following := _rewound(*scanned, first)) is not None:
             return *scanned, following
         container, stream = self._open()
-        return container, stream, packets(container, stream)
+        return container, stream, packets(container, stream, clock=clock_of(container, stream))
 
     def _open(self, *, times_only: bool = False) -> tuple[InputContainer, VideoStream]:
         self.close()
@@ -75,7 +75,7 @@ def _rewound(
     except (av.FFmpegError, OSError) as exc:
         check_memory(exc)
         return None
-    following = packets(container, stream)
+    following = packets(container, stream, clock=None)
     packet = next(following, None)
     if packet is None or FirstPacket.of(packet) != first:
         return None

@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from .clock import Clock, may_jump, packets
+from .clock import clock_of, may_jump, packets
 from .memory import check_memory
 from .moments import apart, filled, last_step
 from .sampling import LONG_LAST_FRAME, is_constant_rate
@@ -127,7 +127,7 @@ def scan_packets(
     times = PacketTimes()
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
-    clock = Clock(container, stream)
+    clock = clock_of(container, stream)
     for packet in packets(container, stream, clock=clock):
         if not times.first.size:
             times.first = FirstPacket.of(packet)
@@ -137,7 +137,7 @@ def scan_packets(
         too_long = times.last_ticks is not None and times.last_ticks - times.ticks[0] > max_ticks
         if too_long or times.count > max_packets:
             break
-    times.jumps = bool(clock.shift)
+    times.jumps = clock is not None and clock.shift != 0
     return times
 
 
@@ -148,7 +148,8 @@ def index_keys(stream: VideoStream) -> frozenset[int]:
 
 def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> None:
     times.count += 1
-    times.encrypted |= packet.has_sidedata("encryption_info")
+    if is_key or times.count == 1:  # asking is slow; where anything is encrypted, key frames are
+        times.encrypted |= packet.has_sidedata("encryption_info")
     pts = packet.pts
     if pts is None:
         return
@@ -209,7 +210,7 @@ def decode_times(source: VideoSource, times: PacketTimes) -> Decoded | None:
     with source.open() as (container, stream):
         pts: list[int | None] = []
         damaged: list[int | None] = []
-        for packet in packets(container, stream):
+        for packet in packets(container, stream, clock=clock_of(container, stream)):
             frames = _decoded(stream, packet)
             pts += [frame.pts for frame in frames or ()]
             if frames is None:
