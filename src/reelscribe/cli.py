@@ -171,6 +171,8 @@ READ_OPTIONS = options(
            "[default: anywhere]"),
     option("--allow-remote", is_flag=True, default=None, help="Read videos at https://, s3://, gs:// and hf:// "
            "addresses; without it they fail as not_allowed."),
+    option("--allow-images", is_flag=True, default=None, help="Take still pictures as clips of one frame, of folders "
+           "too; without it they fail as not_allowed."),
     option("--video-cache", metavar="DIR", help="Keep videos at addresses in this folder.  [default: they are not "
            "kept]"),
     count_option("--video-cache-mib", help="Most MiB to keep there.  [default: 10240]"),

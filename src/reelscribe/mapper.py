@@ -102,6 +102,8 @@ class VideoCaptioningFromVLMMapper:
         media_root: folder outside of which no file is read (`not_allowed`), links resolved; None: anywhere.
         allow_remote: whether videos at `https://`, `s3://`, `gs://` and `hf://` addresses are read; otherwise they
             fail as `not_allowed`.
+        allow_images: whether a still picture (JPEG, PNG, WebP, BMP, TIFF, AVIF, JPEG 2000, PNM) is a clip of one frame;
+            otherwise it fails as `not_allowed`.
         video_cache: folder where videos at addresses are kept; None: they are not kept.
         video_cache_mib: most MiB that are kept there; what was unused for longest goes first.
         batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
@@ -162,6 +164,7 @@ class VideoCaptioningFromVLMMapper:
         max_read_memory_mib: PositiveInt = DEFAULT_LIMITS.max_memory_bytes >> 20,
         media_root: str | None = None,
         allow_remote: bool = False,
+        allow_images: bool = False,
         video_cache: str | None = None,
         video_cache_mib: PositiveInt = 10240,
         batch_size: PositiveInt | None = None,
@@ -210,6 +213,7 @@ class VideoCaptioningFromVLMMapper:
             max_memory_bytes=max_read_memory_mib << 20,
             media_root=Path(media_root).absolute() if media_root is not None else None,
             allow_remote=allow_remote,
+            allow_images=allow_images,
             cache_folder=Path(video_cache).absolute() if video_cache is not None else None,
             max_cache_bytes=video_cache_mib << 20,
         )

@@ -22,7 +22,7 @@ FAILURE_KINDS = {
     "unreadable": "the file exists but cannot be opened or decoded as a video",
     "no_video_stream": "the file has no video stream (audio only, say)",
     "no_frames": "the file has a video stream but no frame of it can be decoded, or none lies in the time window",
-    "not_allowed": "the settings forbid it (a remote address, or a path outside of the media root)",
+    "not_allowed": "the settings forbid it (a remote address, a still picture, or a path outside of the media root)",
     "too_large": "a frame or the file is over the size limit",
     "too_long": "the video is over the limit for its duration or its number of frames",
     "timeout": "reading the video took longer than the time limit, twice",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
+from ..video.signatures import still_format
 from .base import NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
-from .folder import VIDEO_SUFFIXES, VideoFileSource, list_files, list_stored
+from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text
 from .hf_dataset import saved_dataset
 from .hub_dataset import HubSource, is_hub_dataset
 from .jsonl import JsonlSink, JsonlSource
@@ -32,7 +33,7 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     ".csv": DelimitedSource,
     ".tsv": DelimitedSource,
     ".tar": TarSource,
-    **dict.fromkeys(VIDEO_SUFFIXES, VideoFileSource),
+    **dict.fromkeys((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), VideoFileSource),
 }
 """Suffix of a file to what reads it."""
 
@@ -63,27 +64,61 @@ __all__ = [
     "Target",
     "open_sink",
     "open_source",
+    "passed_over",
+    "passed_over_text",
     "schema_of",
 ]
 
 
-def open_source(path: str | AnyPath) -> Source:
+def open_source(path: str | AnyPath, *, images: bool = False) -> Source:
     """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
+
+    Args:
+        path: where they are.
+        images: whether still pictures of a folder, or of a tar shard's samples without a video, count as videos.
 
     Raises:
         DataError: nothing is there, the suffix is unknown, or a folder holds several kinds.
     """
-    path = located(path)
+    source = _source_at(located(path), images=images)
+    if isinstance(source, TarSource):
+        source.images = images
+    return source
+
+
+def passed_over(source: Source) -> Mapping[str, int]:
+    """How many files of a folder are none of the data set, by suffix; none where the source is no folder of files."""
+    return getattr(source, "passed_over", {})
+
+
+def _source_at(path: AnyPath, *, images: bool) -> Source:
     if isinstance(path, StoredPath):
-        return _stored_source(path)
+        return _stored_source(path, images=images)
     if not path.exists():
         return _matching(path)
     if path.is_dir():
-        return _folder_source(path)
+        return _folder_source(path, images=images)
+    if not images and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
+        _refuse_still(path)
     return by_suffix(SOURCES, path, role="input")(path)
 
 
-def _stored_source(path: StoredPath) -> Source:
+def _refuse_still(path: Path) -> None:
+    """Stop where the one file that is named is a still picture.
+
+    Raises:
+        DataError: it is.
+    """
+    with reading(path), path.open("rb") as file:
+        kind = still_format(file)
+    if kind is not None:
+        raise DataError(
+            f"{str(path)!r} is a still picture ({kind}), not a video: it is captioned as a clip of one frame with "
+            "--allow-images (allow_images)"
+        )
+
+
+def _stored_source(path: StoredPath, *, images: bool) -> Source:
     """What is at an address."""
     if is_hub_dataset(path):
         return HubSource(path)
@@ -95,7 +130,7 @@ def _stored_source(path: StoredPath) -> Source:
         with reading(path):
             if scheme_of(path.url) in STORES and (saved := _saved(path)) is not None:
                 return saved
-            return _source_of(path, list_stored(path, (*MANY, *VIDEO_SUFFIXES)))
+            return _source_of(path, list_stored(path, MANY, images=images))
     return by_suffix(SOURCES, path, role="input")(path)
 
 
@@ -107,8 +142,8 @@ def _matching(pattern: Path) -> Source:
     return by_suffix(MANY, pattern, role="pattern")(pattern, files)
 
 
-def _folder_source(path: Path) -> Source:
-    return _saved(path) or _source_of(path, list_files(path, (*MANY, *VIDEO_SUFFIXES)))
+def _folder_source(path: Path, *, images: bool) -> Source:
+    return _saved(path) or _source_of(path, list_files(path, MANY, images=images))
 
 
 def _saved(path: AnyPath) -> Source | None:
@@ -116,17 +151,30 @@ def _saved(path: AnyPath) -> Source | None:
     return saved_dataset(path) or (LanceSource(path) if is_lance(path) else None)
 
 
-def _source_of(path: AnyPath, files: Sequence[AnyPath]) -> Source:
+def _source_of(path: AnyPath, listing: Listing) -> Source:
     """The rows of the files of a folder."""
+    files = listing.files
     kinds = {suffix if (suffix := file.suffix.lower()) in MANY else "video" for file in files}
     if not files:
         raise DataError(
-            f"no videos, Parquet files or tar shards under {str(path)!r}; videos are {', '.join(VIDEO_SUFFIXES)}"
+            f"no videos, Parquet files or tar shards under {str(path)!r}, {_instead(listing)}; "
+            f"videos are {', '.join(VIDEO_SUFFIXES)}"
         )
     if len(kinds) > 1:
         raise DataError(f"the folder {str(path)!r} holds {_listed(kinds)}; name the file itself, or a pattern")
     (kind,) = kinds
-    return MANY[kind](path, files) if kind in MANY else VideoFileSource(path, files)
+    source: Any = MANY[kind](path, files) if kind in MANY else VideoFileSource(path, files)
+    source.passed_over = listing.passed_over
+    return source  # type: ignore[no-any-return]
+
+
+def _instead(listing: Listing) -> str:
+    """What a folder holds in place of what is looked for."""
+    if not listing.passed_over:
+        return "which is empty"
+    has_images = any(suffix in IMAGE_SUFFIXES for suffix in listing.passed_over)
+    hint = "; still pictures are captioned with --allow-images (allow_images)" if has_images else ""
+    return f"only {passed_over_text(listing.passed_over)}{hint}"
 
 
 def _listed(kinds: set[str]) -> str:

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from ..video.signatures import HEAD_BYTES, is_animated_webp, is_source_or_music, still_kind
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".gif", ".flv", ".wmv",
     ".3gp", ".3g2", ".asf", ".mxf", ".ogv", ".vob",
+    ".f4v", ".mp4v", ".mpg4", ".qt", ".mqv", ".mj2", ".ismv", ".3gpp", ".3gp2", ".3gpp2",
+    ".insv", ".lrv", ".lrf", ".360", ".mk3d", ".divx", ".xvid", ".amv", ".wm", ".ogm", ".ogx",
+    ".mpe", ".m1v", ".m2v", ".mpv", ".mp2v", ".mpg2", ".mpeg2", ".m2p", ".mod", ".vro", ".evo",
+    ".tod", ".trp", ".tp", ".m2t", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".h266", ".266", ".vvc",
+    ".ivf", ".obu", ".av1", ".vc1", ".y4m", ".mjpeg", ".mjpg", ".dv", ".dif", ".rm", ".rmvb", ".nut", ".wtv", ".nsv",
+    ".gxf", ".lxf", ".ty", ".viv", ".apng", ".avif", ".webp",
 )  # fmt: skip
 """What counts as a video by its name, in any case."""
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm",
+    ".pbm", ".pnm",
+)  # fmt: skip
+"""What counts as a still picture, where those are captioned."""
+_IS_OTHER: dict[str, Callable[[bytes], bool]] = {
+    **dict.fromkeys((".mod", ".nut", ".dif", ".tp", ".ty"), is_source_or_music),
+    ".avif": lambda head: still_kind(head) is not None,
+    ".webp": lambda head: not is_animated_webp(head),
+}
+"""Suffixes that files have which are no videos, and what tells those by their first bytes."""
 VIDEO_FIELD = "video"
+SUFFIXES_TOLD = 12
+"""Suffixes of files that are passed over which are told one by one."""
 
 
 class VideoFileSource:
@@ -47,23 +70,95 @@ class VideoFileSource:
         return self._files
 
 
-def list_stored(root: StoredPath, suffixes: tuple[str, ...]) -> list[StoredPath]:
-    """The same for a folder of an object store."""
-    found = [path for path in root.files() if path.name.lower().endswith(suffixes)]
-    return [path for path in found if not any(part.startswith(".") for part in path.url.split("/"))]
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a folder holds, hidden files left out."""
+
+    files: list[Any]
+    """Paths of the files that are taken, sorted."""
+    passed_over: dict[str, int]
+    """How many files are not, by their suffix in lower case; an empty one for names without."""
 
 
-def list_files(root: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Files under a folder whose names end in one of the suffixes, in any case; absolute, sorted by path.
+def is_video(suffix: str, head: Callable[[], bytes]) -> bool:
+    """Whether a file counts as a video.
+
+    Args:
+        suffix: in lower case.
+        head: gives the first bytes; called only where the suffix leaves a doubt.
+    """
+    return suffix in VIDEO_SUFFIXES and not (suffix in _IS_OTHER and _IS_OTHER[suffix](head()))
+
+
+def list_stored(root: StoredPath, suffixes: Collection[str], *, images: bool = False) -> Listing:
+    """The same as `list_files` for a folder of an object store; `.webp` counts as a still picture, unseen."""
+    shown = (path for path in root.files() if not any(part.startswith(".") for part in path.url.split("/")))
+    return _listing(shown, suffixes, images=images, head=_stored_head)
+
+
+def list_files(root: Path, suffixes: Collection[str], *, images: bool = False) -> Listing:
+    """Files under a folder that are videos, or whose names end in one of the suffixes; absolute, sorted by path.
 
     Files and folders whose name starts with a dot are left out; links are followed, each folder once.
+
+    Args:
+        root: the folder.
+        suffixes: what is taken besides videos, in any case.
+        images: whether still pictures are taken too.
 
     Raises:
         DataError: a folder cannot be listed.
     """
     root = root.resolve()
-    found = [path for path in _walk(root) if path.name.lower().endswith(suffixes)]
-    return sorted(found, key=lambda path: path.relative_to(root).parts)
+    listing = _listing(_walk(root), suffixes, images=images, head=_head)
+    listing.files.sort(key=lambda path: path.relative_to(root).parts)
+    return listing
+
+
+def passed_over_text(passed_over: Mapping[str, int]) -> str:
+    """Numbers of files by suffix, as one text.
+
+    >>> passed_over_text({".psd": 1, ".txt": 2})
+    '3 files (.txt 2, .psd 1)'
+    """
+    by_count = sorted(passed_over.items(), key=lambda item: (-item[1], item[0]))
+    told = [f"{suffix or 'without a suffix'} {count:,}" for suffix, count in by_count[:SUFFIXES_TOLD]]
+    more = sum(count for _, count in by_count[SUFFIXES_TOLD:])
+    told += [f"others {more:,}"] if more else []
+    count = sum(passed_over.values())
+    return f"{count:,} file{'' if count == 1 else 's'} ({', '.join(told)})"
+
+
+def _listing(paths: Iterable[Any], suffixes: Collection[str], *, images: bool, head: Callable[[Any], bytes]) -> Listing:
+    taken, passed_over = {*suffixes, *(IMAGE_SUFFIXES if images else ())}, Counter[str]()
+    files = []
+    for path in paths:
+        suffix = path.suffix.lower()
+        if suffix in taken or is_video(suffix, partial(head, path)):
+            files.append(path)
+        else:
+            passed_over[suffix] += 1
+    return Listing(files, dict(passed_over))
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file; nothing of one that is none, or cannot be read: its row will say so."""
+    try:
+        if not path.is_file():
+            return b""
+        with path.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError:
+        return b""
+
+
+def _stored_head(path: StoredPath) -> bytes:
+    if path.suffix.lower() == ".webp":  # a request for each would take long where there are many
+        return b""
+    try:
+        return path.read_range(0, HEAD_BYTES)
+    except (OSError, ValueError):
+        return b""
 
 
 def _walk(root: Path) -> Iterator[Path]:

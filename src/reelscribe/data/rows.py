@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..record import Failure, Sample, failure_to_dict
 from ..text import DEFAULT_TOKENS, SpecialTokens, ordinary_text
 from .base import NewFields
+from .folder import IMAGE_SUFFIXES
 
 VIDEO_COLUMN = "video"
 """Field looked for where the rows have no list of videos."""
@@ -185,8 +186,14 @@ def choose_form(rows: Iterable[Sample], names: FieldNames) -> RowForm:
         return VideoForm(names, VIDEO_COLUMN)
     raise DataError(
         f"no row has a field {names.video_key!r} or {VIDEO_COLUMN!r}; there are {', '.join(map(repr, seen))}"
-        " (the option --video-key, or video_key, names the field)"
+        " (the option --video-key, or video_key, names the field)" + _hint(seen)
     )
+
+
+def _hint(fields: Iterable[str]) -> str:
+    """How still pictures of a tar shard are taken, where there are some."""
+    has_images = any(f".{name.rpartition('.')[2]}" in IMAGE_SUFFIXES for name in fields)
+    return "; still pictures are captioned with --allow-images (allow_images)" if has_images else ""
 
 
 def _form_of(row: Sample, names: FieldNames) -> RowForm | None:

@@ -10,16 +10,18 @@ import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from ..video.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
-from .folder import VIDEO_FIELD, VIDEO_SUFFIXES
+from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, VIDEO_SUFFIXES, is_video
 from .jsonl import encode_row
 from .temporary import FileSink, TemporaryFile, TemporaryFolder
 
@@ -38,10 +40,12 @@ class TarSource:
         self.path = path
         self.folder = path if path.is_dir() else path.parent
         self._files = [path] if files is None else list(files)
+        self.images = False
+        """Whether the still picture of a sample without a video is its video."""
 
     def __iter__(self) -> Iterator[Sample]:
         for path in self._files:
-            yield from _samples(path)
+            yield from _samples(path, images=self.images)
 
     def fields(self) -> list[str] | None:
         """Unknown: samples may differ."""
@@ -60,14 +64,14 @@ class TarSource:
         return self._files
 
 
-def _samples(path: AnyPath) -> Iterator[Sample]:
+def _samples(path: AnyPath, *, images: bool) -> Iterator[Sample]:
     from webdataset.tariterators import group_by_keys
 
     with reading(path):
         try:
             with path.open("rb") as file:
                 for sample in group_by_keys(_members(file, path)):
-                    yield _row(sample, path)
+                    yield _row(sample, path, images=images)
         except (tarfile.TarError, ValueError) as exc:
             raise DataError(f"cannot read {str(path)!r} as a tar shard: {exc.args[0] if exc.args else exc}") from exc
 
@@ -81,19 +85,35 @@ def _members(file: Any, path: AnyPath) -> Iterator[dict[str, Any]]:
         yield {**member, "__url__": str(path)}
 
 
-def _row(sample: dict[str, Any], path: AnyPath) -> Sample:
+def _row(sample: dict[str, Any], path: AnyPath, *, images: bool) -> Sample:
     row: Sample = {KEY: sample[KEY]}
     members = {suffix: data for suffix, data in sample.items() if not suffix.startswith("__")}
     if _JSON in members:
         row |= _fields(members.pop(_JSON), where=f"{path}:{sample[KEY]}.json")
+    still = _still(members) if images and not row.get(VIDEO_FIELD) else None
     for suffix, data in members.items():
-        if f".{suffix.rpartition('.')[2]}" in VIDEO_SUFFIXES:
+        if suffix == still or is_video(_last(suffix), partial(_head, data)):
             row[_video_name(row)] = {"path": f"{sample[KEY]}.{suffix}", "bytes": data}
         elif suffix == _TEXT:
             row.setdefault(TEXT_FIELD, data.decode("utf-8", "replace").strip(_SPACE) if data else "")
         else:
             row.setdefault(suffix, data)
     return row
+
+
+def _last(suffix: str) -> str:
+    return f".{suffix.rpartition('.')[2]}"
+
+
+def _head(data: bytes) -> bytes:
+    return data[:HEAD_BYTES]
+
+
+def _still(members: Mapping[str, bytes]) -> str | None:
+    """The suffix of the first still picture, where there is one and no video."""
+    if any(is_video(_last(suffix), partial(_head, data)) for suffix, data in members.items()):
+        return None
+    return next((suffix for suffix in members if _last(suffix) in IMAGE_SUFFIXES), None)
 
 
 def _video_name(row: Sample) -> str:
@@ -185,7 +205,7 @@ class TarSink(FileSink):
         name, data = (video.get("path"), video.get("bytes")) if isinstance(video, dict) else (video, None)
         if isinstance(name, bytes):
             name, data = "video.mp4", name
-        if not isinstance(name, str) or (suffix := Path(name).suffix.lower()) not in VIDEO_SUFFIXES:
+        if not isinstance(name, str) or (suffix := Path(name).suffix.lower()) not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
             return {}
         data = self._file_bytes(name) if data is None else data
         return {} if data is None else {suffix[1:]: data}

@@ -106,7 +106,7 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
         DataError: the input cannot be read, or no video of the sample can.
         ModelError: the model cannot be loaded.
     """
-    source = open_source(input)
+    source = open_source(input, images=operator.limits.allow_images)
     with relative_to(operator, source.folder):
         rows = _sample_rows(operator, source, clips)
         operator.start()

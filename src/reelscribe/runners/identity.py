@@ -42,9 +42,12 @@ ROW_PARAMETERS = (
     "video_key", "caption_key", "failure_key", "finish_reason_key", "seed", "video_token", "image_token",
     "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key", "max_source_seconds",
     "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
+    "allow_images",
 )  # fmt: skip
 """Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
 what it needs of them."""
+LATER_PARAMETERS = frozenset({"allow_images"})
+"""Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
 WITH_PARTS = ("model_params", "sampling_params")
@@ -74,7 +77,7 @@ class RunIdentity:
     ) -> RunIdentity:
         """The identity of a run to come; call it while relative paths are resolved as in the run."""
         given = operator.parameters
-        rows = {name: given[name] for name in ROW_PARAMETERS}
+        rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
         rows |= {"media_root": _absolute(given["media_root"])}
         rows |= {"input": _place(source.path), "input_files": _files_digest(source.files()), "limit": limit}
         rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
@@ -116,7 +119,8 @@ class RunIdentity:
             if now[name] is not None and now[name] != before[name]
         )
         fenced = now["media_root"] not in (None, before["media_root"])
-        return lower or fenced or (before["allow_remote"] and not now["allow_remote"])
+        forbidden = any(before.get(name) and not now.get(name) for name in ("allow_remote", "allow_images"))
+        return lower or fenced or forbidden
 
     def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
         """The same, with the model's revision as it is known now."""

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..data import SINKS, Source, Target, open_source
+from ..data import SINKS, Source, Target, open_source, passed_over
 from ..data.base import by_suffix
 from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
@@ -144,7 +144,7 @@ def _run_file(
 ) -> RunSummary:
     target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
     output = target.path
-    source = open_source(input)
+    source = open_source(input, images=operator.limits.allow_images)
     failures = settings.failures or failures_path(output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
@@ -176,7 +176,7 @@ class Run:
         settings: RunSettings,
     ) -> None:
         self._target = target
-        self.summary = RunSummary(output=target.path, model=model_name(operator))
+        self.summary = RunSummary(output=target.path, model=model_name(operator), passed_over=dict(passed_over(source)))
         self._operator = operator
         self._source = source
         self._form = form

@@ -560,7 +560,9 @@ def answer_file(
     job = new_job(operator, form, max_failures=file.max_failures)
     with _watching(job, watch), ray.data.DataContext.current(_context(ray, file.checkpoint)):
         try:
-            rows = ray.data.read_datasource(_rows_of(file), override_num_blocks=1, num_cpus=0)
+            rows = ray.data.read_datasource(
+                _rows_of(file, images=operator.limits.allow_images), override_num_blocks=1, num_cpus=0
+            )
             captioned = _captioned(rows, job, settings, operator)
             captioned.write_parquet(str(file.answers), min_rows_per_file=settings.rows_per_file)
             stages: StageTimes | None = ray.get(job.ledger.stages.remote())
@@ -581,7 +583,7 @@ def _context(ray: Any, checkpoint: Path) -> Any:
     return context
 
 
-def _rows_of(file: FileJob) -> Any:
+def _rows_of(file: FileJob, *, images: bool) -> Any:
     """The rows of a file as a source of Ray Data's: one task beside the driver reads as far ahead as there is room."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -599,16 +601,16 @@ def _rows_of(file: FileJob) -> Any:
 
         def get_read_tasks(self, parallelism: int, *_args: Any, **_options: Any) -> list[Any]:  # noqa: ARG002
             metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-            return [ReadTask(lambda: row_tables(path, limit), metadata)]
+            return [ReadTask(lambda: row_tables(path, limit, images=images), metadata)]
 
     return RowsDatasource()
 
 
-def row_tables(path: AnyPath, limit: int | None) -> Iterator[Any]:
+def row_tables(path: AnyPath, limit: int | None, *, images: bool = False) -> Iterator[Any]:
     """The rows of a file as tables of index and pickled row."""
     import pyarrow as pa
 
-    rows = enumerate(islice(open_source(path), limit))
+    rows = enumerate(islice(open_source(path, images=images), limit))
     while some := list(islice(rows, SOURCE_ROWS)):
         numbers = pa.array([number for number, _ in some], pa.int64())
         yield pa.table({ROW: numbers, SAMPLE: pa.array([pickle.dumps(row) for _, row in some], pa.binary())})

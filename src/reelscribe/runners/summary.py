@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data import passed_over_text
 from ..errors import TooManyFailuresError
 from ..record import FAILURE_KINDS
 from ..stages import StageTimes
@@ -83,6 +84,8 @@ class RunSummary(Counts):
     """Where the rows are."""
     model: str | None = None
     """The model's name, where it is known."""
+    passed_over: dict[str, int] = field(default_factory=dict)
+    """Files of the input's folder that are none of the data set, by suffix."""
     known_rows: int = 0
     """Rows in parts of the output that were finished before this run was started again."""
     known_videos: int = 0
@@ -141,6 +144,8 @@ class RunSummary(Counts):
 def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     """The summary as (name, value) pairs."""
     yield "rows in", f"{summary.rows_in:,}"
+    if summary.passed_over:
+        yield "passed over", passed_over_text(summary.passed_over)
     yield "rows out", f"{summary.rows_out:,}"
     yield "captions", f"{summary.captions:,} for {summary.videos:,} videos"
     if summary.known_videos:

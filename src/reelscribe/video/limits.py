@@ -36,6 +36,8 @@ class ReadLimits:
     """Private memory a process that reads may take for a video, beyond what it has at its start; Linux only."""
     allow_remote: bool = False
     """Whether videos at addresses are read: `https://`, `s3://`, `gs://`, `hf://`."""
+    allow_images: bool = False
+    """Whether a still picture is read, as a clip of one frame."""
     cache_folder: Path | None = None
     """Where videos at addresses are kept, whole; None: they are not kept."""
     max_cache_bytes: int = 10 << 30

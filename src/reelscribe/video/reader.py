@@ -39,6 +39,7 @@ from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .sizing import Size
 from .source import VideoSource, find_source
+from .stills import picture_clip
 from .timeline import (
     FirstPacket,
     PacketTimes,
@@ -118,6 +119,9 @@ def attempt(
     try:
         with closing(find_source(video, root=root, limits=limits)) as source:
             try:
+                clip = picture_clip(source, policy, window=window, limits=limits, allocate=allocate)
+                if clip is not None:
+                    return clip
                 with closing(OpenedVideo(source)) as video:
                     times, timeline = _scan(video, window, limits)
                     read = _ClipReader(video, policy, window, limits, times.first, allocate)

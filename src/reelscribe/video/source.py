@@ -30,13 +30,28 @@ from .limits import ReadLimits
 from .memory import check_memory
 from .rejection import RejectedError, printable, reason
 from .remote import RemoteFile, open_remote, refusals
+from .signatures import is_still_brand
 
 DEMUXERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,gif,flv,live_flv,asf,ogg,nut,mxf,ivf,obu,av1,h264,hevc,vvc,m4v,vc1,"
-    "dv,rm,wtv,ty,yuv4mpegpipe,apng,webp,swf,3dostr,nsv,mjpeg,gxf,lxf,viv,"
+    "dv,rm,wtv,ty,yuv4mpegpipe,apng,swf,3dostr,nsv,mjpeg,gxf,lxf,vivo,"
     "mp3,wav,w64,flac,aac,ac3,eac3,aiff,caf,amr,au,ape,tta,wv,dts,truehd"
 )
 """Demuxers that may open a file. Playlists and image sequences are left out: they make the decoder open other files."""
+
+_BESIDE_THE_PICTURE = (
+    Disposition.timed_thumbnails
+    | Disposition.non_diegetic
+    | Disposition.metadata
+    | Disposition.dependent
+    | Disposition.still_image
+)
+_PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl", "ppm", "targa"})
+"""Decoders of covers and thumbnails, where another stream is in a codec of videos."""
+_PICTURE_BRANDS = frozenset({"avif", "avis"})
+"""Files whose streams are the picture and its alpha plane; which of them has more data says nothing."""
+_THUMBNAIL_SHARE = 4
+"""A stream that another has so many times the pixels of is its thumbnail."""
 
 FETCH_SHARE = 0.8
 """Share of the time for a reading in which a remote file must be here."""
@@ -44,6 +59,8 @@ LEFT_OUT_BYTES = 4 << 20
 """A file elsewhere that is smaller is fetched sooner than it is looked into."""
 TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
 """Decoders for whose packets in an mp4 file the header alone gives times and key frames."""
+_UNKNOWN_KIND = "it is a picture, a playlist or another kind of file that is not read here"
+"""What FFmpeg calls an invalid argument: the file is one for a demuxer that may not open files."""
 _NAME_CHARS = 80
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
@@ -158,7 +175,8 @@ class VideoSource:
             )
         except (av.FFmpegError, OSError, ValueError) as exc:
             check_memory(exc)
-            raise RejectedError("unreadable", f"{self.name} cannot be opened as a video: {reason(exc)}") from exc
+            why = _UNKNOWN_KIND if isinstance(exc, av.error.ArgumentError) else reason(exc)
+            raise RejectedError("unreadable", f"{self.name} cannot be opened as a video: {why}") from exc
         return container
 
     def _file(self) -> Any:
@@ -173,12 +191,34 @@ class VideoSource:
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
-    """The stream a player would show; pictures attached as cover art are none."""
+    """The stream a player would show: no cover, and where there are several, no still, thumbnail or alpha plane."""
+    there = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not there:
+        return None
+    marks = [_marks_of_no_picture(stream) for stream in there]
+    likely = [stream for stream, mark in zip(there, marks, strict=True) if mark == min(marks)]
+    largest = max(likely, key=_pixels)
     best = container.streams.best("video")
-    for stream in (best, *container.streams.video):
-        if isinstance(stream, VideoStream) and not stream.disposition & Disposition.attached_pic:
-            return stream
-    return None
+    shown = next((stream for stream in likely if best is not None and stream.index == best.index), largest)
+    is_picture_file = container.metadata.get("major_brand") in _PICTURE_BRANDS
+    return largest if is_picture_file or _pixels(largest) >= _THUMBNAIL_SHARE * _pixels(shown) else shown
+
+
+def _marks_of_no_picture(stream: VideoStream) -> tuple[bool, bool, bool, bool]:
+    """What says that a stream only goes with the picture, the surest first: what the file calls it, one frame alone, a
+    codec of still pictures, and shades of grey, as an alpha plane has."""
+    context = stream.codec_context
+    return (
+        bool(stream.disposition & _BESIDE_THE_PICTURE),
+        stream.frames == 1,
+        context is not None and context.name in _PICTURE_CODECS,
+        context is not None and context.format is not None and len(context.format.components) == 1,
+    )
+
+
+def _pixels(stream: VideoStream) -> int:
+    context = stream.codec_context
+    return context.width * context.height if context is not None else 0
 
 
 def find_source(video: Any, *, root: Path | StoredPath | None, limits: ReadLimits) -> VideoSource:
@@ -261,10 +301,12 @@ def _here(file: IO[bytes], url: str, limits: ReadLimits) -> VideoSource:
 
 def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int]]:
     """The parts of a file that need not be fetched where only times are wanted; none where it is better fetched at
-    once: a small one, one that does not tell in one place where its pictures are, or one for the cache."""
+    once: a small one, one that does not tell in one place where its pictures are, a still picture, or one for the
+    cache."""
     if limits.cache_folder is not None or file.stat().st_size < LEFT_OUT_BYTES:
         return ()
-    return media_ranges(file) if file.read_range(0, HEAD_BYTES)[4:8] in FIRST_BOXES else ()
+    head = file.read_range(0, HEAD_BYTES)
+    return media_ranges(file) if head[4:8] in FIRST_BOXES and not is_still_brand(head[8:12]) else ()
 
 
 def _fetched(file: Ranged, limits: ReadLimits) -> IO[bytes]:
