@@ -54,25 +54,25 @@ def retimed(
     """
     with av.open(str(source)) as given, av.open(str(path), "w", options=options or {}) as made:
         stream = made.add_stream_from_template(given.streams.video[0])
-        tones: Any = made.add_stream("aac", rate=8000) if sound else None
+        tones: Any = made.add_stream("libopus", rate=48000) if sound else None
         packets = [packet for packet in given.demux(video=0) if packet.size]
         for packet, time, length in zip(packets, times, lengths or [0] * len(times), strict=True):
             packet.stream, packet.time_base = stream, base
             packet.pts = packet.dts = time
             packet.duration = length
-        mixed: list[tuple[float, Any]] = [(float(packet.pts * base), packet) for packet in packets]
+        mixed = packets
         if sound:
-            mixed += [(float(packet.pts * packet.time_base), packet) for packet in _tones(tones, *sound)]
-        for _, packet in sorted(mixed, key=lambda one: one[0]):
+            mixed = sorted(packets + _tones(tones, *sound), key=lambda packet: packet.pts * packet.time_base)
+        for packet in mixed:
             made.mux(packet)
     return path
 
 
 def _tones(stream: Any, begin: float, end: float) -> list[Any]:
     packets = []
-    for start in range(round(begin * 8000), round(end * 8000), 1024):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 8000, start, Fraction(1, 8000)
+    for start in range(round(begin * 48_000), round(end * 48_000), 960):
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 960), np.float32), format="flt", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 48_000, start, Fraction(1, 48_000)
         packets += stream.encode(frame)
     return packets + stream.encode()
 
@@ -181,3 +181,21 @@ def _whole_frames() -> bytes:
     """Some frames by which FFmpeg knows the stream, whatever is damaged in the one to be written."""
     grey = np.full((FIELD_SIDE, FIELD_SIDE), 128, np.uint8)
     return b"".join(_field(grey[b::2], frame=n, bottom=bool(b), parameters=0) for n in range(2) for b in (0, 1))
+
+
+def appended(path: Path, parts: Iterable[Path], *, step: int = 40) -> Path:
+    """The packets of several files of one codec in one stream, one every `step` milliseconds."""
+    with av.open(str(path), "w") as made:
+        stream: Any = None
+        at = 0
+        for part in parts:
+            with av.open(str(part)) as given:
+                stream = stream or made.add_stream_from_template(given.streams.video[0])
+                for packet in given.demux(video=0):
+                    if not packet.size:
+                        continue
+                    packet.stream, packet.time_base = stream, MILLISECOND
+                    packet.pts = packet.dts = at
+                    at += step
+                    made.mux(packet)
+    return path

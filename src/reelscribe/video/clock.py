@@ -40,9 +40,7 @@ def clock_of(container: InputContainer, stream: VideoStream) -> Clock | None:
     return None
 
 
-def packets(
-    container: InputContainer, stream: VideoStream, *, clock: Clock | None
-) -> Iterator[Packet[VideoStream]]:
+def packets(container: InputContainer, stream: VideoStream, *, clock: Clock | None) -> Iterator[Packet[VideoStream]]:
     """The packets of the stream from here on, on one clock, and the empty one that flushes the decoder.
 
     Ends early where the file is damaged. Where the clock jumps, times are right only from the file's start.
@@ -70,10 +68,11 @@ class Clock:
         self._wraps = container.format.name in WRAPPING
         self._last: int | None = None
         self._step = 0
+        self._delay: int | None = None
 
     def set(self, packet: Packet[VideoStream]) -> None:
         """Move the packet's times to the clock that began with the first packet."""
-        dts, pts = packet.dts, packet.pts
+        dts, pts = self._decoding_time(packet.dts, packet.pts), packet.pts
         if dts is not None:
             if self._last is not None:
                 self._go_on(dts, self._last)
@@ -85,6 +84,17 @@ class Clock:
             packet.pts = (pts if dts is None else dts + self._moved(dts, pts)) + self.shift
         if dts is not None:
             packet.dts = dts + self.shift
+
+    def _decoding_time(self, dts: int | None, pts: int | None) -> int | None:
+        """The dts on the clock of the pts: FFmpeg guesses that of the first packet after a jump from those before."""
+        if dts is None or pts is None:
+            return dts
+        ahead = self._moved(dts, pts)
+        if self._delay is None:
+            self._delay = ahead
+        elif ahead < -self._back or (self._ahead is not None and ahead > self._ahead):
+            return pts - self._delay
+        return dts
 
     def _go_on(self, raw: int, last: int) -> None:
         moved = self._moved(last, raw)

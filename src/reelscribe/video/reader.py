@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -57,6 +58,9 @@ __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 MIN_SHARE = 0.5
 """Least share of a video's frames, and of its announced length, that must be there."""
 WHOLE = TimeWindow()
+LENGTH_EACH = frozenset({"mov", "avi", "nut", "mxf", "asf"})
+"""Containers, by FFmpeg's name up to the first comma, that give each stream its length."""
+INSTANT = Fraction(1, 100)
 
 Allocate = Callable[..., NDArray[Any]]
 
@@ -224,16 +228,28 @@ def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimi
 
 
 def _announced_end(container: InputContainer, stream: VideoStream, *, begin: float = 0.0) -> float | None:
-    """When the video stream ends by the file's header, which begins at a time; a container's own length counts only
-    for its sole stream, and nothing where FFmpeg guesses it from a clock that may jump."""
+    """When the video stream ends by the file's header, if it begins at a time. A container's own length counts only
+    for its sole stream, though FFmpeg gives it to all that have none; nothing counts where it is a guess from a clock
+    that may jump."""
     if may_jump(container):
         return None
-    if stream.duration and stream.time_base:
-        return begin + float(stream.duration * stream.time_base)
     end = _matroska_end(stream)
-    if end is None and container.duration and len(container.streams) == 1:
-        end = container.duration / av.time_base
-    return end
+    if end is not None:
+        return end
+    if (
+        container.format.name == "avi" and stream.frames and stream.average_rate
+    ):  # FFmpeg shortens the length of a cut one
+        return begin + float(stream.frames / stream.average_rate)
+    if stream.duration and stream.time_base and not _is_containers(stream.duration * stream.time_base, container):
+        return begin + float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+
+
+def _is_containers(seconds: Fraction, container: InputContainer) -> bool:
+    """Whether a stream's length may be only that of the container, in a format that has none for each stream."""
+    if container.format.name.split(",")[0] in LENGTH_EACH or len(container.streams) == 1:
+        return False
+    return container.duration is not None and abs(seconds - Fraction(container.duration, av.time_base)) < INSTANT
 
 
 def _matroska_end(stream: VideoStream) -> float | None:

@@ -202,7 +202,7 @@ class Decoded:
     timeline: Timeline
     """Its frames, which can only be told by their order."""
     lost: int
-    """Packets whose frame does not come out; the second field of a frame counts with the first."""
+    """Frames that do not come out."""
 
 
 def decode_times(source: VideoSource, times: PacketTimes) -> Decoded | None:
@@ -242,18 +242,20 @@ def _frame_ticks(
 
 
 def _lost(pts: list[int | None], damaged: list[int | None], times: PacketTimes) -> int:
-    """How many packets gave no frame: those that are damaged, and those in a row without a frame after one that has
-    none itself. A packet without a frame right after one with a frame may hold its second field."""
+    """How many frames do not come out: of packets that are damaged, and of those in a row without a frame after one
+    that has none itself. A packet without a frame right after one with a frame may hold its second field."""
     if len(times.ticks) != times.count:
         return max(0, times.count - len(pts))
     shown, broken = set(pts), set(damaged)
-    lost, follows_frame = 0, False
+    lost = fields = 0
+    follows_frame = False
     for tick in times.ticks:
         has_frame = tick in shown
         is_field = not has_frame and follows_frame and tick not in broken
+        fields += is_field
         lost += not has_frame and not is_field
         follows_frame = has_frame
-    return lost
+    return lost // 2 if 2 * fields >= len(pts) else lost
 
 
 def _stores_no_pts(container: InputContainer) -> bool:
