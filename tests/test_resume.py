@@ -195,6 +195,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "candidates": ({"caption_num": 2}, "caption_num was 1 and is now 2"),
     "sampling": ({"sampling_params": {"temperature": 0.5}}, "sampling_params.temperature was null and is now 0.5"),
     "frames": ({"fps": 1.0}, "fps was null and is now 1.0"),
+    "light": ({"tone_map": True}, "tone_map was null and is now true"),
+    "shape": ({"pixel_aspect": "display"}, 'pixel_aspect was null and is now "display"'),
+    "fields": ({"deinterlace": True}, "deinterlace was null and is now true"),
     "original": ({"keep_original_sample": False}, "keep_original_sample was true and is now false"),
     "limits": ({"max_source_seconds": 5.0}, "max_source_seconds was"),
 }

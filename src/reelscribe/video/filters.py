@@ -37,7 +37,7 @@ def source_for(graph: Graph, kind: Kind) -> FilterContext:
 
 def pull_all(sink: FilterContext) -> list[VideoFrame]:
     """The frames that are ready."""
-    ready = []
+    ready: list[VideoFrame] = []
     while True:
         try:
             frame = sink.pull()

@@ -41,7 +41,8 @@ _PRIMARIES = {
 """AVColorPrimaries to x and y of red, green and blue; white is D65 in all."""
 _BT2020 = 9
 _D65 = (0.3127, 0.3290)
-_WHOLE_FORMAT = "gbrp16le"
+_WHOLE_FORMAT = "rgb48le"
+"""Of planes of colour FFmpeg's `haldclut` gives back one for another."""
 
 Pixels = NDArray[np.float64]
 
@@ -55,7 +56,10 @@ def peak_nits(frame: VideoFrame) -> float:
     """The brightest light that the video has by its own account: `MaxCLL`, else that of the display it was made on."""
     if int(frame.color_trc) == HLG:
         return USUAL_PEAK_NITS
-    side_data: Any = frame.side_data
+    try:
+        side_data: Any = frame.side_data
+    except ValueError:  # as in `Orientation.of`
+        return USUAL_PEAK_NITS
     if Type.CONTENT_LIGHT_LEVEL in side_data:
         brightest = float(np.frombuffer(side_data[Type.CONTENT_LIGHT_LEVEL], np.uint32)[0])
         if brightest > 0:
@@ -124,7 +128,7 @@ def _cube(trc: int, primaries: int, peak: float) -> NDArray[np.uint16]:
     steps = np.linspace(0, 1, _STEPS)
     blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
     signal = np.stack([red, green, blue], axis=-1)
-    light = (_light_of_pq if trc == PQ else _light_of_hlg)(signal, _luminance(primaries))
+    light = (_light_of_pq if trc == PQ else _light_of_hlg)(signal, _to_xyz(primaries)[1])
     shown = np.maximum(light @ (np.linalg.inv(_to_xyz(_BT709)) @ _to_xyz(primaries)).T / WHITE_NITS, 0)
     mapped = _tone_mapped(shown, peak=peak / WHITE_NITS)
     return np.round(np.clip(mapped, 0, 1) ** (1 / DISPLAY_GAMMA) * 65535).astype(np.uint16)
@@ -148,15 +152,12 @@ def _light_of_hlg(signal: Pixels, luminance: Pixels) -> Pixels:
     return nits
 
 
-def _luminance(primaries: int) -> Pixels:
-    return _to_xyz(primaries)[1]
-
-
 def _to_xyz(primaries: int) -> Pixels:
     """The matrix from linear RGB to CIE XYZ."""
     columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in _PRIMARIES[primaries]]).T
     x, y = _D65
-    return columns * np.linalg.solve(columns, np.array([x / y, 1, (1 - x - y) / y]))
+    matrix: Pixels = columns * np.linalg.solve(columns, np.array([x / y, 1, (1 - x - y) / y]))
+    return matrix
 
 
 def _tone_mapped(light: Pixels, *, peak: float) -> Pixels:

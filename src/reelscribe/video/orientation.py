@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any, NamedTuple
 
+import av
 import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
@@ -64,15 +65,11 @@ def _by_matrix(matrix: list[int]) -> Orientation:
 
 def _by_angle(degrees: int) -> Orientation:
     """From the angle alone, counter-clockwise, which does not tell a mirrored picture."""
-    _log.warning("PyAV %s: side data of a frame cannot be listed; a mirrored video is shown mirrored", _pyav_version())
+    _log.warning("PyAV %s cannot list the side data of a frame: a mirrored video is shown mirrored", av.__version__)
     turns = round(degrees / _QUARTER) % 4
-    return (UPRIGHT, Orientation(True, True, False), Orientation(False, True, True), Orientation(True, False, True))[turns]
-
-
-def _pyav_version() -> str:
-    import av
-
-    return av.__version__
+    return (UPRIGHT, Orientation(True, True, False), Orientation(False, True, True), Orientation(True, False, True))[
+        turns
+    ]
 
 
 def _unnamed(cls: type[Any], value: int) -> Any:
