@@ -115,7 +115,8 @@ def test_options_become_the_operators_parameters(
         "--min-frames 2 --max-frames 9 --time-tolerance 0.25 --min-pixels 1000 --max-pixels 9000 --start 0 --end 4.5 "
         "--max-tokens 64 --temperature 0 --top-p 0.5 --top-k -1 --seed 7 --text-key t --video-key video "
         "--caption-key c --failure-key f --workers 2 --device cpu --dtype float32 --batch-size 4 "
-        "--pixel-aspect display --tone-map --deinterlace --model-param revision=main --model-param trust_remote_code=true "
+        "--pixel-aspect display --tone-map --deinterlace "
+        "--model-param revision=main --model-param trust_remote_code=true "
         "--sampling-param stop=[a,b] --sampling-param min_p=0.1"
     )
     expected = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -284,6 +285,31 @@ def test_a_frame_may_be_written_into_a_part_of_an_array() -> None:
     assert np.array_equal(whole[1, :, 50:146], RgbConverter(height=64, width=96).convert(frame))
     whole[1, :, 50:146] = 0
     assert not whole.any()
+
+
+def test_frames_of_all_kinds_in_turn_look_as_each_does_alone() -> None:
+    """What is kept from one frame to the next changes nothing, neither do other threads."""
+    random = np.random.default_rng(0)
+    frames = [
+        av.VideoFrame.from_ndarray(
+            random.integers(0, 255, (height, width, 3), dtype=np.uint8), format="rgb24"
+        ).reformat(format=name)
+        for height, width in ((64, 96), (90, 160), (360, 640))
+        for name in ("yuv420p", "yuvj420p", "yuv420p10le", "yuv444p", "rgb24", "gray")
+    ]
+    converters = [RgbConverter(height=96, width=128), RgbConverter(height=64, width=96)]
+
+    def alone(index: int) -> list[Pixels]:
+        return [converter.convert(frames[index]) for converter in converters]
+
+    wanted = []
+    for index in range(len(frames)):
+        with ThreadPoolExecutor(1) as fresh:
+            wanted.append(fresh.submit(alone, index).result())
+    with ThreadPoolExecutor(4) as pool:
+        for index, found in enumerate(pool.map(alone, list(range(len(frames))) * 6)):
+            for one, other in zip(found, wanted[index % len(frames)], strict=True):
+                assert np.array_equal(one, other)
 
 
 # ---- pixels that are not square -----------------------------------------------------------------------------------

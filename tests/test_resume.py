@@ -288,6 +288,27 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
     assert "SECRET" not in json.dumps([identity.as_dict(), command])
 
 
+def test_how_pictures_are_shown_counts_only_where_it_is_set(tmp_path: Path) -> None:
+    """So that a run that was started before these settings existed can resume."""
+    from reelscribe.models.base import ModelSpec
+    from reelscribe.video.policy import FrameSettings
+
+    source, target = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1))), Target.of(tmp_path / "out.jsonl")
+    names = {"pixel_aspect", "tone_map", "deinterlace"}
+
+    def writing(**settings: Any) -> dict[str, Any]:
+        return RunIdentity.of(VideoCaptioningFromVLMMapper(**settings), source, target, limit=None).writing
+
+    def of_spec(**settings: Any) -> Any:
+        spec = ModelSpec("scripted", "x", frames=FrameSettings(**settings))
+        return writing(captioner=spec)["captioner.frames"]
+
+    assert not names & set(writing())
+    assert writing(tone_map=True)["tone_map"] is True
+    assert not names & set(of_spec(fps=1.0))
+    assert of_spec(pixel_aspect="display")["pixel_aspect"] == "display"
+
+
 def test_a_changed_model_folder_is_another_run(tmp_path: Path) -> None:
     from reelscribe.models import model_revision
     from reelscribe.models.base import ModelSpec
