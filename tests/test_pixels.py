@@ -287,6 +287,19 @@ def test_a_frame_may_be_written_into_a_part_of_an_array() -> None:
     assert not whole.any()
 
 
+def test_a_video_that_is_turned_while_it_runs_is_letter_boxed(tmp_path: Path) -> None:
+    wide_one = clips.render_video(tmp_path / "wide.h264", count=5, height=64, width=128)
+    high_one = clips.render_video(tmp_path / "high.h264", count=15, height=128, width=64)
+    both = tmp_path / "both.h264"
+    both.write_bytes(wide_one.read_bytes() + high_one.read_bytes())
+    clip = clip_of(both)
+    assert clip.frames.shape == (20, 128, 64, 3)
+    assert clips.numbers_of(clip.frames[5:]) == list(range(15))
+    assert clips.numbers_of(clip.frames[:5, 48:80]) == list(range(5))
+    assert clip.frames[:5, :48].max() == 0
+    assert clip.frames[:5, 80:].max() == 0
+
+
 def test_frames_of_all_kinds_in_turn_look_as_each_does_alone() -> None:
     """What is kept from one frame to the next changes nothing, neither do other threads."""
     random = np.random.default_rng(0)
