@@ -115,6 +115,7 @@ def test_options_become_the_operators_parameters(
         "--min-frames 2 --max-frames 9 --time-tolerance 0.25 --min-pixels 1000 --max-pixels 9000 --start 0 --end 4.5 "
         "--max-tokens 64 --temperature 0 --top-p 0.5 --top-k -1 --seed 7 --text-key t --video-key video "
         "--caption-key c --failure-key f --workers 2 --device cpu --dtype float32 --batch-size 4 "
+        "--pixel-aspect display --tone-map --deinterlace "
         "--model-param revision=main --model-param trust_remote_code=true "
         "--sampling-param stop=[a,b] --sampling-param min_p=0.1"
     )
@@ -122,7 +123,7 @@ def test_options_become_the_operators_parameters(
         "hf_model": "m", "caption_num": 3, "keep_candidate_mode": "similar_one_simhash",
         "keep_original_sample": False, "prompt": "p", "system_prompt": "s", "fps": 2.5, "min_frames": 2,
         "time_tolerance_seconds": 0.25, "max_frames": 9, "min_pixels": 1000, "max_pixels": 9000, "start_seconds": 0.0,
-        "end_seconds": 4.5, "seed": 7,
+        "end_seconds": 4.5, "seed": 7, "pixel_aspect": "display", "tone_map": True, "deinterlace": True,
         "text_key": "t", "video_key": "video", "caption_key": "c", "failure_key": "f", "num_proc": 2, "batch_size": 4,
         "model_params": {"device": "cpu", "dtype": "float32", "revision": "main", "trust_remote_code": True},
         "sampling_params": {

@@ -195,6 +195,9 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "candidates": ({"caption_num": 2}, "caption_num was 1 and is now 2"),
     "sampling": ({"sampling_params": {"temperature": 0.5}}, "sampling_params.temperature was null and is now 0.5"),
     "frames": ({"fps": 1.0}, "fps was null and is now 1.0"),
+    "light": ({"tone_map": True}, "tone_map was null and is now true"),
+    "shape": ({"pixel_aspect": "display"}, 'pixel_aspect was null and is now "display"'),
+    "fields": ({"deinterlace": True}, "deinterlace was null and is now true"),
     "original": ({"keep_original_sample": False}, "keep_original_sample was true and is now false"),
     "limits": ({"max_source_seconds": 5.0}, "max_source_seconds was"),
 }
@@ -283,6 +286,27 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
     identity = RunIdentity.of(op, source, Target.of(tmp_path / "out.jsonl"), limit=None)
     command = command_of(op, source, limit=None, failures=None)
     assert "SECRET" not in json.dumps([identity.as_dict(), command])
+
+
+def test_how_pictures_are_shown_counts_only_where_it_is_set(tmp_path: Path) -> None:
+    """So that a run that was started before these settings existed can resume."""
+    from reelscribe.models.base import ModelSpec
+    from reelscribe.video.policy import FrameSettings
+
+    source, target = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1))), Target.of(tmp_path / "out.jsonl")
+    names = {"pixel_aspect", "tone_map", "deinterlace"}
+
+    def writing(**settings: Any) -> dict[str, Any]:
+        return RunIdentity.of(VideoCaptioningFromVLMMapper(**settings), source, target, limit=None).writing
+
+    def of_spec(**settings: Any) -> Any:
+        spec = ModelSpec("scripted", "x", frames=FrameSettings(**settings))
+        return writing(captioner=spec)["captioner.frames"]
+
+    assert not names & set(writing())
+    assert writing(tone_map=True)["tone_map"] is True
+    assert not names & set(of_spec(fps=1.0))
+    assert of_spec(pixel_aspect="display")["pixel_aspect"] == "display"
 
 
 def test_a_changed_model_folder_is_another_run(tmp_path: Path) -> None:

@@ -154,6 +154,10 @@ FRAME_OPTIONS = options(
     seconds_option("--end", "end_seconds", help="Look at videos up to this second."),
     seconds_option("--time-tolerance", "time_tolerance_seconds", help="Take frames up to this many seconds from their "
                    "moments where that is cheaper to decode.  [default: 0, the very frames]"),
+    option("--pixel-aspect", type=click.Choice(["stored", "display"]), help="Show pixels that are not square as "
+           "squares, or in the shape that the file gives them.  [default: stored]"),
+    option("--tone-map", is_flag=True, default=None, help="Show HDR video (PQ and HLG) as SDR."),
+    option("--deinterlace", is_flag=True, default=None, help="Show one field of interlaced frames, not both at once."),
 )  # fmt: skip
 
 READ_OPTIONS = options(

@@ -88,6 +88,10 @@ class VideoCaptioningFromVLMMapper:
         max_pixels: largest frame shown to the model, in pixels (height x width).
         time_tolerance_seconds: take a frame up to this many seconds from its moment where that is cheaper to decode;
             None, 0: the very frames.
+        pixel_aspect: `stored` shows every stored pixel as a square, `display` in the shape that the file gives it;
+            None: `stored`.
+        tone_map: whether HDR video (PQ and HLG) is shown as SDR; None: no.
+        deinterlace: whether one field of an interlaced frame is shown in place of both; None: no.
         start_seconds: look at videos from this moment on.
         end_seconds: look at videos up to this moment.
         start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
@@ -151,6 +155,9 @@ class VideoCaptioningFromVLMMapper:
         min_pixels: PositiveInt | None = None,
         max_pixels: PositiveInt | None = None,
         time_tolerance_seconds: Seconds | None = None,
+        pixel_aspect: Literal["stored", "display"] | None = None,
+        tone_map: bool | None = None,
+        deinterlace: bool | None = None,
         start_seconds: Seconds | None = None,
         end_seconds: Seconds | None = None,
         start_key: str = "start_seconds",
@@ -177,8 +184,9 @@ class VideoCaptioningFromVLMMapper:
         """The plain values this operator was built from (and a live captioner, if one was given)."""
         self.generation = generation_config(sampling_params)
         self.frames = FrameSettings(
-            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds
-        )
+            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
+            pixel_aspect, tone_map, deinterlace,
+        )  # fmt: skip
         self.planner = Planner(
             text_key=text_key,
             video_key=video_key,

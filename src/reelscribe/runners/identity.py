@@ -48,6 +48,8 @@ ROW_PARAMETERS = (
 what it needs of them."""
 LATER_PARAMETERS = frozenset({"allow_images"})
 """Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
+OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace"})
+"""Frame settings that count only where they are given, so that runs started before they existed can resume."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
 WITH_PARTS = ("model_params", "sampling_params")
@@ -82,7 +84,7 @@ class RunIdentity:
         rows |= {"input": _place(source.path), "input_files": _files_digest(source.files()), "limit": limit}
         rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
         rows |= {"with_videos": True} if target.layout.with_videos else {}
-        writing = {name: value for name, value in given.items() if name not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
+        writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
         writing |= {"hf_model": _model(given["hf_model"]), **_spec(given["captioner"])}
@@ -211,6 +213,10 @@ def _change(status: Any) -> tuple[Any, Any]:
     return status.st_size, status.st_mtime_ns
 
 
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None or name not in OMITTED_UNSET}
+
+
 def _absolute(path: Any) -> str | None:
     return None if path is None else named(located(path))
 
@@ -239,7 +245,7 @@ def _spec(captioner: Any) -> dict[str, Any]:
         "captioner.model": _model(captioner.model),
         "captioner.options": options,
         "captioner.generation": captioner.generation.model_dump(),
-        "captioner.frames": asdict(captioner.frames),
+        "captioner.frames": _given(asdict(captioner.frames)),
     }
 
 

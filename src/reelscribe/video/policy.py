@@ -8,6 +8,9 @@ from typing import Any
 
 from ..errors import SettingsError
 
+PIXEL_ASPECTS = ("stored", "display")
+"""What `pixel_aspect` may be."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrameSettings:
@@ -27,10 +30,17 @@ class FrameSettings:
     """Largest size of one frame, height x width, in pixels."""
     time_tolerance_seconds: float | None = None
     """How far a shown frame may lie from its moment where that is cheaper to decode."""
+    pixel_aspect: str | None = None
+    """`stored`: every stored pixel is shown as a square; `display`: in its true shape, as players show it."""
+    tone_map: bool | None = None
+    """Whether HDR (PQ and HLG) is shown as SDR."""
+    deinterlace: bool | None = None
+    """Whether one field of an interlaced frame is shown in place of both."""
 
     def __post_init__(self) -> None:
         _check_positive("fps", self.fps, kind=float)
         _check_tolerance(self.time_tolerance_seconds)
+        _check_look(self)
         for name in ("num_frames", "min_frames", "max_frames", "min_pixels", "max_pixels"):
             _check_positive(name, getattr(self, name), kind=int)
         if self.fps is not None and self.num_frames is not None:
@@ -59,6 +69,18 @@ def _check_tolerance(value: Any) -> None:
     raise SettingsError(
         f"time_tolerance_seconds must be a number of seconds, 0 or more; got {value!r}: raise it, or leave it out"
     )
+
+
+def _check_look(settings: FrameSettings) -> None:
+    if settings.pixel_aspect not in (None, *PIXEL_ASPECTS):
+        raise SettingsError(
+            f"pixel_aspect must be one of {', '.join(PIXEL_ASPECTS)}; got {settings.pixel_aspect!r}: choose one, or "
+            f"leave it out"
+        )
+    for name in ("tone_map", "deinterlace"):
+        value = getattr(settings, name)
+        if value is not None and not isinstance(value, bool):
+            raise SettingsError(f"{name} must be true or false; got {value!r}: give one, or leave it out")
 
 
 def _check_order(low_name: str, low: int | None, high_name: str, high: int | None) -> None:
@@ -101,6 +123,12 @@ class FramePolicy:
     """The user's lower limit for one frame, height x width; gives way to the model's own budget."""
     time_tolerance_seconds: float = 0.0
     """How far a shown frame may lie from its moment where that is cheaper to decode; 0: the very frames."""
+    pixel_aspect: str = "stored"
+    """One of `PIXEL_ASPECTS`."""
+    tone_map: bool = False
+    """Whether HDR (PQ and HLG) is shown as SDR; else its values are shown as they are."""
+    deinterlace: bool = False
+    """Whether one field of an interlaced frame is shown in place of both."""
 
     def override(self, settings: FrameSettings) -> FramePolicy:
         """This policy with what the user set; `fps` and `num_frames` replace one another, and a limit the user
@@ -119,4 +147,7 @@ class FramePolicy:
             changes["max_frame_pixels"] = settings.max_pixels
         if settings.time_tolerance_seconds is not None:
             changes["time_tolerance_seconds"] = settings.time_tolerance_seconds
+        for name in ("pixel_aspect", "tone_map", "deinterlace"):
+            if getattr(settings, name) is not None:
+                changes[name] = getattr(settings, name)
         return replace(self, **changes)

@@ -35,7 +35,7 @@ from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
 from .opened import OpenedVideo
-from .pixels import RgbConverter, upright_size
+from .pixels import Look, RgbConverter, upright_size
 from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
 from .sizing import Size
@@ -365,32 +365,35 @@ class _ClipReader:
     ) -> tuple[NDArray[np.uint8], Size]:
         """The frames as uint8 `[padded, H, W, 3]`, the last chosen one repeated, and the size that most of them have
         at their source, upright."""
-        decoding = self._decoding(timeline, chosen, way=way)
+        decoding, stream = self._decoding(timeline, chosen, way=way)
         first = next(decoding)
-        size = upright_size(first)
-        _check_pixels(self.video.source, *size, self.limits)
-        pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, padded=padded)
+        look = Look.of(self.policy, stream)
+        size = upright_size(first, aspect=look.aspect)
+        _check_pixels(self.video.source, first.height, first.width, self.limits)
+        pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, look=look, padded=padded)
         usual = _most_frequent(sizes)
         if usual != size:
-            decoding = self._decoding(timeline, chosen, way=way)
-            pixels, _ = self._written(decoding, len(chosen), source_size=usual, padded=padded)
+            decoding, _ = self._decoding(timeline, chosen, way=way)
+            pixels, _ = self._written(decoding, len(chosen), source_size=usual, look=look, padded=padded)
         return pixels, usual
 
-    def _decoding(self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts) -> Iterator[VideoFrame]:
+    def _decoding(
+        self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts
+    ) -> tuple[Iterator[VideoFrame], VideoStream]:
         container, stream, following = self.video.from_start(self.first)
-        return frames_at(container, stream, timeline, chosen, way=way, following=following)
+        return frames_at(container, stream, timeline, chosen, way=way, following=following), stream
 
     def _written(
-        self, decoding: Iterator[VideoFrame], count: int, *, source_size: Size, padded: int
+        self, decoding: Iterator[VideoFrame], count: int, *, source_size: Size, look: Look, padded: int
     ) -> tuple[NDArray[np.uint8], Counter[Size]]:
         """The pixels of frames, and how many of each size there are."""
         height, width = target_size(self.policy, count, *source_size)
-        converter = RgbConverter(height=height, width=width, source_size=source_size)
+        converter = RgbConverter(height=height, width=width, source_size=source_size, look=look)
         pixels = self.allocate((padded, height, width, 3), np.uint8)
         sizes: Counter[Size] = Counter()
         for index, frame in enumerate(decoding):
             _check_pixels(self.video.source, frame.height, frame.width, self.limits)
-            sizes[upright_size(frame)] += 1
+            sizes[upright_size(frame, aspect=look.aspect)] += 1
             converter.write(frame, pixels[index])
         pixels[count:] = pixels[count - 1]
         return pixels, sizes
