@@ -53,14 +53,19 @@ def _finite(limits: tuple[int, int]) -> list[int]:
 
 
 def is_short(more_bytes: int = 0) -> bool:
-    """Whether less than `ROOM_BYTES` and `more_bytes` can still be had; they are reserved for a moment, not used."""
+    """Whether less than `ROOM_BYTES` and `more_bytes` can still be had."""
+    return not has_room(ROOM_BYTES + more_bytes)
+
+
+def has_room(size: int) -> bool:
+    """Whether so many bytes can still be had; they are reserved for a moment, not used."""
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
-        return False
-    try:
-        mmap.mmap(-1, ROOM_BYTES + more_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
-    except OSError:
         return True
-    return False
+    try:
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_memory(cause: Exception, more_bytes: int = 0) -> None:

@@ -158,8 +158,9 @@ class RgbConverter:
 
     def _rgb(self, frame: VideoFrame) -> NDArray[np.uint8]:
         packed = _of_thread.to_rgb.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
-        pixels: NDArray[np.uint8] = np.asarray(packed.to_ndarray(), np.uint8)
-        return pixels
+        (plane,) = packed.planes
+        strides = plane.line_size, 3, 1
+        return np.ndarray((packed.height, packed.width, 3), np.uint8, buffer=memoryview(plane), strides=strides)
 
 
 def _format_to_scale_in(stored: VideoFormat) -> str:

@@ -31,7 +31,7 @@ MAX_WORKERS = 32
 """Most processes that are started unless told otherwise."""
 FIRST_WORKERS = 2
 """Processes a stream begins with, where there are as many cores; more are added where the model waits for clips."""
-READER = "reelscribe.video.reader:attempt"
+READER = "reelscribe.video.reader:attempt_shared"
 START_SECONDS = 120.0
 """Time in which a process must say that it is ready."""
 LONGEST_WAIT_SECONDS = 1e6
@@ -75,6 +75,7 @@ class Worker:
                 raise
         self._connection = Connection(ours.detach())
         self._ready = False
+        self._stopped = False
         self._asked = 0
         self._since = 0.0
 
@@ -135,6 +136,8 @@ class Worker:
             if said_something:
                 self._connection.recv()
         except (EOFError, OSError) as exc:
+            if self._stopped:
+                raise self._lost() from exc
             code = self._process.wait(_END_SECONDS)
             raise ReelscribeError(
                 f"a process that reads videos does not start (exit code {code}); what it said is above"
@@ -163,6 +166,7 @@ class Worker:
 
     def stop(self) -> None:
         """Kill it, whatever it is doing; who waits for its answer sees its end of the socket close."""
+        self._stopped = True
         self._process.kill()
 
     def end(self) -> None:

@@ -52,6 +52,7 @@ from .timeline import (
     with_last_frame_until,
 )
 from .tolerance import cheapest_near
+from .transport import shared_frames
 
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 
@@ -141,6 +142,11 @@ def attempt(
     except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
         outcome = Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
     return _out_of_memory(limits) if _looks_damaged(outcome) and is_short() else outcome
+
+
+def attempt_shared(video: Any, policy: FramePolicy, **settings: Any) -> Clip | Failure | Doubt:
+    """`attempt`, with frames where another process can see them."""
+    return attempt(video, policy, **settings, allocate=shared_frames)
 
 
 def _looks_damaged(outcome: Failure | Doubt) -> bool:

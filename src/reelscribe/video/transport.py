@@ -9,31 +9,64 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import weakref
 from dataclasses import fields
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..record import Clip
+from .memory import has_room
 
 COPIED_BYTES = 1 << 22
 """Clips up to this size are copied at their arrival."""
 _PLAIN = tuple(field.name for field in fields(Clip) if field.name != "frames")
 
 
+class _SharedMemory(mmap.mmap):
+    """Memory without a name that another process can be handed."""
+
+    descriptor: int
+
+    @classmethod
+    def of(cls, size: int) -> _SharedMemory:
+        """So many bytes of it."""
+        descriptor = _memory(size)
+        try:
+            shared = cls(descriptor, size)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        shared.descriptor = descriptor
+        weakref.finalize(shared, os.close, descriptor)
+        return shared
+
+
+def shared_frames(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
+    """An array for frames that `send_clip` hands on without a copy.
+
+    Raises:
+        MemoryError: there is no room for it; the bound on private memory does not count what is shared.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    if not has_room(size):
+        raise MemoryError
+    return np.ndarray(shape, dtype, buffer=_SharedMemory.of(size))
+
+
 def send_clip(connection: Connection, clip: Clip, *, to_pid: int) -> None:
     """Hand a clip over a Unix socket; `receive_clip` takes it at the other end."""
     plain = {name: getattr(clip, name) for name in _PLAIN}
     connection.send((plain, clip.frames.shape))
-    descriptor = _memory(clip.nbytes)
-    try:
-        with mmap.mmap(descriptor, clip.nbytes) as shared:
-            np.copyto(np.ndarray(clip.frames.shape, np.uint8, buffer=shared), clip.frames)
-        send_handle(connection, descriptor, to_pid)
-    finally:
-        os.close(descriptor)
+    frames = clip.frames
+    if not isinstance(frames.base, _SharedMemory):
+        frames = shared_frames(frames.shape)
+        np.copyto(frames, clip.frames)
+    assert isinstance(frames.base, _SharedMemory)
+    send_handle(connection, frames.base.descriptor, to_pid)
 
 
 def receive_clip(connection: Connection) -> Clip:
