@@ -16,8 +16,8 @@ import pytest
 pytestmark = pytest.mark.data_juicer
 
 NO_LONGER_NEEDED = (
-    f"py-data-juicer and PyAV {av.__version__} fit each other here: take the part out of reelscribe/data_juicer_pyav.py, "
-    "and with the last one the file and what docs/data_juicer.md says about it"
+    f"py-data-juicer and PyAV {av.__version__} fit each other here: take this part out of data_juicer_pyav.py, and "
+    "with the last one the file and what docs/data_juicer.md says about it"
 )
 REPLACED = {
     "data_juicer.utils.mm_utils:close_video": ("stream.close()",),

@@ -1,8 +1,8 @@
 """Data-Juicer's own video code on the PyAV that is installed.
 
-py-data-juicer 1.6.1 is written for PyAV 13 and calls what later versions removed: its operators then fail for every row,
-and with `skip_op_error: true` rows are dropped. The functions that do so are compiled again from their own source, with
-those calls replaced. Nothing is replaced where PyAV still has what is called.
+py-data-juicer 1.6.1 is written for PyAV 13 and calls what later versions removed: its operators then fail for every
+row, and with `skip_op_error: true` rows are dropped. The functions that do so are compiled again from their own source,
+with those calls replaced. Nothing is replaced where PyAV still has what is called.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _base_error(node: ast.AST) -> ast.AST:
     """`av.AVError`."""
     match node:
         case ast.Attribute(ast.Name("av"), "AVError"):
-            return ast.Attribute(node.value, "FFmpegError", ast.Load())  # type: ignore[attr-defined]
+            return ast.Attribute(node.value, "FFmpegError", ast.Load())
     return node
 
 
@@ -150,7 +150,7 @@ def _adapt_function(name: str, lacking: list[str]) -> tuple[str, ...]:
             function.__code__ = _code_of(function, compile(tree, function.__code__.co_filename, "exec"))
         return tuple(sorted(replace.found))
     except (ImportError, AttributeError, OSError, SyntaxError, TypeError, ValueError) as exc:
-        logger.warning(f"{name} of Data-Juicer could not be looked at for calls that PyAV {av.__version__} lacks: {exc}")
+        logger.warning(f"{name} of Data-Juicer could not be searched for calls that PyAV {av.__version__} lacks: {exc}")
         return ()
 
 
