@@ -231,18 +231,13 @@ def test_the_ray_executor(first: str, more: dict[str, Any], clips: list[str], tm
 # other operators around ours
 
 RAY = {"executor_type": "ray", "ray_address": "local"}
-FROM_FILE = {**RAY, "custom_operator_paths": [PLUGIN]}
 APART = {"num_cpus": 0.5}
 """What keeps Ray from running an operator in the same process as its neighbours."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("first", "keys"),
-    [("", {"np": 2}), ("", RAY), (WITHOUT_PLUGINS, FROM_FILE)],
-    ids=["default", "ray", "ray, custom path"],
-)
-def test_video_operators_before_and_text_filters_after(first: str, keys: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", [{"np": 2}, RAY], ids=["default", "ray"])
+def test_video_operators_before_and_text_filters_after(keys: dict[str, Any], tmp_path: Path) -> None:
     sizes = [(96, 2), (120, 2), (160, 4), (144, 2)]
     videos = [
         str(render_clip(tmp_path / f"{i}.mp4", DEMO_SEEDS + i, short_side=(side, side), seconds=(length, length)).path)
@@ -262,7 +257,7 @@ def test_video_operators_before_and_text_filters_after(first: str, keys: dict[st
     original = text.replace("<__dj__video>", "<__dj__video>" * 3)
     after = [{"text_length_filter": {"min_len": len(original) + 5}}, {"words_num_filter": {"min_num": 3}}]
     recipe = write_recipe(tmp_path, rows, dict(SHAPES), before=before, after=after, skip_op_error=True, **keys)
-    made, log = captions_of(recipe, first=first)
+    made, log = captions_of(recipe)
     assert "An error occurred" not in log, log[-6000:]
     assert sorted(row["id"] for row in made) == [1, 3], "the originals are too short"
     for row in made:
