@@ -466,6 +466,14 @@ def test_a_column_of_another_type_stops_the_run_before_a_caption_is_made(key):
             op.run(data) if isinstance(data, datasets.Dataset) else op.process_batched(data)
 
 
+def test_an_array_in_a_field_to_be_written_stays():
+    row = {"text": "", "videos": ["a"], "mine": np.array([1, 2])}
+    op = operator(lambda request, i: "x", caption_key="mine")
+    (out,) = op.run([row])
+    assert out["mine"] is row["mine"]
+    assert op.failures[0][2].kind == "bad_sample"
+
+
 def test_values_in_a_column_of_the_same_type_stay():
     rows = {"text": ["", ""], "videos": [["a"], ["b"]], "mine": [None, ["kept"]]}
     op = operator(lambda request, i: "x", caption_key="mine")

@@ -147,9 +147,9 @@ class Planner:
     def _may_write(self, key: str, sample: Sample) -> bool:
         """Whether a field holds nothing of the row's own: nothing at all, or the failure of an earlier run."""
         value = sample.get(key)
-        if value is None or value != value:  # NaN is how pandas writes null
+        if value is None or (isinstance(value, (str, list, dict)) and not value):
             return True
-        if isinstance(value, (str, list, dict)) and not value:
+        if isinstance(value, float) and math.isnan(value):  # how pandas writes null
             return True
         return key == self.failure_key and isinstance(value, Mapping) and value.keys() == FAILURE_FIELDS
 
