@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
-def write_recipe(folder: Path, rows: list[dict[str, Any]], operator: dict[str, Any], **keys: Any) -> Path:
-    """A recipe with its input; its output will be `out/captions.jsonl`."""
+def write_recipe(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    operator: dict[str, Any],
+    *,
+    before: Sequence[dict[str, Any]] = (),
+    after: Sequence[dict[str, Any]] = (),
+    **keys: Any,
+) -> Path:
+    """A recipe with its input, and operators around ours; its output will be `out/captions.jsonl`."""
     recipe = {
         "dataset_path": str(write_rows(folder / "rows.jsonl", rows)),
         "export_path": str(folder / "out/captions.jsonl"),
         "open_monitor": False,
         **keys,
-        "process": [{OPERATOR_NAME: operator}],
+        "process": [*before, {OPERATOR_NAME: operator}, *after],
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), "utf-8")
@@ -217,6 +226,44 @@ def test_the_ray_executor(first: str, more: dict[str, Any], clips: list[str], tm
     made, log = captions_of(write_recipe(tmp_path, rows, asked, **keys), first=first)
     assert sorted(made, key=lambda row: row["id"]) == expected(rows, **asked, **OWN_TOKENS)
     assert ".gone does not exist" in log
+
+
+# other operators around ours
+
+RAY = {"executor_type": "ray", "ray_address": "local"}
+APART = {"num_cpus": 0.5}
+"""What keeps Ray from running an operator in the same process as its neighbours."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [{"np": 2}, RAY], ids=["default", "ray"])
+def test_video_operators_before_and_text_filters_after(keys: dict[str, Any], tmp_path: Path) -> None:
+    sizes = [(96, 2), (120, 2), (160, 4), (144, 2)]
+    videos = [
+        str(render_clip(tmp_path / f"{i}.mp4", DEMO_SEEDS + i, short_side=(side, side), seconds=(length, length)).path)
+        for i, (side, length) in enumerate(sizes)
+    ]
+    text = "<__dj__video> a clip <|__dj__eoc|>"
+    rows = [{"id": i, "text": text, "videos": [video]} for i, video in enumerate(videos)]
+    before: list[dict[str, Any]] = [
+        {"video_resolution_filter": {"min_width": 100, "min_height": 100, **APART}},  # not 0
+        {"video_aspect_ratio_filter": {"min_ratio": "1/9", "max_ratio": "9/1"}},
+        {"video_duration_filter": {"min_duration": 1, "video_backend": "av"}},
+        {"video_duration_filter": {"max_duration": 3, "video_backend": "ffmpeg"}},  # not 2
+        {"video_split_by_duration_mapper": {
+            "split_duration": 1, "keep_original_sample": False, "save_dir": str(tmp_path / "pieces"), **APART,
+        }},  # two or three pieces
+    ]  # fmt: skip
+    original = text.replace("<__dj__video>", "<__dj__video>" * 3)
+    after = [{"text_length_filter": {"min_len": len(original) + 5}}, {"words_num_filter": {"min_num": 3}}]
+    recipe = write_recipe(tmp_path, rows, dict(SHAPES), before=before, after=after, skip_op_error=True, **keys)
+    made, log = captions_of(recipe)
+    assert "An error occurred" not in log, log[-6000:]
+    assert sorted(row["id"] for row in made) == [1, 3], "the originals are too short"
+    for row in made:
+        assert len(row["videos"]) == row["text"].count("<__dj__video>") > 1
+        assert all(Path(piece).parent == tmp_path / "pieces" for piece in row["videos"])
+    assert log.count("reelscribe replaced these calls in close_video") >= 1
 
 
 # Data-Juicer's own operator

@@ -418,3 +418,65 @@ def test_results_out_of_order_come_out_in_order():
 def test_lists_of_different_length():
     with pytest.raises(Exception, match="one length"):
         operator().process_batched({"text": ["a"], "videos": []})
+
+
+KEYS = ["caption_key", "failure_key", "finish_reason_key"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_value_in_a_field_to_be_written_stays_and_its_row_fails(key):
+    rows = [{"text": "", "videos": ["a"]}, {"text": "", "videos": ["b"], "mine": "kept"}, {"text": "", "videos": ["c"]}]
+    op = operator(lambda request, i: "x", **{key: "mine"})
+    out = op.run(rows)
+    assert [row["videos"] for row in out] == [["a"], ["a"], ["b"], ["c"], ["c"]]
+    assert out[2] == rows[1]
+    ((row, _, failure),) = op.failures
+    assert (row, failure.kind) == (1, "bad_sample")
+    assert f"field 'mine', which this run would replace; give {key} another name" in failure.message
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_value_in_a_row_without_videos_stays(key):
+    rows = [{"text": "", "videos": [], "mine": ["kept"]}, {"text": "", "videos": ["a"]}]
+    op = operator(lambda request, i: "x", **{key: "mine"})
+    assert op.run(rows)[0] == rows[0]
+    assert op.failures == []
+
+
+def test_nothing_and_the_failure_of_an_earlier_run_are_replaced():
+    op = operator(lambda request, i: "" if request.video == "bad" else "x", failure_key="why")
+    first = op.run([{"text": "", "videos": ["bad"]}, {"text": "", "videos": ["a"], "why": None}])
+    again = operator(lambda request, i: "x", failure_key="why")
+    assert [row["why"] for row in again.run(first[:1])] == [None, None]
+    assert [row["why"] and row["why"]["kind"] for row in first] == ["empty_caption", None, None]
+    for nothing in ("", [], {}, float("nan")):
+        out = operator(lambda request, i: "x", caption_key="c").run([{"text": "", "videos": ["a"], "c": nothing}])
+        assert out[1]["c"] == ["x"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_column_of_another_type_stops_the_run_before_a_caption_is_made(key):
+    def never(request, i):
+        raise AssertionError("asked")
+
+    rows = {"text": ["", ""], "videos": [["a"], ["b"]], "mine": [None, 7]}
+    op = operator(never, **{key: "mine"})
+    for data in (datasets.Dataset.from_dict(rows), pa.table(rows)):
+        with pytest.raises(SettingsError, match=r"field 'mine' of type int64, .*give caption_key, failure_key or"):
+            op.run(data) if isinstance(data, datasets.Dataset) else op.process_batched(data)
+
+
+def test_an_array_in_a_field_to_be_written_stays():
+    row = {"text": "", "videos": ["a"], "mine": np.array([1, 2])}
+    op = operator(lambda request, i: "x", caption_key="mine")
+    (out,) = op.run([row])
+    assert out["mine"] is row["mine"]
+    assert op.failures[0][2].kind == "bad_sample"
+
+
+def test_values_in_a_column_of_the_same_type_stay():
+    rows = {"text": ["", ""], "videos": [["a"], ["b"]], "mine": [None, ["kept"]]}
+    op = operator(lambda request, i: "x", caption_key="mine")
+    out = op.run(datasets.Dataset.from_dict(rows)).to_list()
+    assert [row["mine"] for row in out] == [None, ["x"], ["kept"]]
+    assert [failure.kind for _, _, failure in op.failures] == ["bad_sample"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, SettingsError
 from .record import Sample
 
 NewFields = Mapping[str, str]
@@ -90,11 +90,49 @@ def _array(values: list[Any], type_: Any, pa: Any) -> Any:
     return pa.array(values) if type_ is None or pa.types.is_null(type_) else pa.array(values, type=type_)
 
 
+def check_types(schema: Any, new_fields: NewFields) -> None:
+    """Stop where a field to be written is a column of another type: what it holds would be lost.
+
+    Args:
+        schema: of the input, an Arrow schema.
+        new_fields: what the run writes.
+
+    Raises:
+        SettingsError: naming the field and its type.
+    """
+    import pyarrow as pa
+
+    for name, kind in new_fields.items():
+        if kind == "text" or name not in schema.names:
+            continue
+        type_, wanted = schema.field(name).type, NEW_FIELD_TYPES[kind]()
+        if not (pa.types.is_null(type_) or _is_like(type_, wanted, pa)):
+            raise SettingsError(
+                f"the data set has a field {name!r} of type {type_}, and the run would write {wanted} there; give "
+                "caption_key, failure_key or finish_reason_key another name"
+            )
+
+
+def _is_like(type_: Any, wanted: Any, pa: Any) -> bool:
+    """Whether a type holds what the wanted one does, large or not."""
+    if pa.types.is_struct(wanted):
+        return pa.types.is_struct(type_) and {f.name for f in type_} == {f.name for f in wanted}
+    if not (pa.types.is_list(type_) or pa.types.is_large_list(type_)):
+        return False
+    held = type_.value_type
+    return bool(pa.types.is_string(held) or pa.types.is_large_string(held) or pa.types.is_null(held))
+
+
 def output_features(features: Mapping[str, Any], new_fields: NewFields) -> Any:
-    """`datasets` features of the operator's output."""
+    """`datasets` features of the operator's output.
+
+    Raises:
+        SettingsError: a new field is there already, with another type.
+    """
     from datasets import Features
     from datasets.features.features import generate_from_arrow_type
 
+    check_types(Features(features).arrow_schema, new_fields)
     made = dict(features)
     for name, kind in new_fields.items():
         if kind != "text" or name not in made or getattr(made[name], "dtype", None) == "null":

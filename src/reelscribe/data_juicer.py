@@ -1,8 +1,9 @@
 """The operator inside Data-Juicer: a `Mapper` of the same name that takes the place of the built-in one.
 
-Importing this module registers it. py-data-juicer does so itself where this package is installed beside it (entry point
-group `data_juicer.ops`); `data_juicer_plugin.py` is for recipes that name it in `custom_operator_paths`. Nothing here
-knows how captions are made: the work is `mapper.VideoCaptioningFromVLMMapper`'s.
+Importing this module registers it, and fits Data-Juicer's own video code to the installed PyAV. py-data-juicer imports
+it itself where this package is installed next to it (entry point group `data_juicer.ops`); `data_juicer_plugin.py` is
+for recipes that name it in `custom_operator_paths`. Nothing here knows how captions are made: the work is
+`mapper.VideoCaptioningFromVLMMapper`'s.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ try:
     from data_juicer.utils import mm_utils
     from data_juicer.utils.ray_utils import is_ray_mode
     from loguru import logger
+
+    from . import data_juicer_pyav
 except ModuleNotFoundError as exc:
     raise MissingExtraError(
         exc.name or "py-data-juicer", extra="data-juicer", purpose="the operator in Data-Juicer"
@@ -248,3 +251,4 @@ VideoCaptioningFromVLMMapper.__init__.__signature__ = inspect.Signature(  # type
 _OURS = {*_our_parameters(), *DATA_JUICERS_OWN}
 
 OPERATORS.register_module(OPERATOR_NAME, VideoCaptioningFromVLMMapper, force=True)
+data_juicer_pyav.adapt()

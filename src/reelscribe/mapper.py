@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
-from .batches import batch_fields, batch_to_rows, fields_until, is_table, output_features, rows_to_batch
+from .batches import batch_fields, batch_to_rows, check_types, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
 from .models import batch_size_options, check_backend, choose_backend, load_captioner
 from .models.base import Captioner, ModelSpec, generation_config
@@ -337,8 +337,11 @@ class VideoCaptioningFromVLMMapper:
 
         Raises:
             FailedSamplesError: a sample failed and `skip_op_error` is false.
+            SettingsError: a field to be written is a column of another type.
         """
         self._place(rank)
+        if is_table(samples):
+            check_types(samples.schema, self.planner.new_fields)
         rows = batch_to_rows(samples)
         outcomes: list[RowOutcome] = []
         self.run_stream(rows, outcomes.append)

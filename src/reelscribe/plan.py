@@ -23,6 +23,9 @@ from .seeds import content_seed
 from .selection import SELECTORS, Choice
 from .text import Chunk, SpecialTokens, insert_captions, ordinary_text, video_chunks
 
+FAILURE_FIELDS = {"kind", "message", "video_index"}
+"""Fields of a failure in a row."""
+
 TRIED_TWICE = ("empty_caption", "not_finite")
 """Failures of the model that another seed may avoid."""
 
@@ -117,6 +120,9 @@ class Planner:
         videos = videos_of(sample.get(self.video_key))
         if not videos:
             return Plan(sample)
+        for option, key in self._extra_keys.items():
+            if not self._may_write(key, sample):
+                return Plan(sample, failure=(0, Failure("bad_sample", _is_taken(option, key))))
         chunks = video_chunks(_as_text(sample.get(self.text_key)), num_videos=len(videos), tokens=self.tokens)
         wanted = sum(chunk.num_videos for chunk in chunks)
         if wanted > len(videos):
@@ -127,6 +133,25 @@ class Planner:
         except SettingsError as exc:
             return Plan(sample, failure=(0, Failure("bad_sample", str(exc))))
         return Plan(sample, requests=requests, chunks=tuple(chunks))
+
+    @property
+    def _extra_keys(self) -> dict[str, str]:
+        """Option to the field that is written besides the text."""
+        keys = {
+            "caption_key": self.caption_key,
+            "failure_key": self.failure_key,
+            "finish_reason_key": self.finish_reason_key,
+        }
+        return {option: key for option, key in keys.items() if key is not None}
+
+    def _may_write(self, key: str, sample: Sample) -> bool:
+        """Whether a field holds nothing of the row's own: nothing at all, or the failure of an earlier run."""
+        value = sample.get(key)
+        if value is None or (isinstance(value, (str, list, dict)) and not value):
+            return True
+        if isinstance(value, float) and math.isnan(value):  # how pandas writes null
+            return True
+        return key == self.failure_key and isinstance(value, Mapping) and value.keys() == FAILURE_FIELDS
 
     def _request(self, sample: Sample, id_: RequestId, video: Any) -> CaptionRequest:
         prompt = self._prompt_of(sample)
@@ -242,12 +267,10 @@ class Planner:
     def _with_extra_fields(
         self, sample: Sample, *, captions: list[str] | None, reasons: list[str] | None, failure: Any
     ) -> Sample:
-        if self.caption_key is not None:
-            sample[self.caption_key] = captions
-        if self.finish_reason_key is not None:
-            sample[self.finish_reason_key] = reasons
-        if self.failure_key is not None:
-            sample[self.failure_key] = failure
+        values = {self.caption_key: captions, self.finish_reason_key: reasons, self.failure_key: failure}
+        for key, value in values.items():
+            if key is not None and self._may_write(key, sample):
+                sample[key] = value
         return sample
 
 
@@ -271,6 +294,10 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _copied(part) for name, part in value.items()}
     return [_copied(part) for part in value] if isinstance(value, list) else value
+
+
+def _is_taken(option: str, key: str) -> str:
+    return f"the row has a value in its field {key!r}, which this run would replace; give {option} another name"
 
 
 def _as_text(value: Any) -> str | None:

@@ -27,7 +27,8 @@ FAILURE_KINDS = {
     "too_long": "the video is over the limit for its duration or its number of frames",
     "timeout": "reading the video took longer than the time limit, twice",
     "crashed": "the process that read the video died twice while it worked on it",
-    "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video)",
+    "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video, a field "
+    "to be written that holds a value)",
     "out_of_memory": "this video alone does not fit in the memory of the device, or reading it in the memory limit",
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
     "engine_died": "the engine died twice while it worked on this video",
