@@ -25,6 +25,7 @@ from ..video.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, VIDEO_SUFFIXES, is_video
 from .jsonl import encode_row
+from .media import captioned_video, opened_video, video_suffix
 from .member_names import DistinctNames, field_names, fields_by_suffix, key_name, unclear_fields
 from .temporary import FileSink, TemporaryFile, TemporaryFolder
 
@@ -219,25 +220,13 @@ class TarSink(FileSink):
         return None if field is None else row.get(field)
 
     def _video_member(self, row: Sample) -> dict[str, bytes]:
-        """The video under its suffix, if videos are wanted; a file that is missing is left out, like its caption."""
-        video = row.get(self._layout.video_field or VIDEO_FIELD) if self._layout.with_videos else None
-        name, data = (video.get("path"), video.get("bytes")) if isinstance(video, dict) else (video, None)
-        if isinstance(name, bytes):
-            name, data = "video.mp4", name
-        if not isinstance(name, str) or (suffix := Path(name).suffix.lower()) not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
+        """The video under its suffix, if videos are wanted and it has captions; one that is gone is left out."""
+        video = captioned_video(row, self._layout)
+        suffix = video_suffix(video)
+        if suffix is None:
             return {}
-        data = self._file_bytes(name) if data is None else data
-        return {} if data is None else {suffix[1:]: data}
-
-    def _file_bytes(self, name: str) -> bytes | None:
-        """What a file holds; None where it is missing, or lies elsewhere than on this machine."""
-        if "://" in name or (isinstance(self._layout.root, StoredPath) and not name.startswith("/")):
-            return None
-        path = Path(self._layout.root if isinstance(self._layout.root, Path) else "", name)
-        if not path.is_file():
-            return None
-        with reading(path):
-            return path.read_bytes()
+        with opened_video(video, self._layout) as file:
+            return {} if file is None else {suffix: file.read()}
 
 
 def _without_bytes(value: Any) -> Any:
