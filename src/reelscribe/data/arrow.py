@@ -10,10 +10,9 @@ from ..batches import NEW_FIELD_TYPES, NewFields
 from ..errors import DataError
 from ..record import Sample
 
-
 PLAIN_EXTENSIONS = ("pyarrow", "datasets", "lance")
-"""Packages whose extension types make plain values. Types of other packages need not: Ray's, which a process has as soon
-as Ray Data is imported, un-pickle what is in a file."""
+"""Packages whose extension types make plain values. Those of others need not: Ray's, which a process has as soon as Ray
+Data is imported, un-pickle what is in a file."""
 
 
 def plain(rows: Any) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
-from ..stores import AnyPath, StoredPath
+from ..stores import AnyPath
 from ..video.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, VIDEO_SUFFIXES, is_video
