@@ -413,6 +413,13 @@ def test_keys_that_are_one_file_somewhere_are_told_apart(tmp_path: Path) -> None
         assert len({*found}) == len(keys)
 
 
+def test_a_folder_is_never_called_like_a_member(tmp_path: Path) -> None:
+    rows = [{"__key__": key, "n": 1} for key in ("a", "a.json/b", "a.json", "a.json/b.json/c", "b/a", "b")]
+    path = write(target_of(tmp_path, ".tar"), rows[:2], rows[2:])
+    assert_readers_agree(path)
+    assert list(open_source(path)) == rows
+
+
 def test_shards_of_others_keep_their_keys(tmp_path: Path) -> None:
     """A percent sign in a name of another's shard is a percent sign."""
     source = shard(tmp_path / "in.tar", {"a%20b.mp4": b"1", "a%2Fb.mp4": b"2", "/abs.mp4": b"3", "v1.0/x.mp4": b"4"})

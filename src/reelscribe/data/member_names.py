@@ -30,7 +30,8 @@ _UNSAFE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\:*?\"<>|]|%(?=[0-9A-Fa
 _KEY = re.compile(
     _UNSAFE
     + r"|(?<![^/])/|/(?![^/])"  # a slash at an end, or next to another: an absolute name, a folder without one
-    + r"|(?<![^/])\.|[. ](?=/)"  # `.`, `..`, hidden folders; Windows drops dots and spaces at the end of a name
+    + r"|\."  # `.`, `..`; the first dot of a base ends the key; and a folder with one could be called like a member
+    + r"| (?=/)"  # Windows drops spaces at the end of a name
     + r"|\A_(?=_[^/]*__/)"  # skipped by `webdataset`, as metadata
     + r"|(?<![^/])[cpanl](?=(?:on|rn|ux|ul|om[0-9¹²³]|pt[0-9¹²³]) *(?:[./]|\Z))",  # devices of Windows
     re.IGNORECASE,
@@ -46,9 +47,7 @@ def key_name(key: str) -> str:
     >>> key_name("clips/a"), key_name("/etc/../a.b")
     ('clips/a', '%2Fetc/%2E%2E/a%2Eb')
     """
-    folders, slash, base = _KEY.sub(_escape, key).rpartition("/")
-    name = folders + slash + base.replace(".", "%2E")  # the first dot of the base would end the key
-    name = "/".join(_cut(part, KEY_BYTES) for part in name.split("/"))
+    name = "/".join(_cut(part, KEY_BYTES) for part in _KEY.sub(_escape, key).split("/"))
     return name if len(name.encode()) <= PATH_BYTES else _cut(name.replace("/", "%2F"), KEY_BYTES)
 
 
