@@ -53,7 +53,11 @@ def key_name(key: str) -> str:
 
 def field_names(fields: Iterable[str]) -> dict[str, str]:
     """What the members of the fields of one row are called after that dot: the fields themselves where that is safe,
-    and readers that ignore case or forms of Unicode can tell them apart."""
+    and readers that ignore case or forms of Unicode can tell them apart.
+
+    Args:
+        fields: those with members, and those that are null: `fields_by_suffix` does not know which is which.
+    """
     names: dict[str, str] = {}
     taken = set()
     for field in sorted(fields, key=_is_odd):
@@ -74,15 +78,15 @@ def fields_by_suffix(fields: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def unclear_fields(names: Mapping[str, str], others: Iterable[str]) -> set[str]:
-    """The fields that the suffixes of their members do not tell, where the row has other fields that may be meant.
+def unclear_fields(names: Mapping[str, str], nulls: Iterable[str]) -> set[str]:
+    """The fields that the suffixes of their members do not tell, where these and the fields that are null may be meant.
 
     Args:
-        names: fields and what their members are called.
-        others: fields without members.
+        names: fields with members, and what these are called.
+        nulls: fields that are null.
     """
     unclear = {field for field, name in names.items() if name != field or field != field.lower()}
-    meant = fields_by_suffix({*unclear, *others})
+    meant = fields_by_suffix({*unclear, *nulls})
     return unclear | {field for field in names if meant.get(field, field) != field}
 
 

@@ -204,9 +204,11 @@ class TarSink(FileSink):
         video_field = self._layout.video_field or VIDEO_FIELD
         data = {name: value for name, value in row.items() if name not in (KEY, video_field)}
         data = {name: value for name, value in data.items() if isinstance(value, bytes)}
-        names = field_names(data)
+        nulls = [name for name, value in row.items() if value is None]
+        all_names = field_names([*data, *nulls]) if data else {}
+        names = {field: all_names[field] for field in data}
         members = {names[field]: value for field, value in data.items()}
-        told = unclear_fields(names, (name for name, value in row.items() if value is None)) if data else ()
+        told = unclear_fields(names, nulls) if data else ()
         plain: Sample = {} if key is None else {KEY: key}
         for name, value in row.items():
             if name != KEY and (name not in data or name in told):
