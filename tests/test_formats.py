@@ -453,6 +453,23 @@ def test_fields_that_are_no_names_are_escaped_and_come_back(tmp_path: Path) -> N
         assert {**found, "__key__": row["__key__"]} == row
 
 
+def test_a_picture_beside_a_video_keeps_its_name(tmp_path: Path) -> None:
+    """Unless the video itself is called so."""
+    picture = b"RIFF\x04\0\0\0WEBPVP8 "
+    row = {"__key__": "a", "video": {"path": "v.mp4", "bytes": b"v"}, "webp": picture, "jpg": b"j", "captions": ["x"]}
+    target = target_of(tmp_path, ".tar").laid_out(video_field="video", caption_field="captions", root=tmp_path)
+    target = replace(target, layout=replace(target.layout, with_videos=True))
+    found = assert_readers_agree(write(target, [row]))
+    assert {*found} == {"a.jpg", "a.json", "a.mp4", "a.txt", "a.webp"}
+    [again] = open_source(target.path)
+    assert (again["webp"], again["jpg"], again["video"]["bytes"]) == (picture, b"j", b"v")
+    (tmp_path / "2").mkdir()
+    found = assert_readers_agree(
+        write(replace(target, path=tmp_path / "2/x.tar"), [{**row, "video": {"path": "v.webp", "bytes": b"v"}}])
+    )
+    assert (found["a.webp"], found["a.%77ebp"]) == (b"v", picture)
+
+
 names = st.text(st.characters(codec=None) | st.sampled_from("./\\:%_aA0\0\n\ud800 é\u0301"), max_size=12)
 some_keys = st.lists(names | st.sampled_from([*ORDINARY_KEYS, *HOSTILE_KEYS]), min_size=1, max_size=6)
 some_fields = st.lists(names | st.sampled_from(HOSTILE_FIELDS), max_size=4, unique=True)

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 
-from .folder import VIDEO_SUFFIXES
+from .folder import DOUBTFUL_SUFFIXES, VIDEO_SUFFIXES
 
 KEY_BYTES, FIELD_BYTES = 190, 54
 """Longest folder, or base of a name, and longest field: with a number and a dot they fit into the 255 bytes that file
@@ -23,6 +23,8 @@ EMPTY_FIELD = "%empty"
 """Stands for a field without a name."""
 RESERVED = ("json", "txt", EMPTY_FIELD)
 """What members that the format itself names are called."""
+_VIDEOS = frozenset(VIDEO_SUFFIXES) - DOUBTFUL_SUFFIXES
+"""What would be read as the video of the sample."""
 
 # Control characters, line separators and lone surrogates; what Windows has other uses for; and a percent sign that
 # would be taken for the start of an escape.
@@ -51,15 +53,16 @@ def key_name(key: str) -> str:
     return name if len(name.encode()) <= PATH_BYTES else _cut(name.replace("/", "%2F"), KEY_BYTES)
 
 
-def field_names(fields: Iterable[str]) -> dict[str, str]:
+def field_names(fields: Iterable[str], *, video: str | None = None) -> dict[str, str]:
     """What the members of the fields of one row are called after that dot: the fields themselves where that is safe,
     and readers that ignore case or forms of Unicode can tell them apart.
 
     Args:
         fields: those with members, and those that are null: `fields_by_suffix` does not know which is which.
+        video: what the member of the video is called.
     """
     names: dict[str, str] = {}
-    taken = set()
+    taken = {video}
     for field in sorted(fields, key=_is_odd):
         name = _field_name(field)
         if folded(name) in taken:
@@ -101,7 +104,7 @@ def folded(name: str) -> str:
 
 def _field_name(field: str) -> str:
     low = field.lower()
-    if not field or low in RESERVED or f".{low.rpartition('.')[2]}" in VIDEO_SUFFIXES:
+    if not field or low in RESERVED or f".{low.rpartition('.')[2]}" in _VIDEOS:
         return _wholly_escaped(field)
     return _cut(_FIELD.sub(_escape_low, field), FIELD_BYTES)
 

@@ -23,7 +23,7 @@ from ..record import Sample
 from ..stores import AnyPath
 from ..video.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
-from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, VIDEO_SUFFIXES, is_video
+from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, is_video
 from .jsonl import encode_row
 from .media import captioned_video, opened_video, video_suffix
 from .member_names import DistinctNames, field_names, fields_by_suffix, key_name, unclear_fields
@@ -205,7 +205,8 @@ class TarSink(FileSink):
         data = {name: value for name, value in row.items() if name not in (KEY, video_field)}
         data = {name: value for name, value in data.items() if isinstance(value, bytes)}
         nulls = [name for name, value in row.items() if value is None]
-        all_names = field_names([*data, *nulls]) if data else {}
+        video = video_suffix(captioned_video(row, self._layout))
+        all_names = field_names([*data, *nulls], video=video) if data else {}
         names = {field: all_names[field] for field in data}
         members = {names[field]: value for field, value in data.items()}
         told = unclear_fields(names, nulls) if data else ()
