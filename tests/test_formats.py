@@ -6,27 +6,38 @@ import csv
 import gc
 import io
 import json
+import os
 import shutil
+import subprocess
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import unquote
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from reelscribe import DataError, ModelError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import BY_NAME, BY_SUFFIX, Target, open_source, schema_of
 from reelscribe.data.base import Layout
 from reelscribe.data.hf_dataset import join_hf_dataset
+from reelscribe.data.member_names import folded
 from reelscribe.record import CaptionRequest
 from reelscribe.runners.journal import run_folder
 from reelscribe.runners.local import caption_file
 from reelscribe.runners.progress import NoProgress
 from reelscribe.runners.retry import retry_file
+from reelscribe.video.limits import ReadLimits
+from reelscribe.video.rejection import RejectedError
+from reelscribe.video.sampling import FramePolicy
+from reelscribe.video.source import VideoSource, find_source
 
 others_leave_files_open = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
@@ -283,9 +294,13 @@ def test_videos_of_a_folder_can_be_packed_into_shards(tmp_path: Path) -> None:
     source = clips(tmp_path / "clips", "a.mp4", "broken.webm")
     caption_file(operator(caption_num=2, keep_candidate_mode="all"), source, tmp_path / "out.tar", with_videos=True)
     rows = list(open_source(tmp_path / "out.tar"))
-    assert [row["video"]["bytes"] for row in rows] == [b"a.mp4", b"broken.webm"]
+    assert [row["video"] for row in rows] == [
+        {"path": "000000-000000.mp4", "bytes": b"a.mp4"},
+        str(source / "broken.webm"),
+    ]
     assert rows[0]["text"] == "a läuft 0\na läuft 1"
     assert rows[1]["captions"] is None
+    assert b"broken.webm" not in members(tmp_path / "out.tar").values()
 
 
 def test_other_members_come_out_as_they_went_in(tmp_path: Path) -> None:
@@ -298,13 +313,293 @@ def test_other_members_come_out_as_they_went_in(tmp_path: Path) -> None:
 
 def test_samples_with_one_key_get_keys_of_their_own(tmp_path: Path) -> None:
     rows = [{"__key__": "a.b", "n": i} for i in range(3)]
-    found = list(open_source(write(target_of(tmp_path, "webdataset"), rows, rows[:1])))
-    assert [row["__key__"] for row in found] == ["a_b", "a_b-1", "a_b-2", "a_b"]
+    path = write(target_of(tmp_path, "webdataset"), rows, rows[:1])
+    assert [row["__key__"] for row in open_source(path)] == ["a.b", "a.b-1", "a.b-2", "a.b"]
+    assert [*members(path / "000000.tar")] == ["a%2Eb.json", "a%2Eb-1.json", "a%2Eb-2.json"]
+    plain = [{"__key__": "a", "n": i} for i in range(2)]
+    path = write(target_of(tmp_path / "tar", ".tar"), [*plain, {"__key__": "b"}, plain[0]], plain)
+    assert [row["__key__"] for row in open_source(path)] == ["a", "a-1", "b", "a-2", "a-3", "a-1-1"]
+
+
+def members(path: Path) -> dict[str, bytes]:
+    """What `tar` makes of a shard: names and what is in them."""
+    folder = path.with_name(f"{path.name}.extracted")
+    folder.mkdir()
+    done = subprocess.run(["tar", "-xf", str(path), "-C", str(folder)], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+    found = {one.relative_to(folder).as_posix(): one.read_bytes() for one in folder.rglob("*") if one.is_file()}
+    shutil.rmtree(folder)
+    assert sorted(found) == sorted(names)
+    return {name: found[name] for name in names}
+
+
+def samples_of(path: Path) -> dict[str, bytes]:
+    """What `webdataset` makes of a shard, member by member; it makes the letters of suffixes small."""
+    from webdataset.tariterators import group_by_keys, tar_file_iterator
+
+    with path.open("rb") as file:
+        found = list(group_by_keys({**one, "__url__": ""} for one in tar_file_iterator(file)))
+    return {f"{one['__key__']}.{name}": one[name] for one in found for name in one if not name.startswith("__")}
+
+
+def assert_readers_agree(path: Path) -> dict[str, bytes]:
+    """What every reader finds; no two names are one on a system that ignores case or forms of Unicode."""
+    found = members(path)
+    assert len({folded(name) for name in found}) == len(found)
+    assert all(len(part.encode()) <= 255 for name in found for part in name.split("/"))
+    small = {f"{key}.{suffix.lower()}": data for (key, suffix), data in ((split(n), d) for n, d in found.items())}
+    assert samples_of(path) == small
+    return found
+
+
+def split(member: str) -> tuple[str, str]:
+    folders, slash, base = member.rpartition("/")
+    name, _, suffix = base.partition(".")
+    return folders + slash + name, suffix
+
+
+ORDINARY_KEYS = [
+    "a",
+    "000001",
+    "n01440764/n01440764_10026",
+    "Bär 熊 🐻",
+    "a-b_c (1)",
+    "100%",
+    "__a",
+    "x" * 120,
+    "[a]&b;c'd",
+]
+HOSTILE_KEYS = [
+    "/etc/passwd", "../../up", "a/../../up", "..", ".", "/", "//", "a//b", "a/", "./a", ".hidden/a", "a.b", "a.json",
+    "dir.d/a", "dir./a", "dir /a", "\0", "a\0b", "a\nb", "a\x1b[31mb", "\ud800", "\udcff", "a\u2028b", "C:\\x",
+    "\\\\host\\x", "a:b", "con", "NUL", "aux/b", "com1.x/b", "Lpt9", "a*?b", '<"|>', "%41", "%2F", "100%25",
+    "__x__/a", "x" * 300,
+    "é" * 200, "a/" * 700 + "b", "-rf", "~", " ", "a b ",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ORDINARY_KEYS)
+def test_a_key_that_is_a_name_stays_as_it_is(tmp_path: Path, key: str) -> None:
+    path = write(target_of(tmp_path, ".tar"), [{"__key__": key, "cls": b"3", "n": 1}])
+    found = assert_readers_agree(path)
+    assert found == {f"{key}.cls": b"3", f"{key}.json": b'{"n": 1}\n'}
+    assert list(open_source(path)) == [{"__key__": key, "n": 1, "cls": b"3"}]
+
+
+@pytest.mark.parametrize("key", HOSTILE_KEYS, ids=range(len(HOSTILE_KEYS)))
+def test_a_key_that_is_no_name_is_escaped_and_comes_back(tmp_path: Path, key: str) -> None:
+    path = write(target_of(tmp_path, ".tar"), [{"__key__": key, "n": 1}])
+    [name] = assert_readers_agree(path)
+    assert list(open_source(path)) == [{"__key__": key, "n": 1}]
+    assert not name.startswith("/")
+    assert not {"", ".", ".."} & {*name.split("/")}
+    assert name.isprintable()
+    if len(key) < 100:
+        assert unquote(name.removesuffix(".json"), errors="surrogatepass") == key
+
+
+def test_keys_that_are_one_file_somewhere_are_told_apart(tmp_path: Path) -> None:
+    keys = ["A", "a", "é", "e\u0301", "a", "ß", "ss", "A.b", "a.b", "a-1", "x" * 300, "x" * 299 + "y"]
+    rows = [{"__key__": key, "n": i} for i, key in enumerate(keys)]
+    for count in (len(rows), 1, 5):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        path = write(target_of(folder, ".tar"), *(rows[i : i + count] for i in range(0, len(rows), count)))
+        assert_readers_agree(path)
+        found = [row["__key__"] for row in open_source(path)]
+        assert [*found[:4], *found[5:9], *found[10:]] == [*keys[:4], *keys[5:9], *keys[10:]]
+        assert len({*found}) == len(keys)
+
+
+def test_a_folder_is_never_called_like_a_member(tmp_path: Path) -> None:
+    rows = [{"__key__": key, "n": 1} for key in ("a", "a.json/b", "a.json", "a.json/b.json/c", "b/a", "b")]
+    path = write(target_of(tmp_path, ".tar"), rows[:2], rows[2:])
+    assert_readers_agree(path)
+    assert list(open_source(path)) == rows
+
+
+def test_shards_of_others_keep_their_keys(tmp_path: Path) -> None:
+    """A percent sign in a name of another's shard is a percent sign."""
+    source = shard(tmp_path / "in.tar", {"a%20b.mp4": b"1", "a%2Fb.mp4": b"2", "/abs.mp4": b"3", "v1.0/x.mp4": b"4"})
+    keys = ["a%20b", "a%2Fb", "/abs", "v1.0/x"]
+    assert [row["__key__"] for row in open_source(source)] == keys
+    caption_file(operator(), source, tmp_path / "out.tar", with_videos=True)
+    found = assert_readers_agree(tmp_path / "out.tar")
+    assert [row["__key__"] for row in open_source(tmp_path / "out.tar")] == keys
+    assert [data for name, data in found.items() if name.endswith(".mp4")] == [b"1", b"2", b"3", b"4"]
+    caption_file(operator(caption_key="captions"), tmp_path / "out.tar", tmp_path / "again.tar", with_videos=True)
+    assert [*members(tmp_path / "again.tar")] == [*found]
+
+
+HOSTILE_FIELDS = [
+    "", "/x", "..", "../x", "a\0", "\ud800", "CLS", "cls", "json", "JSON", "txt", "TXT", "mp4", "x.mp4", "_p", "__x__",
+    "a__", "__url__", "é", "e\u0301", "f" * 80, "F" * 80, "a.", "a.b", ".x", "%empty", "\u212a", "k", "%6ason",
+    "a\nb", "text",
+]  # fmt: skip
+
+
+def test_fields_that_are_no_names_are_escaped_and_come_back(tmp_path: Path) -> None:
+    def row(key: str) -> dict[str, Any]:
+        data = {name: f"{name} {key}".encode("utf-8", "surrogatepass") for name in HOSTILE_FIELDS}
+        return {"__key__": key, **data, "n": 1}
+
+    rows = [row(key) for key in ("a", "b", "a", "x" * 300)]
+    rows += [{"__key__": "one", name: b"alone", f"{name.swapcase()}-": None} for name in HOSTILE_FIELDS]
+    path = write(target_of(tmp_path, ".tar"), rows[:2], rows[2:])
+    assert_readers_agree(path)
+    for row, found in zip(rows, open_source(path), strict=True):
+        assert {**found, "__key__": row["__key__"]} == row
+
+
+def test_a_picture_beside_a_video_keeps_its_name(tmp_path: Path) -> None:
+    """Unless the video itself is called so."""
+    picture = b"RIFF\x04\0\0\0WEBPVP8 "
+    row = {"__key__": "a", "video": {"path": "v.mp4", "bytes": b"v"}, "webp": picture, "jpg": b"j", "captions": ["x"]}
+    target = target_of(tmp_path, ".tar").laid_out(video_field="video", caption_field="captions", root=tmp_path)
+    target = replace(target, layout=replace(target.layout, with_videos=True))
+    found = assert_readers_agree(write(target, [row]))
+    assert {*found} == {"a.jpg", "a.json", "a.mp4", "a.txt", "a.webp"}
+    [again] = open_source(target.path)
+    assert (again["webp"], again["jpg"], again["video"]["bytes"]) == (picture, b"j", b"v")
+    (tmp_path / "2").mkdir()
+    found = assert_readers_agree(
+        write(replace(target, path=tmp_path / "2/x.tar"), [{**row, "video": {"path": "v.webp", "bytes": b"v"}}])
+    )
+    assert (found["a.webp"], found["a.%77ebp"]) == (b"v", picture)
+
+
+names = st.text(st.characters(codec=None) | st.sampled_from("./\\:%_aA0\0\n\ud800 é\u0301"), max_size=12)
+some_keys = st.lists(names | st.sampled_from([*ORDINARY_KEYS, *HOSTILE_KEYS]), min_size=1, max_size=6)
+some_fields = st.lists(names | st.sampled_from(HOSTILE_FIELDS), max_size=4, unique=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_keys, some_fields, st.integers(1, 4))
+def test_whatever_keys_and_fields_are_they_come_back(keys: list[str], fields: list[str], rows_per_part: int) -> None:
+    fields = [name for name in fields if name not in ("__key__", "video")]
+    rows = [{"__key__": key, **{name: f"{i}".encode() for name in fields}, "n": i} for i, key in enumerate(keys)]
+    with TemporaryDirectory() as folder:
+        parts = [rows[i : i + rows_per_part] for i in range(0, len(rows), rows_per_part)]
+        path = write(target_of(Path(folder), ".tar"), *parts)
+        assert_readers_agree(path)
+        found = list(open_source(path))
+    assert [{**row, "__key__": ""} for row in found] == [{**row, "__key__": ""} for row in rows]
+    back = [row["__key__"] for row in found]
+    assert all(isinstance(key, str) for key in back)
+    seen: set[str] = set()
+    for key, one in zip(keys, back, strict=True):
+        assert one == key or key in seen or not key
+        seen.add(key)
+
+
+# videos that go out with their captions
+
+
+def secrets(folder: Path) -> Path:
+    """A folder of clips, among them links to what lies outside of it."""
+    clips(folder, "outside/secret.mp4", "outside/deep/x.mp4", "clips/good.mp4", "clips/sub/also.mp4")
+    for name in ("secret.mp4", "deep/x.mp4"):
+        (folder / "outside" / name).write_bytes(SECRET)
+    (folder / "clips/link.mp4").symlink_to(folder / "outside/secret.mp4")
+    (folder / "clips/linked").symlink_to(folder / "outside/deep")
+    return folder / "clips"
+
+
+SECRET = b"what nobody else may have"
+
+
+@pytest.mark.parametrize("form", [".tar", "webdataset"])
+def test_what_lies_outside_of_the_media_root_is_not_copied(tmp_path: Path, form: str) -> None:
+    """Though a captioner that looks at no video has a caption for it."""
+    folder = secrets(tmp_path)
+    secret = tmp_path / "outside/secret.mp4"
+    videos = [
+        "clips/good.mp4", (folder / "sub/also.mp4").as_uri(), "clips/link.mp4", "clips/linked/x.mp4",
+        "outside/secret.mp4", str(secret), "clips/../outside/secret.mp4", secret.as_uri(), "https://127.0.0.1/a.mp4", "s3://bucket/a.mp4",
+    ]  # fmt: skip
+    rows = [{"video": one} for one in videos] + [{"video": {"path": str(secret), "bytes": None}}]
+    source = tmp_path / "rows.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    output = tmp_path / f"out{form if form == '.tar' else ''}"
+    named = operator(media_root=str(folder))
+    caption_file(named, source, output, format=None if form == ".tar" else form, with_videos=True)
+    [path] = [output] if output.is_file() else output.iterdir()
+    found = members(path)
+    assert [data for name, data in found.items() if name.endswith(".mp4")] == [b"clips/good.mp4", b"clips/sub/also.mp4"]
+    assert SECRET not in path.read_bytes()
+
+
+def test_a_videofolder_does_not_copy_what_lies_outside_of_the_media_root(tmp_path: Path) -> None:
+    folder = secrets(tmp_path)
+    source = tmp_path / "rows.jsonl"
+    source.write_text('{"video": "clips/good.mp4"}\n{"video": "clips/link.mp4"}\n')
+    with pytest.raises(DataError, match="cannot copy"):
+        caption_file(operator(media_root=str(folder)), source, tmp_path / "out", format="videofolder", with_videos=True)
+    copies = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert b"clips/good.mp4" in copies
+    assert SECRET not in copies
+
+
+@pytest.mark.parametrize("with_media_root", [False, True])
+def test_a_video_that_failed_is_not_copied(tmp_path: Path, video: Callable[[str], Path], with_media_root: bool) -> None:
+    """With real reading: a link to a secret, noise, nothing, and a good one."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    shutil.copy(video("h264.mp4"), folder / "good.mp4")
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    (folder / "link.mp4").symlink_to(tmp_path / "secret.mp4")
+    (folder / "noise.mp4").write_bytes(b"noise" * 100)
+    (folder / "none.mp4").touch()
+    policy = FramePolicy(min_frames=1, max_frames=1)
+    reader = VideoCaptioningFromVLMMapper(
+        captioner=ScriptedCaptioner(caption_of, policy=policy), media_root=str(folder) if with_media_root else None
+    )
+    caption_file(reader, folder, tmp_path / "out.tar", with_videos=True)
+    reader.close()
+    found = members(tmp_path / "out.tar")
+    assert [data for name, data in found.items() if name.endswith(".mp4")] == [video("h264.mp4").read_bytes()]
+    assert len([name for name in found if name.endswith(".json")]) == 4
+
+
+def test_rows_with_lists_of_videos_bring_no_other_field_along(tmp_path: Path) -> None:
+    (tmp_path / "secret.mp4").write_bytes(b"secret")
+    row = {"text": "<__dj__video>", "videos": ["a.mp4"], "video": str(tmp_path / "secret.mp4"), "captions": ["x"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    caption_file(operator(), tmp_path / "rows.jsonl", tmp_path / "out.tar", with_videos=True)
+    assert not any(data == b"secret" for data in members(tmp_path / "out.tar").values())
+
+
+def test_a_file_is_checked_again_once_it_is_open(tmp_path: Path) -> None:
+    """Links and other things that take its place after it was found are not read."""
+    folder = secrets(tmp_path)
+    limits = ReadLimits(media_root=folder, max_bytes=100)
+
+    def found(name: str) -> VideoSource:
+        return find_source(name, root=folder, limits=limits)
+
+    with found("good.mp4").file() as file:
+        assert file.read() == b"clips/good.mp4"
+    for name, swap in {
+        "good.mp4": lambda path: path.symlink_to(tmp_path / "outside/secret.mp4"),
+        "sub/also.mp4": lambda path: (path.parent.rmdir(), path.parent.symlink_to(tmp_path / "outside/deep")),
+        "x.mp4": lambda path: os.mkfifo(path),
+        "y.mp4": lambda path: path.mkdir(),
+        "z.mp4": lambda path: path.write_bytes(bytes(101)),
+        "gone.mp4": lambda path: None,
+    }.items():
+        path = folder / name
+        path.write_bytes(b"here")
+        source = found(name)
+        path.unlink()
+        swap(path)
+        with pytest.raises(RejectedError):
+            source.file()
 
 
 def test_videos_in_a_shard_are_read(tmp_path: Path, video: Callable[[str], Path]) -> None:
     from reelscribe.video.reader import read_clip
-    from reelscribe.video.sampling import FramePolicy
 
     path = video("h264.mp4")
     [row] = open_source(shard(tmp_path / "x.tar", {"a.mp4": path.read_bytes()}))

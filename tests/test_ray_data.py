@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -270,6 +271,62 @@ def test_a_run_whose_driver_is_killed_goes_on(cluster: Any, folder: Path) -> Non
     assert asked < 200
     twice = caption_file_ray(operator(ray_words.captioner(again)), source, output, cluster=settings(cluster))
     assert twice.is_old
+
+
+class Evil:
+    """Makes a folder where it is un-pickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
+
+
+def test_what_others_put_into_the_input_and_the_run_folder_is_not_run(cluster: Any, folder: Path) -> None:
+    """Pickles where an earlier version kept answers, and in columns of Ray's own type, which un-pickles them."""
+    connect(settings(cluster))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    mark = folder / "was-run"
+    evil = pickle.dumps(Evil(mark))
+    objects = pa.ExtensionArray.from_storage(ArrowPythonObjectType(), pa.array([evil] * 24, pa.large_binary()))
+    rows = {"video": ["one.mp4"] * 24, "text": [str(i) for i in range(24)], "x": objects}
+    source, output = folder / "evil.parquet", folder / "evil-ray.parquet"
+    pq.write_table(pa.table(rows), source)
+    run = folder / ".evil-ray.parquet.run"
+    for name, table in {
+        "answers/old.parquet": {"row": [0], "answers": pa.array([evil], pa.binary())},
+        "answers/typed.parquet": {"row": [0], "answered": objects[:1]},
+        "checkpoint/typed.parquet": {"row": objects[:1]},
+        "checkpoint/more.parquet": {"row": [1], "x": objects[:1]},
+    }.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(table), run / name)
+    said = Said()
+    summary = caption_file_ray(
+        operator(ray_words.captioner()), source, output, cluster=settings(cluster), progress=said
+    )
+    assert sum("holds no answers of this version" in line for line in said.lines) == 2
+    assert (summary.rows_in, summary.failed_rows) == (24, 0)
+    assert not mark.exists()
+    made = pq.read_table(output)
+    assert made["x"].to_pylist() == [evil] * 24
+    caption_file(operator(ray_words.captioner()), source, folder / "evil-local.parquet")
+    assert pq.read_table(folder / "evil-local.parquet").equals(made)
+    (run / "checkpoint").mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"row": objects[:1]}), run / "checkpoint/typed.parquet")
+    output.unlink()
+    assert (
+        caption_file_ray(
+            operator(ray_words.captioner()), source, output, cluster=settings(cluster), progress=said
+        ).rows_in
+        == 24
+    )
+    assert any("is no part of a checkpoint" in line for line in said.lines)
+    assert not mark.exists()
 
 
 def test_a_video_that_ends_the_process_fails_alone(cluster: Any, folder: Path) -> None:

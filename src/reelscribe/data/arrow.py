@@ -10,6 +10,60 @@ from ..batches import NEW_FIELD_TYPES, NewFields
 from ..errors import DataError
 from ..record import Sample
 
+PLAIN_EXTENSIONS = ("pyarrow", "datasets", "lance")
+"""Packages whose extension types make plain values. Those of others need not: Ray's, which a process has as soon as Ray
+Data is imported, un-pickle what is in a file."""
+
+
+def plain(rows: Any) -> Any:
+    """A table or a batch that is safe to make values of: types of other packages are what they are stored as."""
+    schema = plain_schema(rows.schema)
+    if schema is rows.schema or schema.equals(rows.schema):
+        return rows
+    columns = [column.cast(field.type) for column, field in zip(rows.columns, schema, strict=True)]
+    return type(rows).from_arrays(columns, schema=schema)
+
+
+def plain_schema(schema: Any) -> Any:
+    """The schema of such a table."""
+    import pyarrow as pa
+
+    fields = [field.with_type(_plain_type(field.type)) for field in schema]
+    return pa.schema(fields, metadata=schema.metadata) if fields != list(schema) else schema
+
+
+def _plain_type(type_: Any) -> Any:
+    import pyarrow as pa
+
+    if isinstance(type_, pa.BaseExtensionType):
+        is_known = type(type_).__module__.partition(".")[0] in PLAIN_EXTENSIONS
+        return type_ if is_known else _plain_type(type_.storage_type)
+    if pa.types.is_struct(type_):
+        return pa.struct([_plain_field(field) for field in type_])
+    if pa.types.is_map(type_):
+        return pa.map_(_plain_field(type_.key_field), _plain_field(type_.item_field))
+    if pa.types.is_dictionary(type_):
+        return pa.dictionary(type_.index_type, _plain_type(type_.value_type), type_.ordered)
+    if pa.types.is_fixed_size_list(type_):
+        return pa.list_(_plain_field(type_.value_field), type_.list_size)
+    for is_list, make in _LISTS.items():
+        if getattr(pa.types, is_list)(type_):
+            return getattr(pa, make)(_plain_field(type_.value_field))
+    return type_
+
+
+def _plain_field(field: Any) -> Any:
+    return field.with_type(_plain_type(field.type))
+
+
+_LISTS = {
+    "is_list": "list_",
+    "is_large_list": "large_list",
+    "is_list_view": "list_view",
+    "is_large_list_view": "large_list_view",
+}
+"""How Arrow calls a test for a type of lists, and what makes that type."""
+
 
 def add_new_fields(schema: Any, new_fields: NewFields) -> Any:
     """A schema with the fields a run adds; a field that is there keeps its type, unless it is null throughout."""

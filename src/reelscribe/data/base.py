@@ -14,6 +14,7 @@ from ..batches import NewFields
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
+from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
 __all__ = ["Format", "Layout", "NewFields", "Sink", "Source", "by_suffix", "reading", "writing"]
 
@@ -80,6 +81,8 @@ class Layout:
     """What relative video paths are relative to."""
     with_videos: bool = False
     """Whether the videos themselves go to the output."""
+    limits: ReadLimits = DEFAULT_LIMITS
+    """Which videos may be read."""
 
 
 DEFAULT_LAYOUT = Layout()

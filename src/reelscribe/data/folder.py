@@ -37,6 +37,8 @@ _IS_OTHER: dict[str, Callable[[bytes], bool]] = {
     ".webp": lambda head: not is_animated_webp(head),
 }
 """Suffixes that files have which are no videos, and what tells those by their first bytes."""
+DOUBTFUL_SUFFIXES = frozenset(_IS_OTHER)
+"""Suffixes of videos and of other things."""
 VIDEO_FIELD = "video"
 SUFFIXES_TOLD = 12
 """Suffixes of files that are passed over which are told one by one."""

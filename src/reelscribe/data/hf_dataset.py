@@ -16,6 +16,7 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from .arrow import plain
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
@@ -37,7 +38,7 @@ class HFDatasetSource:
     def __iter__(self) -> Iterator[Sample]:
         with reading(self.path):
             for table in self._dataset.with_format("arrow").iter(READ_ROWS):
-                yield from table.to_pylist()
+                yield from plain(table).to_pylist()
 
     @cached_property
     def _dataset(self) -> Any:
@@ -83,7 +84,7 @@ class StoredHFDatasetSource:
                 with reading(file), file.open() as stored, pa.ipc.open_stream(stored) as batches:
                     for batch in batches:
                         for start in range(0, batch.num_rows, READ_ROWS):
-                            yield from batch.slice(start, READ_ROWS).to_pylist()
+                            yield from plain(batch.slice(start, READ_ROWS)).to_pylist()
             except pa.ArrowException as exc:
                 raise DataError(f"cannot read {str(file)!r} as a file of a saved data set: {exc}") from exc
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from .arrow import plain
 
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
@@ -46,7 +47,7 @@ class HubSource:
     def __iter__(self) -> Iterator[Sample]:
         with self._reading():
             for table in self._dataset.with_format("arrow").iter(READ_ROWS):
-                yield from table.to_pylist()
+                yield from plain(table).to_pylist()
 
     def _newest(self, asked: str | None) -> str:
         from huggingface_hub import HfApi

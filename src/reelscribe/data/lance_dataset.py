@@ -11,6 +11,7 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from .arrow import plain, plain_schema
 from .base import DEFAULT_LAYOUT, Layout, reading
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
@@ -32,7 +33,7 @@ class LanceSource:
     def __iter__(self) -> Iterator[Sample]:
         with reading(self.path):
             for batch in self._dataset.to_batches(batch_size=READ_ROWS):
-                yield from batch.to_pylist()
+                yield from plain(batch).to_pylist()
 
     @cached_property
     def _dataset(self) -> Any:
@@ -52,7 +53,7 @@ class LanceSource:
 
     def schema(self) -> Any:
         """The schema of the newest version."""
-        return self._dataset.schema
+        return plain_schema(self._dataset.schema)
 
     def files(self) -> Sequence[AnyPath]:
         """The files of its versions: a change adds one."""

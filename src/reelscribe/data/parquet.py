@@ -11,7 +11,7 @@ from typing import Any, Self
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
-from .arrow import add_new_fields, merge_schemas, rows_to_table
+from .arrow import add_new_fields, merge_schemas, plain, plain_schema, rows_to_table
 from .base import DEFAULT_LAYOUT, Layout, NewFields, reading, writing
 from .temporary import FileSink, TemporaryFile
 
@@ -62,13 +62,13 @@ class ParquetSource:
 
 def _footer(path: AnyPath) -> tuple[Any, Any]:
     with _open(path) as file:
-        return file.metadata, file.schema_arrow
+        return file.metadata, plain_schema(file.schema_arrow)
 
 
 def _batches(path: AnyPath) -> Iterator[list[Sample]]:
     with _open(path) as file:
         for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
-            yield batch.to_pylist()
+            yield plain(batch).to_pylist()
 
 
 def _batch_rows(footer: Any) -> int:
@@ -203,7 +203,7 @@ def tables(path: Path, schema: Any, *, where: Path) -> Iterator[Any]:
 def _groups(path: Path) -> Iterator[Any]:
     with _open(path) as file:
         for i in range(file.num_row_groups):
-            yield file.read_row_group(i)
+            yield plain(file.read_row_group(i))
 
 
 def _widened(table: Any, schema: Any, output: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import DataError, SettingsError
 from ..stores import AnyPath
+from ..video.limits import DEFAULT_LIMITS, ReadLimits
 from .base import DEFAULT_LAYOUT, Format, Layout, NewFields, Sink, by_suffix
 from .delimited import join_delimited
 from .hf_dataset import is_hf_dataset, join_hf_dataset
@@ -83,9 +84,16 @@ class Target:
         path = metadata_path(output) if made.name == "videofolder" else output
         return cls(path, made, Layout(with_videos=with_videos))
 
-    def laid_out(self, *, video_field: str | None, caption_field: str | None, root: AnyPath | None) -> Target:
-        """The target for rows with these fields."""
-        layout = replace(self.layout, video_field=video_field, caption_field=caption_field, root=root)
+    def laid_out(
+        self,
+        *,
+        video_field: str | None,
+        caption_field: str | None,
+        root: AnyPath | None,
+        limits: ReadLimits = DEFAULT_LIMITS,
+    ) -> Target:
+        """The target for rows with these fields, whose videos may be read within these limits."""
+        layout = replace(self.layout, video_field=video_field, caption_field=caption_field, root=root, limits=limits)
         return replace(self, layout=layout)
 
     @property

@@ -6,7 +6,6 @@ the fields of the row. A video that got no caption is in neither.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ from ..stores import StoredPath
 from .base import Layout, writing
 from .delimited import join_delimited
 from .jsonl import JsonlSink, JsonlSource, join_lines
+from .media import copy_video
 from .temporary import TemporaryFile
 
 METADATA = "metadata.jsonl"
@@ -97,7 +97,7 @@ def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
     if not captions:
         return None
     name = planned_name(video, folder, layout)
-    _copy(video_path(video, layout), folder.resolve() / name)
+    _copy(video, layout, folder.resolve() / name)
     _write_text(sidecar(folder / name), "\n".join(" ".join(text.splitlines()) for text in captions))
     more = {layout.caption_field: captions} if len(captions) > 1 else {}
     return {FILE_NAME: name, CAPTION: captions[0], **row, **more}
@@ -142,15 +142,17 @@ def video_path(video: Any, layout: Layout) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _copy(path: Path, target: Path) -> None:
-    """Copy a video that is not there yet."""
+def _copy(video: Any, layout: Layout, target: Path) -> None:
+    """Copy a video that is not there yet, if it may still be read."""
+    path = video_path(video, layout)
     if target.exists() and target.stat().st_size == path.stat().st_size:
         return
     temporary = TemporaryFile(target)
     temporary.create()
     try:
         with writing(target):
-            shutil.copyfile(path, temporary.path)
+            if not copy_video(str(path), layout, temporary.path):
+                raise DataError(f"cannot copy {str(path)!r}: it is gone, or may not be read any more")
         temporary.commit()
     finally:
         temporary.discard()

@@ -1,11 +1,13 @@
 """WebDataset: tar shards whose members share a key for each sample, such as `a.mp4`, `a.txt`, `a.json`.
 
 In: a row is `__key__`, the fields of the `.json` member, the video as `{"path", "bytes"}`, the `.txt` member as `text`,
-and any other member under its suffix. Out: the row as `.json`, its captions as `.txt`, and its video if asked.
+and any other member under its suffix. Out: the row as `.json`, its captions as `.txt`, and its video if asked. Where a
+key or a field is no name that a member may have, the `.json` has it as it was.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -18,11 +20,13 @@ from typing import Any, Self
 
 from ..errors import DataError
 from ..record import Sample
-from ..stores import AnyPath, StoredPath
+from ..stores import AnyPath
 from ..video.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
-from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, VIDEO_SUFFIXES, is_video
+from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, is_video
 from .jsonl import encode_row
+from .media import captioned_video, opened_video, video_suffix
+from .member_names import DistinctNames, field_names, fields_by_suffix, key_name, unclear_fields
 from .temporary import FileSink, TemporaryFile, TemporaryFolder
 
 KEY = "__key__"
@@ -91,13 +95,17 @@ def _row(sample: dict[str, Any], path: AnyPath, *, images: bool) -> Sample:
     if _JSON in members:
         row |= _fields(members.pop(_JSON), where=f"{path}:{sample[KEY]}.json")
     still = _still(members) if images and not row.get(VIDEO_FIELD) else None
+    fields: dict[str, str] | None = None
     for suffix, data in members.items():
         if suffix == still or is_video(_last(suffix), partial(_head, data)):
             row[_video_name(row)] = {"path": f"{sample[KEY]}.{suffix}", "bytes": data}
         elif suffix == _TEXT:
             row.setdefault(TEXT_FIELD, data.decode("utf-8", "replace").strip(_SPACE) if data else "")
         else:
-            row.setdefault(suffix, data)
+            if fields is None:  # a field that its suffix does not tell stands as null in the row
+                fields = fields_by_suffix(name for name, value in row.items() if value is None)
+            field = fields.get(suffix, suffix)
+            row[field] = data if row.get(field) is None else row[field]
     return row
 
 
@@ -143,7 +151,7 @@ class TarSink(FileSink):
         self._prefix = f"{path.stem}-" if path.stem.isdigit() else ""
         self._file: Any = None
         self._tar: Any = None
-        self._last = ("", 0)
+        self._names = DistinctNames()
         self._rows = 0
 
     def __enter__(self) -> Self:
@@ -160,13 +168,14 @@ class TarSink(FileSink):
 
     def check(self, row: Sample) -> None:
         """See `Sink.check`."""
-        self._text_members(row)
+        self._text_members(row, key=None)
 
     def write(self, row: Sample) -> None:
         """Write the members of one sample."""
-        members = self._text_members(row) | self._video_member(row)
+        name, key = self._name(row)
+        members = self._text_members(row, key=None if key == name else key) | self._video_member(row)
         with writing(self.path):
-            self._tar.write({KEY: self._key(row), **members})
+            self._tar.write({KEY: name, **members})
         self._rows += 1
 
     def finish(self) -> None:
@@ -181,44 +190,46 @@ class TarSink(FileSink):
         self.finish()
         self._temporary.commit(name)
 
-    def _key(self, row: Sample) -> str:
-        """The row's own key, made different from the one before it; a number where it has none."""
+    def _name(self, row: Sample) -> tuple[str, str]:
+        """What the members are called, and the key it stands for: the row's own, made different from all before it; a
+        number where it has none."""
         own = row.get(KEY)
-        if not isinstance(own, str) or not own:
-            return f"{self._prefix}{self._rows:06}"
-        key = own.replace(".", "_")
-        self._last = (key, self._last[1] + 1 if key == self._last[0] else 0)
-        return f"{key}-{self._last[1]}" if self._last[1] else key
+        key = own if isinstance(own, str) and own else f"{self._prefix}{self._rows:06}"
+        plain = key_name(key)
+        name, is_same = self._names.distinct(plain)
+        return name, key + name[len(plain) :] if is_same else key
 
-    def _text_members(self, row: Sample) -> dict[str, bytes]:
+    def _text_members(self, row: Sample, *, key: str | None) -> dict[str, bytes]:
+        """The members but the video; `key` goes into the `.json` where the members' name does not tell it."""
         video_field = self._layout.video_field or VIDEO_FIELD
-        rest = {name: value for name, value in row.items() if name not in (KEY, video_field)}
-        members = {name: value for name, value in rest.items() if isinstance(value, bytes)}
-        plain = {name: _without_bytes(value) for name, value in row.items() if name != KEY and name not in members}
+        data = {name: value for name, value in row.items() if name not in (KEY, video_field)}
+        data = {name: value for name, value in data.items() if isinstance(value, bytes)}
+        nulls = [name for name, value in row.items() if value is None]
+        video = video_suffix(captioned_video(row, self._layout))
+        all_names = field_names([*data, *nulls], video=video) if data else {}
+        names = {field: all_names[field] for field in data}
+        members = {names[field]: value for field, value in data.items()}
+        told = unclear_fields(names, nulls) if data else ()
+        plain: Sample = {} if key is None else {KEY: key}
+        for name, value in row.items():
+            if name != KEY and (name not in data or name in told):
+                plain[name] = _without_bytes(value)
         members[_JSON] = encode_row(plain, number=self._rows, path=self.path)
-        captions = row.get(self._layout.caption_field or "")
+        captions = self._captions(row)
         return members | ({_TEXT: "\n".join(captions).encode("utf-8", "backslashreplace")} if captions else {})
 
-    def _video_member(self, row: Sample) -> dict[str, bytes]:
-        """The video under its suffix, if videos are wanted; a file that is missing is left out, like its caption."""
-        video = row.get(self._layout.video_field or VIDEO_FIELD) if self._layout.with_videos else None
-        name, data = (video.get("path"), video.get("bytes")) if isinstance(video, dict) else (video, None)
-        if isinstance(name, bytes):
-            name, data = "video.mp4", name
-        if not isinstance(name, str) or (suffix := Path(name).suffix.lower()) not in (*VIDEO_SUFFIXES, *IMAGE_SUFFIXES):
-            return {}
-        data = self._file_bytes(name) if data is None else data
-        return {} if data is None else {suffix[1:]: data}
+    def _captions(self, row: Sample) -> Any:
+        field = self._layout.caption_field
+        return None if field is None else row.get(field)
 
-    def _file_bytes(self, name: str) -> bytes | None:
-        """What a file holds; None where it is missing, or lies elsewhere than on this machine."""
-        if "://" in name or (isinstance(self._layout.root, StoredPath) and not name.startswith("/")):
-            return None
-        path = Path(self._layout.root if isinstance(self._layout.root, Path) else "", name)
-        if not path.is_file():
-            return None
-        with reading(path):
-            return path.read_bytes()
+    def _video_member(self, row: Sample) -> dict[str, bytes]:
+        """The video under its suffix, if videos are wanted and it has captions; one that is gone is left out."""
+        video = captioned_video(row, self._layout)
+        suffix = video_suffix(video)
+        if suffix is None:
+            return {}
+        with opened_video(video, self._layout) as file:
+            return {} if file is None else {suffix: file.read()}
 
 
 def _without_bytes(value: Any) -> Any:
@@ -231,19 +242,52 @@ def _without_bytes(value: Any) -> Any:
 
 
 def join_tar(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """One shard of the members of several."""
+    """One shard of the members of several; samples of the same name get different ones."""
     temporary = TemporaryFile(output)
     temporary.create()
+    names = DistinctNames()
     try:
         with writing(output), tarfile.open(temporary.path, "w", format=tarfile.PAX_FORMAT) as joined:
             for part in parts:
-                with tarfile.open(part) as members:
-                    for member in members:
-                        joined.addfile(member, members.extractfile(member))
-                        members.members = []  # type: ignore[attr-defined]  # a list that would grow with the shard
+                _join(part, joined, names)
         temporary.commit()
     finally:
         temporary.discard()
+
+
+def _join(part: Path, joined: tarfile.TarFile, names: DistinctNames) -> None:
+    before, made, is_same = None, "", False
+    with tarfile.open(part) as members:
+        for member in members:
+            folders, slash, base = member.name.rpartition("/")
+            name, dot, field = base.partition(".")
+            name = folders + slash + name
+            if name != before:
+                before, (made, is_same) = name, names.distinct(name)
+            data = members.extractfile(member)
+            if made != name:
+                member.name, member.pax_headers = f"{made}{dot}{field}", {}
+                if field == _JSON and data is not None:
+                    text = _with_key(data.read(), name, made if is_same else name)
+                    member.size, data = len(text), io.BytesIO(text)
+            joined.addfile(member, data)
+            members.members = []  # type: ignore[attr-defined]  # a list that would grow with the shard
+
+
+def _with_key(row: bytes, name: str, made: str) -> bytes:
+    """The `.json` of a sample whose members are called otherwise now, with the key that they stand for.
+
+    Args:
+        row: the object, as `TarSink` writes it.
+        name: what the members were called.
+        made: the same with the number that its key gets, too.
+    """
+    text = row.decode("utf-8")
+    start = f'{{"{KEY}": '
+    key, end = json.JSONDecoder().raw_decode(text, len(start)) if text.startswith(start) else (name, 1)
+    rest = text[end:]
+    comma = "" if rest.startswith((",", "}")) else ", "
+    return b"".join([start.encode(), json.dumps(key + made[len(name) :]).encode(), (comma + rest).encode()])
 
 
 def join_shards(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:

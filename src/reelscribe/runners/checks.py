@@ -14,14 +14,15 @@ from ..data.videofolder import check_videos
 from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..stores import AnyPath
+from ..video.limits import ReadLimits
 from .journal import remove_run, run_folder
 
 
-def laid_out(target: Target, form: RowForm, root: AnyPath) -> Target:
-    """The target for rows of this form."""
+def laid_out(target: Target, form: RowForm, root: AnyPath, limits: ReadLimits) -> Target:
+    """The target for rows of this form, whose videos may be read within these limits."""
     if isinstance(form, VideoForm):
-        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root)
-    return target.laid_out(video_field=None, caption_field=None, root=root)
+        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root, limits=limits)
+    return target.laid_out(video_field=None, caption_field=None, root=root, limits=limits)
 
 
 def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: bool) -> None:

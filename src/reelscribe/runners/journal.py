@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +88,7 @@ class Journal:
         path = self.folder / DATABASE
         database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         try:
+            database.execute("PRAGMA trusted_schema = OFF")  # it may lie in a folder that others have filled
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -179,7 +180,15 @@ class Journal:
     def fact(self, name: str) -> Any:
         """A plain value that was kept under this name; None: there is none."""
         found = self._rows("SELECT value FROM facts WHERE name = ?", name)
-        return json.loads(found[0][0]) if found else None
+        return self._plain(found[0][0]) if found else None
+
+    def _plain(self, text: Any) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, TypeError, RecursionError) as exc:
+            raise DataError(
+                f"the journal in {str(self.folder)!r} is damaged ({exc}); start afresh (--overwrite)"
+            ) from exc
 
     def keep(self, **facts: Any) -> None:
         """Keep plain values; those there are under these names are replaced."""
@@ -205,14 +214,14 @@ class Journal:
         if not self._may_know:
             return None
         found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ? AND digest = ?", *id_, digest)
-        return result_of(id_, found[0][0]) if found else None
+        return _usable(id_, found)
 
     def earlier_result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
         """The answer to a request with this digest among those that were set aside; it stays there until the end."""
         if not self._has_earlier:
             return None
         found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
-        return result_of(id_, found[0][0]) if found else None
+        return _usable(id_, found)
 
     def add(self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None) -> None:
         """Keep an answer. It outlives this process from here on; a power cut may take the last ones.
@@ -264,7 +273,7 @@ class Journal:
     def parts(self) -> list[Part]:
         """The finished parts, in order."""
         found = self._rows("SELECT number, counts FROM parts ORDER BY number")
-        return [Part(number, json.loads(counts)) for number, counts in found]
+        return [Part(number, self._plain(counts)) for number, counts in found]
 
     def add_part(self, part: Part, failures: Iterable[Sample]) -> None:
         """A part has its final name: its rows are done, and these are their failures."""
@@ -283,7 +292,7 @@ class Journal:
         """The failures of all finished parts, in the order of the rows."""
         for part in self.parts():
             for (entry,) in self._rows("SELECT entry FROM failures WHERE part = ? ORDER BY place", part.number):
-                yield json.loads(entry)
+                yield self._plain(entry)
 
     def finish(self) -> None:
         """The output has its final name: the parts are not needed any more; answers stay for `retry`."""
@@ -322,6 +331,13 @@ def remove_run(output: Path) -> None:
         shutil.rmtree(folder)
 
 
+def _usable(id_: RequestId, found: list[tuple[Any, ...]]) -> CaptionResult | None:
+    """The answer in a row of a table; None where there is none, or none that was written here: it is asked again."""
+    with suppress(ValueError):
+        return result_of(id_, found[0][0]) if found else None
+    return None
+
+
 def _drop_parts(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM parts")
     db.execute("DELETE FROM failures")
@@ -340,8 +356,33 @@ def payload_of(result: CaptionResult) -> str:
 
 
 def result_of(id_: RequestId, payload: str) -> CaptionResult:
-    """The result that became this JSON, as the answer to a request."""
-    value = json.loads(payload)
-    failure = Failure(*value["f"]) if "f" in value else None
-    candidates = tuple(Candidate(*one) for one in value.get("c", ()))
-    return CaptionResult(id_, candidates, failure=failure, usage=Usage(*value["u"]))
+    """The result that became this JSON, as the answer to a request.
+
+    Raises:
+        ValueError: it is not what `payload_of` writes.
+    """
+    try:
+        value = json.loads(payload)
+        failure = Failure(*value["f"]) if "f" in value else None
+        candidates = tuple(Candidate(*one) for one in value.get("c", ()))
+        result = CaptionResult(id_, candidates, failure=failure, usage=Usage(*value["u"]))
+    except (TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise ValueError(f"no answer: {exc}") from exc
+    if not all(_is_kind(one, kinds) for one, kinds in _kinds(result)):
+        raise ValueError("an answer with values of other types")
+    return result
+
+
+def _kinds(result: CaptionResult) -> Iterator[tuple[Any, tuple[type, ...]]]:
+    """The values of a result, each with the types it may have."""
+    yield result.usage.prompt_tokens, (int,)
+    yield result.usage.completion_tokens, (int,)
+    for one in result.candidates:
+        yield from ((one.text, (str,)), (one.finish_reason, (str,)), (one.tokens, (int,)))
+        yield one.mean_logprob, (int, float, type(None))
+    if (failure := result.failure) is not None:
+        yield from ((failure.message, (str,)), (failure.attempts, (int,)), (failure.seconds, (int, float)))
+
+
+def _is_kind(value: Any, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool)

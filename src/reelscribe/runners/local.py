@@ -150,7 +150,7 @@ def _run_file(
     check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
-    target = laid_out(target, form, operator.video_root or source.folder)
+    target = laid_out(target, form, operator.video_root or source.folder, operator.limits)
     check_first_row(target, source, form)
     check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)

@@ -45,9 +45,9 @@ from .suspects import MAX_DEATHS, Suspects
 ROW = "row"
 """Column of a row's index in the input; rows go by it where they are written and looked up again."""
 SAMPLE = "sample"
-"""Column of a row, pickled."""
-ANSWERS = "answers"
-"""Column of what the row's videos were answered, pickled: (video, digest of the request, result as JSON)."""
+"""Column of a row, pickled: it goes from one process of the job to another, and into no file of the run."""
+ANSWERS = "answered"
+"""Column of what the row's videos were answered, plain: video, digest of the request, result as JSON."""
 BLOCK_BYTES = 16 << 20
 """Blocks of rows, and of clips, are closed at about this size."""
 SOURCE_ROWS = 256
@@ -120,6 +120,13 @@ class SampleForm:
         return rows_to_batch(made, batch_fields(table, made=made, extra=extra), like=table, new_fields=new_fields)
 
 
+def answers_type() -> Any:
+    """The Arrow type of the column of answers."""
+    import pyarrow as pa
+
+    return pa.list_(pa.struct({"video": pa.int64(), "digest": pa.binary(), "result": pa.string()}))
+
+
 @dataclass(frozen=True)
 class FileForm:
     """Rows of a file, each whole beside its index; answers come out, to be kept."""
@@ -142,14 +149,12 @@ class FileForm:
         """See `BlockForm`."""
         import pyarrow as pa
 
-        answers = [pickle.dumps(self._answers(plan.requests, results)) for plan, results in done]
-        return pa.table({ROW: table[ROW], ANSWERS: pa.array(answers, pa.binary())})
+        answers = [self._answers(plan.requests, results) for plan, results in done]
+        return pa.table({ROW: table[ROW], ANSWERS: pa.array(answers, answers_type())})
 
-    def _answers(
-        self, requests: Sequence[CaptionRequest], results: Sequence[CaptionResult]
-    ) -> list[tuple[int, bytes, str]]:
+    def _answers(self, requests: Sequence[CaptionRequest], results: Sequence[CaptionResult]) -> list[dict[str, Any]]:
         return [
-            (request.id.video, self.identity.digest(request), payload_of(result))
+            {"video": request.id.video, "digest": self.identity.digest(request), "result": payload_of(result)}
             for request, result in zip(requests, results, strict=True)
         ]
 

@@ -6,7 +6,7 @@ the output is the same, and a run can be begun in one place and ended in the oth
 
 from __future__ import annotations
 
-import pickle
+import base64
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -29,7 +29,7 @@ from .journal import result_of
 from .local import Run, RunSettings, run_file
 from .parts import PartedOutput
 from .progress import LOG_SECONDS, Progress
-from .ray_data import ANSWERS, ROW, FileJob, answer_file, connect, disconnect, lacks_gpus
+from .ray_data import ANSWERS, ROW, FileJob, answer_file, answers_type, connect, disconnect, lacks_gpus
 from .summary import Counts, RunSummary
 
 ANSWER_FOLDER = "answers"
@@ -38,6 +38,8 @@ CHECKPOINT_FOLDER = "checkpoint"
 """In the folder of the run: which rows it need not be asked about."""
 STALLED_SECONDS = 300.0
 """After so long without a row the user is told what that may be."""
+ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension"
+"""Under what a Parquet file keeps its Arrow schema, and what is in that where a type is one of another package."""
 KNOWN_FILE = "known.parquet"
 """In the checkpoint: rows that were answered before the cluster was asked."""
 
@@ -104,14 +106,14 @@ class RayRun(Run):
 
     def _agree(self) -> None:
         """As for any run; answers that a cluster gave are in the journal before anything of it is set aside."""
-        self._take_answers()
+        usable = self._take_answers()
         kept = self._journal.fact("identity")
         super()._agree()
         if kept is not None and not self._settings.update:
             # a version that was not known then may be now: answers go by what was written down
             self._identity = RunIdentity(**kept)
             self._remember()
-        if self._settings.update or self._settings.retry is not None:
+        if self._settings.update or self._settings.retry is not None or not (usable and self._has_own_checkpoint()):
             self._forget_cluster()
 
     def _make_ready(self) -> None:
@@ -187,13 +189,31 @@ class RayRun(Run):
     def _known(self, request: CaptionRequest) -> bool:
         return self.answer(request) is not None
 
-    def _take_answers(self) -> None:
+    def _take_answers(self) -> bool:
         """Put what the cluster has written into the journal; a file that was being written when it ended is not whole,
-        and what should be in it is asked again."""
+        and what should be in it is asked again.
+
+        Returns:
+            Whether all files that are whole hold answers as they are written now.
+        """
+        usable = True
         for path in sorted(self._answers.glob("*.parquet")):
-            if path not in self._taken:
+            if path in self._taken:
+                continue
+            self._taken.add(path)
+            try:
                 self._journal.add_all(self._answers_in(path))
-                self._taken.add(path)
+            except ValueError as exc:
+                usable = False
+                self._progress.say(f"{path} holds no answers of this version ({exc}): what it may be of is asked again")
+        return usable
+
+    def _has_own_checkpoint(self) -> bool:
+        """Whether Ray may read the checkpoint: it holds numbers of rows and nothing else."""
+        files = [path for path in self._checkpoint.rglob("*") if not _may_be_rows(path)]
+        for path in files:
+            self._progress.say(f"{path} is no part of a checkpoint: the checkpoint is made again from the journal")
+        return not files
 
     def _answers_in(self, path: Path) -> Iterator[tuple[RequestId, bytes, CaptionResult, str | None]]:
         for row, answers in _rows_in(path):
@@ -266,19 +286,64 @@ class _NoAnswer:
 
 
 def _rows_in(path: Path) -> Iterator[tuple[int, list[tuple[int, bytes, str]]]]:
-    """Row and answers of a file of them; nothing of one that is not whole."""
+    """Row and answers of a file of them; nothing of one that is not whole.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not _is_whole(path):
+        return
+    _check_columns(path, {ROW: pa.int64(), ANSWERS: answers_type()})
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=[ROW, ANSWERS]):
+            for row, answers in zip(*(batch[name].to_pylist() for name in (ROW, ANSWERS)), strict=True):
+                found = [(one["video"], one["digest"], one["result"]) for one in answers or ()]
+                if row is None or any(None in one for one in found):
+                    raise ValueError("a row without a number, or an answer that is null")
+                yield row, found
+
+
+def _may_be_rows(path: Path) -> bool:
+    """Whether a file of a checkpoint holds numbers of rows, or is not whole, as after a driver that was killed."""
+    import pyarrow as pa
+
+    if not _is_whole(path):
+        return path.is_file()
+    try:
+        _check_columns(path, {ROW: pa.int64()})
+    except ValueError:
+        return False
+    return True
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether this is a Parquet file with its footer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        return path.is_file() and pq.read_metadata(path) is not None
     except (pa.ArrowException, OSError):
-        return
-    with file:
-        for batch in file.iter_batches():
-            columns = batch.to_pydict()
-            for row, answers in zip(columns[ROW], columns[ANSWERS], strict=True):
-                yield row, pickle.loads(answers)
+        return False
+
+
+def _check_columns(path: Path, columns: dict[str, Any]) -> None:
+    """See that a Parquet file has these columns and no others, before Arrow, or Ray, makes anything of them.
+
+    Raises:
+        ValueError: it has not.
+    """
+    import pyarrow.parquet as pq
+
+    schema = (pq.read_metadata(path).metadata or {}).get(ARROW_SCHEMA, b"")
+    if EXTENSION in base64.b64decode(schema):
+        raise ValueError("it has types of another package")
+    found = pq.read_schema(path)
+    if {field.name: field.type for field in found} != columns or len(found) != len(columns):
+        raise ValueError(f"its columns are {', '.join(found.names)}")
 
 
 def _batched(numbers: Iterator[int], size: int = 65536) -> Iterator[list[int]]:

@@ -62,6 +62,7 @@ TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-v
 _UNKNOWN_KIND = "it is a picture, a playlist or another kind of file that is not read here"
 """What FFmpeg calls an invalid argument: the file is one for a demuxer that may not open files."""
 _NAME_CHARS = 80
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
 """What decoders may need around a picture; a picture that is small but thin has more of it than twice its size."""
@@ -135,6 +136,24 @@ class VideoSource:
             if times_only and self.leaves_media_out(container, stream):
                 file.raw.leave_out(self.media)
             yield container, stream
+
+    def file(self) -> IO[bytes]:
+        """The bytes of the video, from their start; to be closed.
+
+        A local file is checked again once it is open, and opened through no link that was put there since the source
+        was found.
+
+        Raises:
+            RejectedError: it is not there any more, or is not to be read.
+        """
+        if isinstance(self.data, bytes):
+            return io.BytesIO(self.data)
+        if isinstance(self.data, Ranged):
+            return self.data.open()
+        if self.fetched is not None:
+            self.fetched.seek(0)
+            return self.fetched
+        return _opened(self, self.data)
 
     def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
         """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
@@ -347,6 +366,43 @@ def _file_size(source: VideoSource) -> int:
         raise RejectedError("not_found", f"{source.name} does not exist") from None
     except (OSError, ValueError) as exc:
         raise RejectedError("unreadable", f"{source.name} cannot be read: {reason(exc)}") from exc
+    return _size(source, status)
+
+
+def _opened(source: VideoSource, path: Path) -> IO[bytes]:
+    """A local file, once more a regular one of an allowed size now that nothing can take its place."""
+    try:
+        file = os.fdopen(_descriptor(path, source.limits.media_root), "rb")
+    except FileNotFoundError:
+        raise RejectedError("not_found", f"{source.name} does not exist") from None
+    except (OSError, ValueError) as exc:
+        raise RejectedError("unreadable", f"{source.name} cannot be read: {reason(exc)}") from exc
+    try:
+        _of_size(source, _size(source, os.fstat(file.fileno())), source.limits)
+    except RejectedError:
+        file.close()
+        raise
+    return file
+
+
+def _descriptor(path: Path, media_root: Path | None) -> int:
+    """The file opened for reading: below a root folder by folder, since a path without links may have got one."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would be waited for
+    if media_root is None:
+        return os.open(path, flags)
+    root = os.path.realpath(media_root)
+    *folders, name = path.relative_to(root).parts
+    folder = os.open(root, _FOLDER)
+    try:
+        for part in folders:
+            above, folder = folder, os.open(part, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(above)
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _size(source: VideoSource, status: os.stat_result) -> int:
     if stat.S_ISDIR(status.st_mode):
         raise RejectedError("unreadable", f"{source.name} is a folder")
     if not stat.S_ISREG(status.st_mode):
