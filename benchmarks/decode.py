@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.clips import REALISTIC, make_clips
+from benchmarks.clips import REALISTIC, make_clips, make_scenes
 from benchmarks.long_clip import make_long_clip
 from benchmarks.processes import measured, tell
-from benchmarks.readers import PEERS, SEEKING, Reader, prefix, pyav, reelscribe
+from benchmarks.readers import PEERS, SEEKING, Reader, bare_decoder, prefix, pyav, reelscribe
 from benchmarks.wanted import Wanted, choose, compare, read_plan, write_plan
 from reelscribe.video.policy import FramePolicy
 
@@ -66,6 +66,11 @@ def rendered(_real: Path | None) -> list[Path]:
     return make_clips(WORK / "clips_real", CLIPS, kinds=REALISTIC)
 
 
+def short(_real: Path | None) -> list[Path]:
+    """Clips of four seconds, 320x240."""
+    return make_scenes(WORK / "clips_scenes", CLIPS)
+
+
 def film(_real: Path | None) -> list[Path]:
     """A file of ten minutes."""
     return [make_long_clip(WORK / "film")]
@@ -94,12 +99,21 @@ def tolerance(clips: Callable[[Path | None], list[Path]], policy: FramePolicy, *
     return Case(clips, exact, readers, gives_others=True, **fields)
 
 
+def against_decoder(clips: Callable[[Path | None], list[Path]], name: str, **fields: Any) -> Case:
+    """All that reelscribe does, against decoding alone."""
+    bare: dict[str, Reader] = {"decodes": partial(bare_decoder, policy=TWO_FPS)}
+    ours: dict[str, Reader] = {"read_clip": partial(reelscribe, policy=TWO_FPS)}
+    return Case(clips, TWO_FPS, {OURS: ours, name: bare}, figure="decode.vs_", **fields)
+
+
 _sparse = against_peers(film, EIGHT_FRAMES, figure="decode.sparse_vs_")
 _tolerant = replace(TWO_FPS, time_tolerance_seconds=TOLERANCE_SECONDS)
 CASES: dict[str, Case] = {
     "two_fps": against_peers(rendered, TWO_FPS, figure="decode.vs_"),
     "sparse": replace(_sparse, readers=_sparse.readers | SEEKING),
     "tolerance": tolerance(rendered, _tolerant, figure="decode.tolerance_vs_"),
+    "bare_short": against_decoder(short, "bare_decoder_short"),
+    "bare": against_decoder(real_files, "bare_decoder", is_real=True),
     "real": against_peers(real_files, TWO_FPS, figure="decode.real.vs_", is_real=True),
     "real_tolerance": tolerance(real_files, _tolerant, figure="decode.real.tolerance_vs_", is_real=True),
 }
@@ -125,10 +139,11 @@ def one_pass(read: Reader, plan: list[tuple[Wanted, np.ndarray]]) -> dict[str, f
     for wanted, copies in plan:
         frames = read(wanted)
         checking -= time.thread_time()
-        checks.append(compare(frames, wanted, copies))
+        if frames is not None:
+            checks.append(compare(frames, wanted, copies))
         checking += time.thread_time()
     seconds = time.process_time() - began - checking
-    right, far = (np.concatenate(parts) for parts in zip(*checks, strict=True))
+    right, far = (np.concatenate(parts) for parts in zip(*checks, strict=True)) if checks else (np.ones(1), np.zeros(1))
     return {"cpu_seconds": seconds, "right": float(right.mean()), "grey_levels": float(far.max())}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.wanted import Wanted
 from reelscribe.video.policy import FramePolicy
 
-Reader = Callable[[Wanted], np.ndarray]
+Reader = Callable[[Wanted], np.ndarray | None]
+"""None: it converts nothing."""
 
 
 def reelscribe(wanted: Wanted, *, policy: FramePolicy) -> np.ndarray:
@@ -49,6 +50,51 @@ def pyav(wanted: Wanted) -> np.ndarray:
             if index == wanted.indices[-1]:
                 break
     return np.stack(frames)
+
+
+def bare_decoder(wanted: Wanted, *, policy: FramePolicy) -> None:
+    """What decoding alone costs: open the file, give the decoder the packets that reelscribe gives it, convert
+    nothing. Other packets are passed over, and frames that no other refers to are left out, as there."""
+    import av
+
+    packets = _packets_needed(wanted.path, policy)
+    left, mode = len(packets), None
+    with av.open(wanted.path) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        context.thread_count = 1
+        for packet in container.demux(stream):
+            skips = packets.get(packet.pos)
+            if skips is None:
+                continue
+            if skips != mode:
+                context.skip_frame = mode = skips
+            context.decode(packet)
+            left -= 1
+            if not left:
+                break
+        context.decode(None)
+
+
+@cache
+def _packets_needed(path: str, policy: FramePolicy) -> dict[int, str]:
+    """Places in a file of the packets that reelscribe decodes, and what its decoder leaves out then."""
+    from reelscribe.video import decoding
+    from reelscribe.video.reader import read_clip
+
+    needed, inner = {}, decoding.decoded
+
+    def watched(stream: Any, packet: Any) -> Any:
+        if packet is not None and packet.size:
+            needed[packet.pos] = str(stream.codec_context.skip_frame)
+        return inner(stream, packet)
+
+    decoding.decoded = watched
+    try:
+        read_clip(path, policy)
+    finally:
+        decoding.decoded = inner
+    return needed
 
 
 def opencv(wanted: Wanted, *, threads: int | None) -> np.ndarray:
