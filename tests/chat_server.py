@@ -11,8 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Body = dict[str, Any]
-Answer = tuple[int, Body, dict[str, str]]
-"""Status, body, headers."""
+Answer = tuple[int, Any, dict[str, str]]
+"""Status, body (plain values, bytes as they are, or an iterator of bytes that are sent one by one), headers."""
 
 
 class ChatServer:
@@ -23,6 +23,7 @@ class ChatServer:
 
     def __init__(self) -> None:
         self.models: list[Body] | None = [{"id": "served", "object": "model"}]
+        self.listing: bytes | None = None
         self.takes_video = self.takes_n = self.takes_logprobs = True
         self.key: str | None = None
         self.behave: Callable[[Body, int], Answer | None] = lambda body, nth: None
@@ -82,6 +83,9 @@ def running(server: ChatServer, port: int = 0) -> Iterator[str]:
         def do_GET(self) -> None:
             if not self._let_in():
                 return
+            if server.listing is not None:
+                self._send(200, server.listing, {})
+                return
             there = server.models is not None and self.path == "/v1/models"
             self._send(200, {"data": server.models}, {}) if there else self._send(*error(404, "no such page"))
 
@@ -107,11 +111,14 @@ def running(server: ChatServer, port: int = 0) -> Iterator[str]:
             self._send(*error(401, "invalid key"))
             return False
 
-        def _send(self, status: int, body: Body, headers: dict[str, str]) -> None:
+        def _send(self, status: int, body: Any, headers: dict[str, str]) -> None:
             if status == 0:  # hang up without an answer
                 self.close_connection = True
                 return
-            data = json.dumps(body).encode()
+            if isinstance(body, Iterator):
+                self._send_pieces(status, body, headers)
+                return
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
             for name, value in {
                 "Content-Type": "application/json",
@@ -121,6 +128,20 @@ def running(server: ChatServer, port: int = 0) -> Iterator[str]:
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
+
+        def _send_pieces(self, status: int, pieces: Iterator[bytes], headers: dict[str, str]) -> None:
+            """As long as somebody listens."""
+            self.close_connection = True
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json", "Connection": "close", **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            try:
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
+            except OSError:
+                pass
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+import itertools
 import json
 import logging
+import math
+import threading
 import time
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import reelscribe.models.http_client as http_client
@@ -18,7 +26,8 @@ from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import ModelSpec, load_captioner
 from reelscribe.models.base import PromptOptions, generation_config
-from reelscribe.models.chat_api import ChatFormat, error_text
+from reelscribe.models.chat_answer import AnswerError, read_answer, read_models
+from reelscribe.models.chat_api import ChatFormat, error_text, result_of
 from reelscribe.models.server import base_url
 from reelscribe.record import CaptionRequest, Clip, RequestId
 
@@ -406,6 +415,250 @@ def test_requests_at_once_are_bounded(connect, server):
     server.behave = slowly(0.02)
     caption(connect(max_in_flight=3), count=20)
     assert server.most == 3
+
+
+def test_an_answer_that_drips_in_is_given_up_at_the_limit(connect, server):
+    """Something arrives all the time, so that no single wait is long."""
+    captioner = connect(timeout_seconds=0.5, max_tries=2)
+    caption(captioner)
+    ended = threading.Event()
+
+    def drip():
+        yield b'{"choices": ['
+        while not ended.wait(0.05):
+            yield b" "
+
+    server.behave = lambda body, nth: (200, drip(), {})
+    (result,) = caption(captioner)
+    ended.set()
+    assert result.failure.kind == "server_error"
+    assert "no whole answer in 0.5 seconds" in result.failure.message
+
+
+def bomb(mebibytes):
+    packer = zlib.compressobj(9, wbits=31)
+    zeros = b" " * (1 << 20)
+    return b"".join([*(packer.compress(zeros) for _ in range(mebibytes)), packer.flush()])
+
+
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_packed_answer_takes_no_more_memory_than_is_allowed(connect, server, status):
+    captioner = connect(max_answer_bytes=1 << 20, max_tries=2)
+    caption(captioner)
+    packed = bomb(512)
+    server.behave = lambda body, nth: (status, packed, {"Content-Encoding": "gzip"})
+    tracemalloc.start()
+    try:
+        (result,) = caption(captioner)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.failure.kind == "server_error"
+    assert status == 500 or "larger than 1048576 bytes (max_answer_bytes)" in result.failure.message
+    assert most < 32 << 20
+
+
+def test_an_answer_without_an_end_is_a_failure(connect, server):
+    captioner = connect(max_answer_bytes=1 << 16)
+    server.behave = lambda body, nth: (200, itertools.repeat(b" " * 4096), {})
+    (result,) = caption(captioner)
+    assert "larger than 65536 bytes" in result.failure.message
+
+
+@pytest.mark.parametrize("packing", ["gzip", "x-gzip", "deflate", "identity"])
+def test_packed_answers_are_read(connect, server, packing):
+    wbits = {"deflate": 15}.get(packing, 31)
+
+    def behave(body, nth):
+        data = json.dumps(completion(body)).encode()
+        return 200, data if packing == "identity" else zlib.compress(data, wbits=wbits), {"Content-Encoding": packing}
+
+    server.behave = behave
+    assert texts(caption(connect())) == [["text 0"]]
+
+
+@pytest.mark.parametrize("packing", ["br", "gzip, gzip", "zstd", "\x1b[2J"])
+def test_packings_nobody_asked_for_are_failures(connect, server, packing):
+    captioner = connect()
+    server.behave = lambda body, nth: (200, b"xxxx", {"Content-Encoding": packing})
+    (result,) = caption(captioner)
+    assert result.failure.kind == "server_error"
+    assert result.failure.message.isprintable()
+
+
+def test_a_damaged_packing_is_a_failure(connect, server):
+    captioner = connect()
+    server.behave = lambda body, nth: (200, b"xxxx", {"Content-Encoding": "gzip"})
+    (result,) = caption(captioner)
+    assert "not packed as it says" in result.failure.message
+
+
+# answers of odd shape
+
+
+def answering(server, change):
+    """Let the server change its usual answers."""
+
+    def behave(body, nth):
+        answer = completion(body)
+        return 200, change(answer) or answer, {}
+
+    server.behave = behave
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ([{"type": "text", "text": "A "}, {"type": "text", "text": "cat."}], "A cat."),
+        (["A ", "cat."], "A cat."),
+        (
+            [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Cat."}],
+            "Cat.",
+        ),
+        ([{"type": "text", "text": None}], ""),
+        ([], ""),
+        ("\ud83d", "\ud83d"),
+    ],
+)
+def test_content_in_parts_is_one_text(connect, server, content, text):
+    captioner = connect()
+    answering(server, lambda answer: answer["choices"][0]["message"].update(content=content))
+    (result,) = caption(captioner)
+    assert [one.text for one in result.candidates] == [text]
+
+
+@pytest.mark.parametrize("content", [5, True, {"text": "x"}, [5], [{"type": "text", "text": 5}], [["x"]]])
+def test_content_of_another_kind_is_a_failure(connect, server, content):
+    captioner = connect()
+    answering(server, lambda answer: answer["choices"][0]["message"].update(content=content))
+    (result,) = caption(captioner)
+    assert result.failure.kind == "server_error"
+    assert "not one of the chat API (choices.0.message.content: " in result.failure.message
+
+
+def test_what_only_goes_with_a_text_may_make_no_sense(connect, server):
+    captioner = connect()
+    odd = {"prompt_tokens": "100", "completion_tokens": float("inf")}
+    logprobs = {"content": [{"logprob": float("-inf")}]}
+    answering(server, lambda a: a.update(usage=odd) or a["choices"][0].update(logprobs=logprobs, index="x"))
+    (result,) = caption(captioner)
+    assert (result.candidates[0].text, result.candidates[0].mean_logprob) == ("text 0", None)
+    assert (result.usage.prompt_tokens, result.usage.completion_tokens) == (100, 0)
+    answering(server, lambda a: a.update(usage=[7]) or a["choices"][0].update(logprobs="x", finish_reason=[1]))
+    (result,) = caption(captioner)
+    assert (result.candidates[0].finish_reason, result.usage.prompt_tokens) == ("stop", 0)
+
+
+def test_a_refusal_of_the_model_is_a_failure_with_its_words(connect, server):
+    captioner = connect()
+    answering(server, lambda a: a["choices"][0].update(message={"content": None, "refusal": "I\x1b[2J cannot."}))
+    (result,) = caption(captioner)
+    assert result.failure.message == "the model refused to answer: I\\x1b[2J cannot."
+
+
+def test_more_choices_than_asked_for_are_left_aside(connect, server):
+    server.takes_n = False
+    captioner = connect()
+    answering(server, lambda a: a["choices"].append({"index": 1, "message": {"content": "more"}}))
+    (result,) = caption(captioner, candidates=2)
+    assert [one.text for one in result.candidates] == ["text 0", "text 1"]
+
+
+def test_fewer_choices_than_asked_for_are_a_failure(connect, server):
+    captioner = connect()
+    answering(server, lambda a: a["choices"].clear())
+    (result,) = caption(captioner)
+    assert "gave 0 candidates where 1 were asked for" in result.failure.message
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("status", [200, 400, 500])
+@pytest.mark.parametrize(
+    "data", [DEEP, b'{"choices": ' + DEEP, b"", b"\xff\xfe", b"NaN", b"1" * 5000, b"<html>\x1b[2J"]
+)
+def test_what_is_no_json_is_a_failure_in_one_printable_line(connect, server, data, status):
+    captioner = connect(max_tries=1)
+    caption(captioner)
+    server.behave = lambda body, nth: (status, data, {})
+    (result,) = caption(captioner)
+    assert result.failure.kind == "server_error"
+    assert result.failure.message.isprintable()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+REAL = completion({"n": 2, "logprobs": True})
+
+
+def places(value, path=()):
+    """Every place in an answer."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(inner, (*path, key))
+
+
+@st.composite
+def mutated(draw, real):
+    """A real answer with some of its values replaced, or gone."""
+    answer = copy.deepcopy(real)
+    for path in draw(st.lists(st.sampled_from(list(places(real))), min_size=1, max_size=3)):
+        if not path:
+            return draw(json_values)
+        holder = answer
+        try:
+            for key in path[:-1]:
+                holder = holder[key]
+            if draw(st.booleans()):
+                holder[path[-1]] = draw(json_values)
+            else:
+                del holder[path[-1]]
+        except (KeyError, IndexError, TypeError):  # another change took this place away
+            continue
+    return answer
+
+
+@settings(max_examples=400)
+@given(st.one_of(json_values, mutated(REAL)), st.booleans())
+def test_any_answer_is_a_result_or_a_failure(value, same):
+    request = CaptionRequest(RequestId(0, 0), "a.mp4", "What?", num_candidates=2)
+    try:
+        answer = read_answer(json.dumps(value).encode())
+    except AnswerError:
+        return
+    result = result_of(request, [answer], counts=[1 if same else 2], same=same)
+    if result.failure is not None:
+        assert (result.failure.kind, result.failure.message.isprintable()) == ("server_error", True)
+        return
+    assert len(result.candidates) == 2
+    assert all(isinstance(one.text, str) and one.tokens >= 0 for one in result.candidates)
+    assert all(one.mean_logprob is None or math.isfinite(one.mean_logprob) for one in result.candidates)
+    assert min(result.usage.prompt_tokens, result.usage.completion_tokens) >= 0
+    json.dumps([one.text for one in result.candidates])
+
+
+@settings(max_examples=300)
+@given(st.one_of(json_values, mutated({"object": "list", "data": [{"id": "m", "root": "/m"}, {"id": "n"}]})))
+def test_any_list_of_models_is_names_or_nothing(value):
+    found = read_models(json.dumps(value).encode())
+    assert found is None or all(isinstance(one.id, str) and isinstance(one.root, str) for one in found)
+
+
+@given(st.one_of(json_values, mutated({"error": {"message": "m", "code": 400}})))
+def test_any_error_has_a_text(value):
+    assert len(error_text(value)) <= 300
+
+
+@pytest.mark.parametrize(
+    "listing", [b"5", b'{"data": 5}', b'{"data": [5, {"id": 7}]}', DEEP, b"<html>", b'{"data": []}']
+)
+def test_a_list_of_models_of_odd_shape_says_nothing(connect, server, listing):
+    server.listing = listing
+    assert texts(caption(connect())) == [["text 0"]]
 
 
 # the server at the start

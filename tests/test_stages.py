@@ -61,3 +61,10 @@ def test_the_profile_is_plain() -> None:
             "write": {"busy_seconds": 2.0, "workers": 1, "share": 0.25},
         },
     }
+
+
+def test_advice_can_be_that_of_another_place() -> None:
+    times = StageTimes(10.0, (Stage("decode", 1.0), Stage("model", 9.9)))
+    told = times.with_advice("model", "more replicas").line()
+    assert told.endswith(": more replicas")
+    assert "faster device" in times.line()

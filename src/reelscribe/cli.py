@@ -11,6 +11,7 @@ import click
 
 from . import __version__
 from .errors import ReelscribeError, SettingsError
+from .printable import one_line, printable
 from .selection import SELECTORS
 
 if TYPE_CHECKING:
@@ -60,15 +61,23 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ReelscribeError as exc:
-            click.echo(f"error: {' '.join(str(exc).split())}{_notes(exc)}", err=True)
+            say(f"error: {one_line(str(exc))}{_notes(exc)}")
             ctx.exit(exc.exit_code)
         except OSError as exc:
             where = f": {exc.filename}" if exc.filename else ""
-            click.echo(f"error: {exc.strerror or exc}{where}{_notes(exc)}", err=True)
+            say(f"error: {exc.strerror or exc}{where}{_notes(exc)}")
             ctx.exit(EXIT_ERROR)
         except KeyboardInterrupt as exc:
-            click.echo(f"stopped{_notes(exc) or '; nothing is written'}", err=True)
+            say(f"stopped{_notes(exc) or '; nothing is written'}")
             ctx.exit(EXIT_INTERRUPTED)
+        except click.ClickException as exc:
+            exc.message = printable(exc.message)  # type: ignore[misc]
+            raise
+
+
+def say(line: str) -> None:
+    """A line for the user, on stderr."""
+    click.echo(printable(line), err=True)
 
 
 def _notes(exc: BaseException) -> str:
@@ -114,15 +123,22 @@ count_option = partial(click.option, type=click.IntRange(min=1), metavar="N")
 seconds_option = partial(click.option, type=click.FloatRange(min=0), metavar="S")
 pairs_option = partial(click.option, callback=key_values, multiple=True, metavar="KEY=VALUE")
 
+
+def servers(_ctx: click.Context, _param: click.Parameter, urls: tuple[str, ...]) -> str | list[str] | None:
+    """One address, or several."""
+    return (urls[0] if len(urls) == 1 else list(urls)) if urls else None
+
+
 MODEL_OPTIONS = options(
     option("--model", "hf_model", metavar="NAME", help="Model on the hub, or a local folder; reelscribe/shapes is the "
            "bundled demonstration model.  [default: Qwen/Qwen3-VL-8B-Instruct]"),
     option("--vllm", "enable_vllm", is_flag=True, default=None, help="Run the model with vLLM, not transformers."),
-    option("--server", "base_url", metavar="URL", help="Send videos to this OpenAI-compatible server, which runs the "
-           "model, e.g. http://localhost:8000/v1."),
+    option("--server", "base_url", multiple=True, callback=servers, metavar="URL", help="Send videos to this "
+           "OpenAI-compatible server, which runs the model, e.g. http://localhost:8000/v1; repeat it for several that "
+           "share them. --model may then be left out where they serve one."),
     option("--device", metavar="DEVICE", help="Device of the model: cpu, cuda, cuda:1, mps.  [default: best]"),
     option("--dtype", metavar="DTYPE", help="Number type of the model: bfloat16, float16, float32."),
-    count_option("--batch-size", help="Most videos the model works on at once."),
+    count_option("--batch-size", help="Most videos the model, or each server, works on at once."),
     pairs_option("--model-param", "model_params", help="Parameter for loading the model; may be repeated."),
 )  # fmt: skip
 
@@ -314,7 +330,7 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
     cluster = cluster_of(*(settings.pop(name) for name in RAY_SETTINGS))
     recipe = read_recipe(config)
     for note in recipe.notes:
-        click.echo(f"note: {note}", err=True)
+        say(f"note: {note}")
     run(ctx, recipe.dataset_path, recipe.export_path, recipe.parameters, settings, profile=profile, cluster=cluster)
 
 
@@ -450,7 +466,7 @@ def show(ctx: click.Context, work: Callable[[Any], RunSummary], *, profile: Path
     from .runners.progress import choose_progress
     from .runners.summary import print_summary, write_profile
 
-    summary = work(choose_progress(Console(stderr=True), lambda line: click.echo(line, err=True)))
+    summary = work(choose_progress(Console(stderr=True), say))
     print_summary(summary, Console())
     if profile is not None:
         write_profile(summary, profile)

@@ -15,12 +15,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from .printable import redacted
+
 
 class ReelscribeError(Exception):
     """Base of every error this package raises on purpose; its text is one clear line for the user."""
 
     exit_code: ClassVar[int] = 1
     """What a command that ends with it leaves with."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A process pool waits for ever for an error that cannot be made again from its text alone.

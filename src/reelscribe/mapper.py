@@ -6,7 +6,6 @@ this one class with another source and sink.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 from .batches import batch_fields, batch_to_rows, check_types, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
 from .models import batch_size_options, check_backend, choose_backend, load_captioner
-from .models.base import Captioner, ModelSpec, generation_config
+from .models.base import DEFAULT_MODEL, SERVED_MODEL, Captioner, ModelSpec, generation_config
 from .pipe import Results, run_pipe
 from .plan import Planner, RowOutcome
+from .printable import logger
 from .record import Failure, Sample, TimeWindow
 from .selection import SELECTORS
 from .stages import StageTimes
@@ -30,12 +30,11 @@ from .video.sampling import FramePolicy, FrameSettings
 from .video.workers import WorkerPool
 
 OPERATOR_NAME = "video_captioning_from_vlm_mapper"
-DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
 DEFAULT_BATCH_SIZE = 100
 DEFAULT_LIMITS = ReadLimits()
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -56,7 +55,7 @@ class VideoCaptioningFromVLMMapper:
 
     Args:
         hf_model: VLM on the Hugging Face hub, or a local folder, that accepts videos. `reelscribe/shapes` is the
-            bundled demonstration model.
+            bundled demonstration model. Behind a server that serves one model it may be left out.
         enable_vllm: run the model with vLLM instead of transformers.
         caption_num: how many candidate captions to generate for each video (M).
         keep_candidate_mode: `random_any` keeps a random candidate, `similar_one_simhash` the one most similar to the
@@ -242,6 +241,8 @@ class VideoCaptioningFromVLMMapper:
         if captioner is None:
             options = dict(given["model_params"] or {})
             backend = choose_backend(options, enable_vllm=given["enable_vllm"])
+            if backend == "server" and given["hf_model"] is DEFAULT_MODEL:  # it was left out
+                given["hf_model"] = SERVED_MODEL
             return self._with_operator_settings(ModelSpec(backend, given["hf_model"], options))
         if given["model_params"] is not None or given["enable_vllm"]:
             raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
@@ -270,6 +271,12 @@ class VideoCaptioningFromVLMMapper:
             assert self.spec is not None
             self._captioner = load_captioner(self.spec)
         return self._captioner
+
+    @property
+    def served_model(self) -> str | None:
+        """The model that its server serves, where none was named and the server was asked; else None."""
+        is_open = self.spec is not None and self.spec.backend == "server" and self.spec.model == SERVED_MODEL
+        return getattr(self._captioner, "model", None) if is_open else None
 
     @property
     def policy(self) -> FramePolicy | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import ModelError
-from .models.base import Captioner, captioner_seconds
+from .models.base import Captioner, captioner_advice, captioner_seconds
 from .plan import Plan, Planner, RowOutcome
 from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
 from .stages import BusyClock, Stage, StageTimes
@@ -260,8 +260,9 @@ class _Pipe:
         if self._streams:
             busy = sum(stream.busy_seconds for stream in self._streams)
             stages.append(Stage("decode", busy, workers=max(1, *(stream.workers for stream in self._streams))))
+        advice = captioner_advice(self._operator.captioner)
         for name, seconds_now in captioner_seconds(self._operator.captioner).items():
-            stages.append(Stage(name, seconds_now - before.get(name, 0.0)))
+            stages.append(Stage(name, seconds_now - before.get(name, 0.0), advice=advice.get(name)))
         return StageTimes(seconds, tuple(stages))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import SettingsError
+from .printable import printable
 
 Sample = dict[str, Any]
 """One row of a data set: field name to value."""
@@ -146,7 +147,7 @@ class Failure:
     kind: str
     """A key of `FAILURE_KINDS`."""
     message: str
-    """One sentence for a person."""
+    """One sentence for a person; it is made printable, without credentials."""
     attempts: int = field(default=1, compare=False)
     """How often reading was tried."""
     seconds: float = field(default=0.0, compare=False, repr=False)
@@ -155,6 +156,7 @@ class Failure:
     def __post_init__(self) -> None:
         if self.kind not in FAILURE_KINDS:
             raise ValueError(f"unknown failure kind {self.kind!r}; choose from {', '.join(FAILURE_KINDS)}")
+        object.__setattr__(self, "message", printable(self.message))
 
 
 @dataclass(frozen=True, slots=True)

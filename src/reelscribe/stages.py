@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -110,6 +110,11 @@ class StageTimes:
     def with_stage(self, stage: Stage, *, seconds: float) -> StageTimes:
         """The same run with one more stage at its end, and its length with that."""
         return StageTimes(seconds, (*self.stages, stage))
+
+    def with_advice(self, name: str, advice: str) -> StageTimes:
+        """The same run, whose stage of this name has another advice."""
+        told = (replace(stage, advice=advice) if stage.name == name else stage for stage in self.stages)
+        return StageTimes(self.seconds, tuple(told))
 
     def share(self, stage: Stage) -> float:
         """The part of the run in which a stage was at work, 0 to 1."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from .errors import SettingsError
+from .printable import names_user, redacted
 from .ranges import Ranged
 
 STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
@@ -49,7 +50,7 @@ def is_address(value: object) -> bool:
 
 def shown(url: str) -> str:
     """An address without what may be secret in it: a user's name and what follows a question mark."""
-    parts = urlsplit(url)
+    parts = urlsplit(redacted(url))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
@@ -152,6 +153,10 @@ class StoredPath(Ranged):
     def _place(self) -> tuple[Any, str]:
         import fsspec
 
+        if scheme_of(self.url) in STORES and names_user(self.url):
+            raise PermissionError(
+                None, f"{self}: stores read no user or key in an address; put them where the store's client finds them"
+            )
         try:
             fs, key = fsspec.url_to_fs(self.url)
         except ImportError as exc:

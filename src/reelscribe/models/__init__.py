@@ -17,6 +17,7 @@ __all__ = [
     "choose_backend",
     "load_captioner",
     "model_revision",
+    "server_addresses",
 ]
 
 CAPTIONERS = {
@@ -73,3 +74,9 @@ def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool) -> str
 def batch_size_options(backend: str, batch_size: int) -> dict[str, int]:
     """What the operator's `batch_size` means to a back end."""
     return {BATCH_SIZES[backend]: batch_size} if backend in BATCH_SIZES else {}
+
+
+def server_addresses(spec: ModelSpec) -> list[str]:
+    """Addresses of the servers that run a spec's model, as they were given; none where this process runs it."""
+    given = spec.options.get("base_url") if spec.backend == "server" else None
+    return [str(one) for one in ([given] if isinstance(given, str) else given or [])]

@@ -16,6 +16,9 @@ from ..errors import SettingsError
 from ..record import CaptionRequest, CaptionResult, Clip
 from ..video.sampling import FramePolicy, FrameSettings
 
+DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
+SERVED_MODEL = ""
+"""The name that stands for the one model that a server serves, or for the default one where it serves that."""
 DEFAULT_MAX_TOKENS = 512
 SAMPLED_TEMPERATURE = 0.9
 """Temperature where several candidates are asked for and nobody set one: choosing needs variety."""
@@ -286,6 +289,11 @@ def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
 def captioner_notes(captioner: Captioner) -> list[str]:
     """What a captioner says about itself for the summary of a run, in its `notes`; a captioner need not have any."""
     return list(getattr(captioner, "notes", ()))
+
+
+def captioner_advice(captioner: Captioner) -> dict[str, str]:
+    """What lets a captioner's stages do more, in its `advice`; a captioner need not have any."""
+    return dict(getattr(captioner, "advice", {}))
 
 
 def captioner_seconds(captioner: Captioner) -> dict[str, float]:

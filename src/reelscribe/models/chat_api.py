@@ -1,4 +1,4 @@
-"""Caption requests in the words of the OpenAI chat API, and its answers as results.
+"""Caption requests in the words of the OpenAI chat API, and what its answers mean.
 
 Plain values on both sides: nothing here sends anything.
 """
@@ -25,6 +25,7 @@ from .base import (
     Sampling,
     resolve_sampling,
 )
+from .chat_answer import ChatAnswer, Choice
 from .prompting import chat_messages
 
 Form = Literal["video", "images"]
@@ -188,41 +189,50 @@ def pack_frames(frames: np.ndarray, frame_format: FrameFormat) -> list[str]:
     return packed
 
 
-def result_of(request: CaptionRequest, answers: Sequence[Mapping[str, Any]], *, same: bool) -> CaptionResult:
+def result_of(
+    request: CaptionRequest, answers: Sequence[ChatAnswer], *, counts: Sequence[int], same: bool
+) -> CaptionResult:
     """What the server's answers to one request mean.
 
     Args:
         request: what was asked.
-        answers: bodies of the answers, in candidate order; each has one choice or more.
+        answers: the answers, in candidate order.
+        counts: choices that each of them was asked for; what comes beyond is left aside.
         same: whether one text stands for all candidates.
     """
-    choices = [
-        choice for answer in answers for choice in sorted(answer["choices"], key=lambda one: one.get("index", 0))
-    ]
-    filtered = [choice for choice in choices if choice.get("finish_reason") == "content_filter"]
-    if filtered:
+    choices = [choice for answer, count in zip(answers, counts, strict=True) for choice in answer.first(count)]
+    if any(choice.finish_reason == "content_filter" for choice in choices):
         return CaptionResult(request.id, failure=Failure("server_error", "the server's content filter ended the text"))
-    usages = [answer.get("usage") or {} for answer in answers]
-    written = sum(int(usage.get("completion_tokens") or 0) for usage in usages)
-    own = [_candidate_of(choice, tokens=written if len(choices) == 1 else 0) for choice in choices]
     wanted = request.num_candidates
-    if not own or (len(own) < wanted and not same):
-        lost = f"the server gave {len(own)} candidates where {wanted} were asked for"
+    if not choices or (len(choices) < wanted and not same):
+        lost = f"the server gave {len(choices)} candidates where {wanted} were asked for"
         return CaptionResult(request.id, failure=Failure("server_error", lost))
+    if all(choice.message.refusal and not choice.message.content for choice in choices):
+        refusal = choices[0].message.refusal[:LONGEST_MESSAGE]
+        return CaptionResult(request.id, failure=Failure("server_error", f"the model refused to answer: {refusal}"))
+    written = sum(answer.usage.completion_tokens for answer in answers)
+    own = [_candidate_of(choice, tokens=written if len(choices) == 1 else 0) for choice in choices]
     candidates = tuple(own * wanted if same else own)[:wanted]
-    usage = Usage(max(int(one.get("prompt_tokens") or 0) for one in usages), written * (wanted if same else 1))
-    return CaptionResult(request.id, candidates, usage=usage)
+    prompt_tokens = max(answer.usage.prompt_tokens for answer in answers)
+    return CaptionResult(request.id, candidates, usage=Usage(prompt_tokens, written * (wanted if same else 1)))
 
 
-def _candidate_of(choice: Mapping[str, Any], *, tokens: int) -> Candidate:
-    told = (choice.get("logprobs") or {}).get("content") or []
-    logprobs = [float(one["logprob"]) for one in told]
+def _candidate_of(choice: Choice, *, tokens: int) -> Candidate:
+    logprobs = choice.logprobs
     return Candidate(
-        text=(choice.get("message") or {}).get("content") or "",
-        finish_reason="length" if choice.get("finish_reason") == "length" else "stop",
+        text=choice.message.content,
+        finish_reason="length" if choice.finish_reason == "length" else "stop",
         tokens=len(logprobs) or tokens,
-        mean_logprob=math.fsum(logprobs) / len(logprobs) if logprobs else None,
+        mean_logprob=_mean(logprobs),
     )
+
+
+def _mean(numbers: Sequence[float]) -> float | None:
+    """Their mean; None where there are none, or it is no finite number."""
+    try:
+        return math.fsum(numbers) / len(numbers) if numbers else None
+    except OverflowError:
+        return None
 
 
 def error_text(body: Any) -> str:
@@ -231,4 +241,8 @@ def error_text(body: Any) -> str:
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and key in found:
             found = found[key]
-    return " ".join(str(found)[: 4 * LONGEST_MESSAGE].split())[:LONGEST_MESSAGE]
+    try:
+        text = str(found)
+    except (RecursionError, ValueError):  # nested too deeply, or a number with too many digits
+        text = f"an error of type {type(found).__name__}"
+    return " ".join(text[: 4 * LONGEST_MESSAGE].split())[:LONGEST_MESSAGE]

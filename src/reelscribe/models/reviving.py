@@ -6,15 +6,15 @@ Knows no library: an engine is anything that answers requests and says with an e
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeVar
 
 from ..errors import ModelError
+from ..printable import logger
 from ..record import CaptionRequest, CaptionResult, Clip, Failure
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 WATCH_SECONDS = 1.0

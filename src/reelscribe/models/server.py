@@ -1,4 +1,4 @@
-"""Video models behind an OpenAI-compatible server: vLLM's, or any other that takes pictures.
+"""Video models behind OpenAI-compatible servers: vLLM's, or any other that takes pictures.
 
 The frames that are read here go to the server with their times, in the most exact form it understands.
 """
@@ -9,22 +9,36 @@ import asyncio
 import json
 import os
 import re
+import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import Field
 
 from ..errors import ModelError, SettingsError
+from ..printable import logger
 from ..record import CaptionRequest, CaptionResult, Clip, Failure, RequestId
 from ..video.sampling import FramePolicy
-from .base import SEEDS, ModelSpec, PromptOptions, close_matches, generation_config, needed_clip, read_options
+from .base import (
+    DEFAULT_MODEL,
+    SEEDS,
+    SERVED_MODEL,
+    ModelSpec,
+    PromptOptions,
+    close_matches,
+    generation_config,
+    needed_clip,
+    read_options,
+)
+from .chat_answer import ChatAnswer, ServedModel
 from .chat_api import ChatFormat, Dialect, Form, FrameFormat, result_of
-from .http_client import ChatClient, RefusedError
+from .http_client import SHOWN_CHARS, ChatClient, RefusedError, TroubleError
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
 from .prompting import (
@@ -35,46 +49,61 @@ from .prompting import (
     policy_from_processor,
     resolve_model,
 )
+from .server_pool import ServerPool
 
+START_SECONDS = 60.0
+"""Where one of several servers is there, how long the others have to show at the start that they are, too."""
+SHOWN_MODELS = 10
+"""Models of a server that a message names."""
 PROBE_SIDE = 64
 """Height and width of the frames of a trial request, in pixels."""
+
+log = logger(__name__)
 
 
 class ServerOptions(PromptOptions):
     """Parameters of `model_params` for a server."""
 
-    base_url: str
-    """Address of the server, such as `http://localhost:8000/v1`."""
+    base_url: str | list[str] | tuple[str, ...]
+    """Address of the server, such as `http://localhost:8000/v1`, or a list of several."""
     api_key_env: str | None = None
-    """Environment variable that holds the key; None: no key is sent."""
+    """Environment variable that holds the key, for all servers; None: no key is sent."""
     processor: str | None = None
     """Model whose processor says which frames to show; None: the served model, where it can be told from its name."""
     video_form: Literal["auto", "video", "images"] = "auto"
-    """How frames are sent: `video`, as vLLM takes them, `images`, or the best that the server takes."""
+    """How frames are sent: `video`, as vLLM takes them, `images`, or the best that all servers take."""
     frame_format: FrameFormat = "jpeg"
     """How frames are packed: `jpeg` (quality 95), or `png`, without loss and several times the bytes."""
     max_in_flight: Annotated[int, Field(gt=0)] = 32
-    """Videos at the server at once."""
+    """Videos at each server at once."""
     max_bytes_in_flight: Annotated[int, Field(gt=0)] = MAX_BYTES_IN_FLIGHT
-    """Bytes of pixels on their way to the server at once."""
+    """Bytes of pixels on their way to the servers at once."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """How long one answer may take."""
+    """How long one answer may take, from the connection to its last byte."""
+    max_answer_bytes: Annotated[int, Field(gt=0)] = 1 << 24
+    """Largest answer, unpacked."""
     max_tries: Annotated[int, Field(gt=0)] = 5
-    """Failed answers to one request after which it is given up, if the server answers others meanwhile."""
+    """Failed answers to one request after which it is given up, if the servers answer others meanwhile."""
     give_up_seconds: Annotated[float, Field(gt=0)] = 900.0
-    """How long the server may answer nobody before the run stops."""
+    """How long no server may answer anybody before the run stops."""
 
 
 class ServerCaptioner(FlightCaptioner):
-    """A model behind a server as a captioner.
+    """A model behind one server, or several, as a captioner.
 
     >>> spec = ModelSpec("server", "Qwen/Qwen3-VL-8B-Instruct", {"base_url": "http://localhost:8000/v1"})
     >>> captioner = ServerCaptioner.from_spec(spec)  # doctest: +SKIP
     """
 
+    advice: ClassVar[dict[str, str]] = {
+        "model": "more replicas of the server (repeat --server), more videos in flight (--batch-size), fewer or "
+        "smaller frames (--max-frames, --max-pixels), or shorter captions (--max-tokens)"
+    }
+    """What lets its stages do more."""
+
     def __init__(
         self,
-        client: ChatClient,
+        pool: ServerPool,
         *,
         format: ChatFormat,  # noqa: A002
         dialect: Dialect,
@@ -84,27 +113,45 @@ class ServerCaptioner(FlightCaptioner):
     ) -> None:
         self.policy: FramePolicy | None = policy
         """Moments and sizes the model wants."""
-        self.notes = list(notes)
-        """What the summary of a run says about this captioner."""
-        self._answer = partial(_answer, client, format, dialect)
+        self.model = format.model
+        """Name the servers know the model by."""
+        self._notes = list(notes)
+        self._pool = pool
+        self._answer = partial(_answer, pool.ask, format, dialect)
         self._flight = flight
-        self._end = weakref.finalize(self, flight.close, client.close)
+        self._end = weakref.finalize(self, flight.close, pool.close)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> ServerCaptioner:
-        """Find the server, its model, and what it understands.
+        """Find the servers, their model, and what they understand.
 
         Raises:
             SettingsError: for an unknown or unusable parameter.
-            ModelError: no server answers, it does not serve the model, or it takes no frames in any form.
+            ModelError: no server answers, one does not serve the model, or takes no frames in any form.
         """
         options = _options(spec.options)
-        flight = InFlight(max_requests=options.max_in_flight, max_bytes=options.max_bytes_in_flight)
+        addresses = base_urls(options.base_url)
+        flight = InFlight(max_requests=options.max_in_flight * len(addresses), max_bytes=options.max_bytes_in_flight)
         try:
-            return flight.run(_connect(spec, options, flight))
+            return flight.run(_connect(spec, options, addresses, flight))
         except BaseException:
             flight.close()
             raise
+
+    @property
+    def notes(self) -> list[str]:
+        """What the summary of a run says about this captioner: how it showed the videos, and which server did what."""
+        return [*self._notes, *self._pool.counts()]
+
+    @property
+    def batch_size(self) -> int:
+        """Videos at each server at once, at most; may be set between streams."""
+        return self._pool.max_held
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self._pool.max_held = size
+        self._flight.max_requests = size * len(self._pool.servers)
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they come back."""
@@ -115,8 +162,12 @@ class ServerCaptioner(FlightCaptioner):
         self._end()
 
 
+Ask = Callable[[bytes], Coroutine[Any, Any, ChatAnswer]]
+"""Sends a request, and gives the answer."""
+
+
 async def _answer(
-    client: ChatClient,
+    ask: Ask,
     format: ChatFormat,  # noqa: A002
     dialect: Dialect,
     request: CaptionRequest,
@@ -124,19 +175,17 @@ async def _answer(
 ) -> CaptionResult:
     clip = needed_clip(request, clip)
     try:
-        return await _ask(client, format, dialect, request, clip)
+        return await _ask(ask, format, dialect, request, clip)
     except RefusedError as exc:
         return CaptionResult(request.id, failure=_failure_of(str(exc)))
 
 
 async def _ask(
-    client: ChatClient,
+    ask: Ask,
     format: ChatFormat,  # noqa: A002
     dialect: Dialect,
     request: CaptionRequest,
     clip: Clip,
-    *,
-    patient: bool = True,
 ) -> CaptionResult:
     """One request for all candidates, or one for each where the server takes no `n`; seeds are the same either way."""
     _, same = format.sampling(request.num_candidates)
@@ -149,9 +198,9 @@ async def _ask(
         body = format.body(request, clip, dialect, seed=seed, count=counts[0])
         return [json.dumps({**body, "seed": seed + index}).encode() for index in range(len(counts))]
 
-    asked = [asyncio.ensure_future(client.ask(body, patient=patient)) for body in await asyncio.to_thread(pack)]
+    asked = [asyncio.ensure_future(ask(body)) for body in await asyncio.to_thread(pack)]
     try:
-        return result_of(request, await asyncio.gather(*asked), same=same)
+        return result_of(request, await asyncio.gather(*asked), counts=counts, same=same)
     finally:
         for one in asked:  # what is left where one was refused
             one.cancel()
@@ -167,38 +216,181 @@ def _failure_of(message: str) -> Failure:
     return Failure("server_error", message)
 
 
-# finding out what the server is
+# finding out what the servers are
 
 
-async def _connect(spec: ModelSpec, options: ServerOptions, flight: InFlight) -> ServerCaptioner:
-    client = ChatClient(
-        base_url(options.base_url),
-        key=_key(options.api_key_env),
-        max_connections=options.max_in_flight,
-        timeout_seconds=options.timeout_seconds,
+async def _connect(
+    spec: ModelSpec, options: ServerOptions, addresses: Sequence[str], flight: InFlight
+) -> ServerCaptioner:
+    key = _key(options.api_key_env)
+    limits: dict[str, Any] = {
+        "timeout_seconds": options.timeout_seconds,
+        "max_answer_bytes": options.max_answer_bytes,
+    }
+    pool = ServerPool(
+        [ChatClient(address, key=key, **limits) for address in addresses],
+        max_held=options.max_in_flight,
         max_tries=options.max_tries,
         give_up_seconds=options.give_up_seconds,
     )
+    clients = [server.client for server in pool.servers]
     try:
-        served = await client.models()
-        root = _check_served(spec.model, served, client.base_url)
-        processor, defaults = await asyncio.to_thread(_load_rules, spec.model, options.processor, root)
+        served = await _served_by(clients)
+        model = _common_model(spec.model, served)
+        root = next((found for client in served if (found := _root(model, served[client]))), None)
+        processor, defaults = await asyncio.to_thread(_load_rules, model, options.processor, root)
         policy = (OTHER_POLICY if processor is None else policy_from_processor(processor)).override(spec.frames)
         format = ChatFormat(  # noqa: A001
-            model=spec.model,
+            model=model,
             options=options,
             generation=spec.generation,
             defaults=defaults,
             frame_format=options.frame_format,
             frame_arguments={"do_sample_frames": False} if processor is None else frame_arguments(processor),
         )
-        dialect = await find_dialect(client, format, options.video_form)
+        dialects = await _dialects(list(served), format, options.video_form)
+        dialect = await _common_dialect(dialects, format)
     except BaseException:
-        await client.close()
+        await pool.close()
         raise
+    absent = [client for client in clients if client not in dialects]
+    pool.leave_out(absent, partial(_admit, format=format, dialect=dialect))
     exact = processor is not None and has_exact_policy(processor)
-    notes = [_summary(client.base_url, dialect, options.frame_format, exact=exact)]
-    return ServerCaptioner(client, format=format, dialect=dialect, policy=policy, flight=flight, notes=notes)
+    notes = [_summary(addresses, dialect, options.frame_format, exact=exact)]
+    if spec.model == SERVED_MODEL:
+        notes.append(f"model {model!r}, which no --model named: the one that is served")
+    for client in absent:
+        log.warning("the server %s is not there yet, and is left out until it is", client.base_url)
+    return ServerCaptioner(pool, format=format, dialect=dialect, policy=policy, flight=flight, notes=notes)
+
+
+Served = dict[ChatClient, list[ServedModel] | None]
+"""Server to the models that it lists; None: it lists none."""
+
+
+async def _served_by(clients: Sequence[ChatClient]) -> Served:
+    """What the servers serve, of those that answer.
+
+    Raises:
+        ModelError: none answers, or one not to this key.
+    """
+    seconds = None if len(clients) == 1 else START_SECONDS
+    found = await asyncio.gather(*(client.models(seconds=seconds) for client in clients), return_exceptions=True)
+    served: Served = {}
+    trouble = []
+    for client, one in zip(clients, found, strict=True):
+        if isinstance(one, TroubleError | RefusedError):
+            trouble.append(f"no answer from the server {client.base_url}: {one}")
+        elif isinstance(one, BaseException):
+            raise one
+        else:
+            served[client] = one
+    if not served:
+        raise ModelError("; ".join(trouble))
+    return served
+
+
+def _common_model(model: str, served: Served) -> str:
+    """The model that all servers serve: the one that is named, or the only one.
+
+    Raises:
+        ModelError: one does not serve it, they serve several, or not the same.
+    """
+    chosen = {client: _model_of(model, client, models) for client, models in served.items()}
+    if len(set(chosen.values())) > 1:
+        told = "; ".join(f"{client.base_url} serves {name!r}" for client, name in chosen.items())
+        raise ModelError(f"the servers do not serve the same model: {told}; name one with --model, or leave some out")
+    return next(iter(chosen.values()))
+
+
+def _model_of(model: str, client: ChatClient, served: list[ServedModel] | None) -> str:
+    names = [one.id for one in served or ()]
+    if not names:
+        return model or DEFAULT_MODEL
+    if model in names:
+        return model
+    if model == SERVED_MODEL and DEFAULT_MODEL in names:
+        return DEFAULT_MODEL
+    if model == SERVED_MODEL and len(set(names)) == 1:
+        return names[0]
+    shown = ", ".join(repr(name[:SHOWN_CHARS]) for name in names[:SHOWN_MODELS]) + (
+        ", …" if names[SHOWN_MODELS:] else ""
+    )
+    if model == SERVED_MODEL:
+        raise ModelError(f"the server {client.base_url} serves several models: {shown}; name one with --model")
+    raise ModelError(f"the server {client.base_url} does not serve {model!r}; it serves {shown}")
+
+
+def _root(model: str, served: list[ServedModel] | None) -> str | None:
+    """What a server loaded the model from, where it says so."""
+    return next((one.root for one in served or () if one.id == model and one.root), None)
+
+
+async def _dialects(
+    clients: Sequence[ChatClient],
+    format: ChatFormat,  # noqa: A002
+    wanted: str,
+) -> dict[ChatClient, Dialect]:
+    """What each server understands, of those that are there; where one is, the others have a while to show it.
+
+    Raises:
+        ModelError: one takes no frames in the forms that are wanted, or none is there.
+    """
+    tasks = {asyncio.ensure_future(find_dialect(client, format, wanted)): client for client in clients}
+    try:
+        waiting, end = set(tasks), None
+        while waiting and (end is None or time.monotonic() < end):
+            left = None if end is None else end - time.monotonic()
+            done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if end is None and any(task.exception() is None for task in done):
+                end = time.monotonic() + START_SECONDS
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    failed = [exc for task in tasks if not task.cancelled() and (exc := task.exception()) is not None]
+    found = {client: task.result() for task, client in tasks.items() if not task.cancelled() and not task.exception()}
+    for exc in failed:
+        if not found or not isinstance(exc, AbsentError):
+            raise exc
+    return found
+
+
+async def _common_dialect(dialects: Mapping[ChatClient, Dialect], format: ChatFormat) -> Dialect:  # noqa: A002
+    """The most that all servers understand.
+
+    Raises:
+        ModelError: one does not take the least of the others.
+    """
+    told = dialects.values()
+    common = Dialect(
+        form="images" if any(one.form == "images" for one in told) else "video",
+        several=all(one.several for one in told),
+        logprobs=all(one.logprobs for one in told),
+    )
+    for client, own in dialects.items():
+        if own != common and (refusal := await _refusal(client, format, common)):
+            raise ModelError(
+                f"the servers take frames in different forms, and {client.base_url} not in that of the others "
+                f"({common.form}): {refusal}"
+            )
+    return common
+
+
+async def _admit(client: ChatClient, *, format: ChatFormat, dialect: Dialect) -> None:  # noqa: A002
+    """See that a server that was not there at the start serves the model and takes the frames as the others do.
+
+    Raises:
+        ModelError: it does not.
+        TroubleError: it is not there yet.
+    """
+    _model_of(format.model, client, await client.models())
+    if refusal := await _refusal(client, format, dialect):
+        raise ModelError(f"it takes no frames as the other servers do: {refusal}")
+
+
+class AbsentError(ModelError):
+    """A server fails on everything, as one does that is not there yet."""
 
 
 async def find_dialect(client: ChatClient, format: ChatFormat, wanted: str) -> Dialect:  # noqa: A002
@@ -207,29 +399,33 @@ async def find_dialect(client: ChatClient, format: ChatFormat, wanted: str) -> D
     Raises:
         ModelError: it refuses the least, too.
     """
-    trial = ChatFormat(
-        model=format.model,
-        options=format.options,
-        generation=generation_config({"max_tokens": 1, "temperature": 1.0}),
-        defaults=None,
-        frame_format=format.frame_format,
-        frame_arguments=format.frame_arguments,
-    )
-    clip = _probe_clip()
     forms: tuple[Form, ...] = ("video", "images") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
-    refusal = ""
+    refusal, kind = "", AbsentError
     for form, several, logprobs in product(forms, (True, False), (True, False)):
         dialect = Dialect(form, several, logprobs)
-        request = CaptionRequest(RequestId(0, 0), "", "Say yes.", num_candidates=2 if several else 1)
         try:
-            result = await _ask(client, trial, dialect, request, clip, patient=False)
-        except RefusedError as exc:
+            refusal = await _refusal(client, format, dialect)
+            kind = ModelError  # type: ignore[assignment]
+        except TroubleError as exc:
             refusal = str(exc)
-            continue
-        if result.failure is None:
+        if not refusal:
             return dialect
-        refusal = result.failure.message
-    raise ModelError(f"the server {client.base_url} takes no frames {_in_form(wanted)}: {refusal}")
+    raise kind(f"the server {client.base_url} takes no frames {_in_form(wanted)}: {refusal}")
+
+
+async def _refusal(client: ChatClient, format: ChatFormat, dialect: Dialect) -> str:  # noqa: A002
+    """What a server says against a trial request; nothing where it takes it.
+
+    Raises:
+        TroubleError: it fails on it, again and again.
+    """
+    trial = replace(format, generation=generation_config({"max_tokens": 1, "temperature": 1.0}), defaults=None)
+    request = CaptionRequest(RequestId(0, 0), "", "Say yes.", num_candidates=2 if dialect.several else 1)
+    try:
+        result = await _ask(client.ask_impatiently, trial, dialect, request, _probe_clip())
+    except RefusedError as exc:
+        return str(exc)
+    return "" if result.failure is None else result.failure.message
 
 
 def _in_form(wanted: str) -> str:
@@ -242,19 +438,6 @@ def _probe_clip() -> Clip:
     frames = np.zeros((2, PROBE_SIDE, PROBE_SIDE, 3), np.uint8)
     side = PROBE_SIDE
     return Clip(frames, np.array([0.0, 0.5]), duration_seconds=1, source_fps=2, source_height=side, source_width=side)
-
-
-def _check_served(model: str, served: list[dict[str, Any]] | None, url: str) -> str | None:
-    """What the server loaded the model from, where it says so.
-
-    Raises:
-        ModelError: it serves other models only.
-    """
-    by_name = {str(one.get("id")): one for one in served or [] if isinstance(one, Mapping)}
-    if by_name and model not in by_name:
-        raise ModelError(f"the server {url} does not serve {model!r}; it serves {', '.join(map(repr, by_name))}")
-    root = by_name.get(model, {}).get("root")
-    return root if isinstance(root, str) else None
 
 
 def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[Any, dict[str, Any] | None]:
@@ -281,7 +464,7 @@ def _can_be_loaded(name: str) -> bool:
     return name in BUNDLED_MODELS or os.path.isdir(name) or (name.count("/") == 1 and not name.startswith(("/", ".")))  # noqa: PTH112
 
 
-def _summary(url: str, dialect: Dialect, frame_format: FrameFormat, *, exact: bool) -> str:
+def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *, exact: bool) -> str:
     form = {
         "video": f"as one video of {frame_format.upper()} frames with their exact times (video_url)",
         "images": f"as {frame_format.upper()} images, each behind its time (image_url; vLLM takes them as one exact "
@@ -291,7 +474,8 @@ def _summary(url: str, dialect: Dialect, frame_format: FrameFormat, *, exact: bo
         "chosen by the model's own rule" if exact else "chosen by a general rule (model_params processor names a model)"
     )
     candidates = "all candidates in one request" if dialect.several else "a request for each candidate"
-    return f"server {url}: frames {rule}, sent {form}; {candidates}"
+    who = f"server {urls[0]}" if len(urls) == 1 else f"{len(urls)} servers"
+    return f"{who}: frames {rule}, sent {form}; {candidates}"
 
 
 # settings
@@ -308,6 +492,18 @@ def _options(params: Mapping[str, Any]) -> ServerOptions:
             hint = close_matches(name, known, otherwise=f"there are {', '.join(known)}")
             raise SettingsError(f"model_params does not know {name!r} beside base_url; {hint}")
     return read_options(ServerOptions, params)
+
+
+def base_urls(given: str | Sequence[str]) -> list[str]:
+    """The addresses, each once.
+
+    Raises:
+        SettingsError: there is none, or one is not usable.
+    """
+    addresses = list(dict.fromkeys(base_url(one) for one in ([given] if isinstance(given, str) else given)))
+    if not addresses:
+        raise SettingsError("base_url must name a server, or several; got an empty list")
+    return addresses
 
 
 def base_url(text: str) -> str:

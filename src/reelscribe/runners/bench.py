@@ -19,6 +19,7 @@ from ..data import Source, open_source
 from ..data.rows import choose_form
 from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
+from ..printable import printable
 from ..record import CaptionRequest, Clip, Failure
 from ..stores import AnyPath
 from ..video.workers import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
@@ -117,7 +118,8 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
             report.ceilings.append(
                 Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread")
             )
-        _model_alone(report, captioner, sample)
+        served = operator.spec is not None and operator.spec.backend == "server"
+        _model_alone(report, captioner, sample, size_name="videos in flight" if served else "batch size")
         if cores := getattr(captioner, "cores", 0):
             report.shared = _shared(report, cores)
         at_once = _videos_at_once(captioner, sample, report.recommended.get("--batch-size"))
@@ -191,7 +193,7 @@ def _remarks(asked: int, read: Sequence[Any], sample: Sequence[Pair]) -> list[st
     return notes
 
 
-def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> None:
+def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair], *, size_name: str) -> None:
     """The model with clips that are in memory; where its batch size can be set, at the best of several."""
     if not hasattr(captioner, "batch_size"):
         rate = _rate(captioner.caption(iter(sample)), len(sample))
@@ -209,7 +211,8 @@ def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair]) -> Non
     if rates[best] > WORTH_CHANGING * now:
         report.recommended["--batch-size"] = best
     others = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
-    report.ceilings.append(Ceiling("model", rates[best], f"batch size {best}, the best of {others}; in use is {first}"))
+    how = f"{size_name} {best}, the best of {others}; in use is {first}"
+    report.ceilings.append(Ceiling("model", rates[best], how))
 
 
 def _shared(report: BenchReport, model_cores: int) -> float:
@@ -312,9 +315,9 @@ def print_report(report: BenchReport, console: Console) -> None:
         told = f"computed: decode and model take turns on them; the pipeline is at {100 * report.shared_ratio:.0f} %"
         table.add_row("the same cores", f"{report.shared:.2f}", told)
     console.print(table)
-    console.print(report.bound, soft_wrap=True, markup=False)
+    console.print(printable(report.bound), soft_wrap=True, markup=False)
     settings = " ".join(f"{name} {value}" for name, value in report.recommended.items())
     if settings:
         console.print(f"recommended: {settings}", soft_wrap=True, markup=False)
     for note in report.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.print(f"note: {printable(note)}", soft_wrap=True, markup=False)

@@ -10,6 +10,7 @@ from typing import Any
 from ..data import open_sink
 from ..data.rows import RowForm
 from ..errors import SettingsError
+from ..printable import redacted
 from ..record import Failure, Sample
 from .summary import Counts
 
@@ -92,7 +93,7 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
     video = videos[video_index] if video_index < len(videos) else None
     entry: Sample = {"row": number}
     if row.get("id") is not None:
-        entry["id"] = row["id"] if isinstance(row["id"], (str, int)) else str(row["id"])
+        entry["id"] = row["id"] if isinstance(row["id"], int) else redacted(str(row["id"]))
     return {
         **entry,
         "video": describe_video(video),
@@ -105,12 +106,12 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
 
 
 def describe_video(video: Any) -> str | None:
-    """A video's path, or what there is instead of one."""
+    """A video's path, an address without credentials, or what there is instead of one."""
     if isinstance(video, dict):
-        return video.get("path") or describe_video(video.get("bytes"))
+        return describe_video(video.get("path") or video.get("bytes"))
     if isinstance(video, (bytes, bytearray)):
         return f"<{len(video):,} bytes>"
-    return None if video is None else str(video)
+    return None if video is None else redacted(str(video))
 
 
 def failures_path(output: Path) -> Path:

@@ -18,7 +18,8 @@ from typing import Any
 from ..data import BY_NAME, Source, Target
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
-from ..models.base import ModelSpec
+from ..models.base import DEFAULT_MODEL, ModelSpec
+from ..printable import redacted
 from ..record import CaptionRequest
 from ..stores import AnyPath, StoredPath, located
 
@@ -33,7 +34,7 @@ FREE_MODEL_PARAMETERS = frozenset(
         "device", "rank", "max_batch_tokens", "max_batch_size", "max_batch_wait_seconds", "max_in_flight",
         "max_bytes_in_flight", "max_deaths_in_a_row", "api_key_env", "token", "proxies", "cache_dir",
         "local_files_only", "force_download", "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
-        "max_num_seqs", "base_url",
+        "max_num_seqs", "base_url", "max_answer_bytes",
     }
 )  # fmt: skip
 """Parts of `model_params` of which the same is true, or that are secret."""
@@ -87,7 +88,7 @@ class RunIdentity:
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
-        writing |= {"hf_model": _model(given["hf_model"]), **_spec(given["captioner"])}
+        writing |= {"hf_model": _model(given["hf_model"] or DEFAULT_MODEL), **_spec(given["captioner"])}
         writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
@@ -103,6 +104,7 @@ class RunIdentity:
         A model's revision that is not known yet is no difference.
         """
         before = {**kept["rows"], **kept["writing"]}
+        before["input"] = redacted(before["input"])
         now = {**self.rows, **self.writing}
         if now["input"] != before["input"]:
             ignore = (*ignore, "input_files")
@@ -127,6 +129,11 @@ class RunIdentity:
     def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
         """The same, with the model's revision as it is known now."""
         return RunIdentity(self.rows, {**self.writing, "model_revision": _revision(operator)})
+
+    def with_known_revision(self, kept: Mapping[str, Any]) -> RunIdentity:
+        """The same, with the revision of another run's kept identity where that of the model is not known yet."""
+        known = self.writing["model_revision"] or kept["writing"]["model_revision"]
+        return RunIdentity(self.rows, {**self.writing, "model_revision": known})
 
     def digest(self, request: CaptionRequest) -> bytes:
         """16 bytes that two requests share if they must get the same answer.
@@ -160,9 +167,14 @@ def command_of(
     model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS}
     if "cache_dir" in model_params:
         model_params["cache_dir"] = _absolute(model_params["cache_dir"])
+    if "base_url" in model_params:
+        model_params["base_url"] = _without_credentials(model_params["base_url"])
     given["model_params"] = model_params or None
+    given["video_root"] = given["video_root"] and redacted(given["video_root"])
+    place = named(source.path)
     return {
-        "input": named(source.path),
+        "input": redacted(place),
+        "input_had_credentials": redacted(place) != place,
         "limit": limit,
         "failures": None if failures is None else str(failures.absolute()),
         "format": format,
@@ -183,13 +195,19 @@ def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any
 
 
 def _place(path: AnyPath) -> str:
-    """Where a path leads, or an address."""
-    return path.url if isinstance(path, StoredPath) else str(path.resolve())
+    """Where a path leads, or an address without credentials."""
+    return redacted(path.url) if isinstance(path, StoredPath) else str(path.resolve())
 
 
 def named(path: AnyPath) -> str:
     """A path as it was named, from wherever it is looked at, or an address."""
     return path.url if isinstance(path, StoredPath) else str(path.absolute())
+
+
+def _without_credentials(addresses: Any) -> Any:
+    if isinstance(addresses, str):
+        return redacted(addresses)
+    return [_without_credentials(one) for one in addresses] if isinstance(addresses, list | tuple) else addresses
 
 
 def _files_digest(files: Iterable[AnyPath]) -> str:
@@ -202,7 +220,7 @@ def _files_digest(files: Iterable[AnyPath]) -> str:
 
 def _mark(path: AnyPath) -> tuple[str, Any]:
     if isinstance(path, StoredPath):
-        return path.url, _change(path.stat()) if path.exists() else None
+        return redacted(path.url), _change(path.stat()) if path.exists() else None
     try:
         return os.path.realpath(path), _change(os.stat(path))  # noqa: PTH116 - a `Path` remembers its parts
     except OSError:
@@ -224,7 +242,7 @@ def _absolute(path: Any) -> str | None:
 def _model(name: str) -> str:
     """The name of a model; a local folder's from wherever it is looked at."""
     path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_dir() else name
+    return str(path.absolute()) if name and path.is_dir() else name
 
 
 def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
@@ -250,6 +268,8 @@ def _spec(captioner: Any) -> dict[str, Any]:
 
 
 def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    if operator.served_model not in (None, DEFAULT_MODEL):
+        return operator.served_model
     return model_revision(operator.spec) if operator.spec is not None else None
 
 

@@ -20,6 +20,7 @@ from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
+from ..models import server_addresses
 from ..models.base import captioner_notes
 from ..pipe import Results
 from ..plan import RowOutcome
@@ -46,6 +47,9 @@ from .summary import Counts, RunSummary
 from .writing import Writer
 
 __all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
+
+SHOWN_SERVERS = 3
+"""Addresses that the line at the start names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +180,12 @@ class Run:
         settings: RunSettings,
     ) -> None:
         self._target = target
-        self.summary = RunSummary(output=target.path, model=model_name(operator), passed_over=dict(passed_over(source)))
+        self.summary = RunSummary(
+            output=target.path,
+            model=model_name(operator),
+            is_served=bool(operator_servers(operator)),
+            passed_over=dict(passed_over(source)),
+        )
         self._operator = operator
         self._source = source
         self._form = form
@@ -235,6 +244,8 @@ class Run:
         if differences:
             self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
             self._journal.set_aside(keep=not self._identity.is_stricter(kept))
+        elif kept is not None:
+            self._identity = self._identity.with_known_revision(kept)
         self._check_failures_file()
         if settings.retry is not None:
             count = self._journal.forget_failures(settings.retry or None)
@@ -283,8 +294,10 @@ class Run:
     def _make_ready(self) -> None:
         """Load the model now, so that its time is not counted as captioning."""
         began = time.monotonic()
-        self._progress.say(f"loading {self.summary.model or 'the model'}")
+        servers = operator_servers(self._operator)
+        self._progress.say(f"connecting to {servers}" if servers else f"loading {self.summary.model or 'the model'}")
         self._operator.start()
+        self.summary.model = model_name(self._operator)
         self.summary.load_seconds = time.monotonic() - began
         self._check_revision()
 
@@ -445,8 +458,17 @@ def _too_many(summary: Counts) -> TooManyFailuresError:
 
 
 def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
-    """The model that will be loaded; None where the operator was given a living captioner."""
-    return operator.spec.model if operator.spec is not None else None
+    """The model that will be loaded; None where the operator was given a living captioner, or its server's model is
+    not known yet."""
+    return operator.served_model or (operator.spec.model or None if operator.spec is not None else None)
+
+
+def operator_servers(operator: VideoCaptioningFromVLMMapper) -> str:
+    """Addresses of the servers that run the model, for a message; empty where none does."""
+    addresses = server_addresses(operator.spec) if operator.spec is not None else []
+    return ", ".join(addresses[:SHOWN_SERVERS]) + (
+        f" and {len(addresses) - SHOWN_SERVERS} more" if len(addresses) > SHOWN_SERVERS else ""
+    )
 
 
 def _total(source: Source, limit: int | None) -> int | None:

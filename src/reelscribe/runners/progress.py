@@ -7,6 +7,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from ..printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -80,7 +82,7 @@ class LogProgress(NoProgress):
 
     def say(self, message: str) -> None:
         """The message as a line."""
-        self._echo(message)
+        self._echo(printable(message))
 
     def start(self, total: int | None) -> None:
         """Set the clock."""
@@ -127,7 +129,7 @@ class BarProgress(NoProgress):
 
     def say(self, message: str) -> None:
         """The message above the bar."""
-        self._console.print(message, style="dim", markup=False)
+        self._console.print(printable(message), style="dim", markup=False)
 
     def start(self, total: int | None) -> None:
         """Show the bar."""

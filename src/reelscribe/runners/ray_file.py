@@ -26,7 +26,7 @@ from ..stages import StageTimes
 from .cluster_settings import RaySettings
 from .identity import RunIdentity
 from .journal import result_of
-from .local import Run, RunSettings, run_file
+from .local import Run, RunSettings, operator_servers, run_file
 from .parts import PartedOutput
 from .progress import LOG_SECONDS, Progress
 from .ray_data import ANSWERS, ROW, FileJob, answer_file, answers_type, connect, disconnect, lacks_gpus
@@ -36,6 +36,11 @@ ANSWER_FOLDER = "answers"
 """In the folder of the run: what the cluster has answered so far."""
 CHECKPOINT_FOLDER = "checkpoint"
 """In the folder of the run: which rows it need not be asked about."""
+SERVED_ADVICE = (
+    "more replicas of the server (repeat --server), more --ray-captioners, fewer or smaller frames, or shorter "
+    "captions (--max-tokens)"
+)
+"""What lets the model do more where servers run it."""
 STALLED_SECONDS = 300.0
 """After so long without a row the user is told what that may be."""
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension"
@@ -124,7 +129,9 @@ class RayRun(Run):
         began = time.monotonic()
         self._prepare_checkpoint()
         self._answers.mkdir(exist_ok=True)
-        self._progress.say(f"captioning {self.summary.model or 'with the captioner given'} on Ray")
+        servers = operator_servers(self._operator)
+        what = (servers and f"with {servers}") or self.summary.model or "with the captioner given"
+        self._progress.say(f"captioning {what} on Ray")
         if lacks_gpus(self._operator, self._cluster):
             self._progress.say(
                 "the cluster has no GPU, and each captioner waits for one; where none will come, give --ray-gpus 0, "
@@ -132,7 +139,8 @@ class RayRun(Run):
             )
         self._last_moved = time.monotonic()
         try:
-            self._stages = answer_file(self._operator, self._file_job(), self._cluster, self._watch)
+            stages = answer_file(self._operator, self._file_job(), self._cluster, self._watch)
+            self._stages = stages.with_advice("model", SERVED_ADVICE) if stages and servers else stages
         finally:
             self._take_answers()
         self._journal.keep(answered=True)
@@ -156,13 +164,17 @@ class RayRun(Run):
         if now - self._last_moved >= STALLED_SECONDS:
             self._last_moved = now
             self._progress.say(
-                f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: captioners load their model, or "
+                f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: {self._busy_with}, or "
                 "wait for a node with room for one. Where a lost node does not come back, end the command, and give it "
                 "again with fewer --ray-captioners: what is done is kept"
             )
         if now - self._last_said >= LOG_SECONDS:
             self._last_said = now
             self._progress.say(f"{counts.rows_in:,} rows captioned on Ray, {counts.failed_rows:,} failed")
+
+    @property
+    def _busy_with(self) -> str:
+        return "captioners wait for their servers" if self.summary.is_served else "captioners load their model"
 
     def _prepare_checkpoint(self) -> None:
         """Where the cluster is asked for the first time, tell it what the journal knows already."""

@@ -59,6 +59,13 @@ def retry_file(
     )
     try:
         return caption(operator, command["input"], place, progress=progress, settings=settings)
+    except (DataError, OSError) as exc:
+        if command.get("input_had_credentials"):
+            exc.add_note(
+                "the address of the input held credentials, which are not kept: put them where the store's client "
+                "finds them, or call caption_file from Python with the whole address and retry=()"
+            )
+        raise
     finally:
         operator.close()
 

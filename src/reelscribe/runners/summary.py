@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import passed_over_text
 from ..errors import TooManyFailuresError
+from ..printable import printable
 from ..record import FAILURE_KINDS
 from ..stages import StageTimes
 from ..stores import AnyPath
@@ -98,10 +99,12 @@ class RunSummary(Counts):
     """Whether more rows failed than were allowed."""
     engine: list[str] = field(default_factory=list)
     """What the captioner says about itself: how it ran the model, in which form it showed the videos."""
+    is_served: bool = False
+    """Whether a server runs the model."""
     stages: StageTimes | None = None
     """How long each stage was at work."""
     load_seconds: float = 0.0
-    """Time it took to load the model."""
+    """Time it took to load the model, or to reach its server."""
     seconds: float = 0.0
     """Time from the first row to the last, without loading."""
 
@@ -161,7 +164,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "speed", f"{summary.videos_per_second:.2f} videos/s{speed}"
     yield "tokens", f"{summary.prompt_tokens:,} prompt, {summary.completion_tokens:,} generated"
     if not summary.is_old:
-        yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to load the model"
+        what = "reach the server" if summary.is_served else "load the model"
+        yield "time", f"{summary.seconds:.1f} s, and {summary.load_seconds:.1f} s to {what}"
     for line in summary.engine:
         yield "engine", line
     yield "output", str(summary.output)
@@ -178,9 +182,9 @@ def print_summary(summary: RunSummary, console: Console) -> None:
     lines = list(summary_lines(summary))
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
-        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), value), soft_wrap=True)
+        console.print(Text.assemble((f"{name:<{width}}  ", "dim"), printable(value)), soft_wrap=True)
     for note in summary.notes:
-        console.print(Text(f"note: {note}"), soft_wrap=True)
+        console.print(Text(f"note: {printable(note)}"), soft_wrap=True)
 
 
 def write_profile(summary: RunSummary, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..printable import printable
 from ..record import Failure
 from .jobs import Doubt
 
@@ -29,8 +30,3 @@ def reason(exc: BaseException) -> str:
     """What an exception says, in a few words."""
     text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
     return " ".join(str(text).split())[:120]
-
-
-def printable(text: str) -> str:
-    """The text with line ends, control characters and bytes that are no text escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

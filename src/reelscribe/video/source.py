@@ -22,13 +22,14 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from ..printable import printable
 from ..ranges import Ranged, whole
 from ..stores import STORES, StoredPath, scheme_of, shown
 from .boxes import FIRST_BOXES, HEAD_BYTES, media_ranges
 from .cache import cached
 from .limits import ReadLimits
 from .memory import check_memory
-from .rejection import RejectedError, printable, reason
+from .rejection import RejectedError, reason
 from .remote import RemoteFile, open_remote, refusals
 from .signatures import is_still_brand
 
