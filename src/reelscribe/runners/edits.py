@@ -100,17 +100,17 @@ class Digests:
         if FILE_NAME in row and self.is_videofolder:
             return row[FILE_NAME]
         if self.is_videofolder:
-            return self.name(row)
+            return (self.place(row) or (None, None))[0]
         value = _parsed(row.get(self._column))
         return [_video(video) for video in (value if isinstance(value, list) else [value])]
 
-    def name(self, row: Sample) -> str | None:
-        """The video's place in a videofolder; None: it has none."""
-        if not self.is_videofolder:
-            return None
-        videos = self.form.videos(row)
+    def place(self, row: Sample) -> tuple[str, str] | None:
+        """Where the video and the captions of a row go in a videofolder, relative to its table; None: nowhere."""
+        videos = self.form.videos(row) if self.is_videofolder else ()
         with suppress(DataError):
-            return planned_name(videos[0], self.target.path.parent, self.target.layout) if videos else None
+            for video in videos:
+                name = planned_name(video, self.target.path.parent, self.target.layout)
+                return name, sidecar(Path(name)).as_posix()
         return None
 
     @property
@@ -170,9 +170,9 @@ class Digests:
         """What is kept of the rows that a row became; nothing where the table's own fields would hide the row's."""
         if self.is_videofolder and (CAPTION in source or FILE_NAME in source):
             return
-        key, name = self.key(source), self.name(source)
+        key, text = self.key(source), (self.place(source) or (None, None))[1]
         for place, row in self.places(made):
-            yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), name)
+            yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
 class Edits:
@@ -226,7 +226,7 @@ class Edits:
         """Whether a text file of a videofolder is newer than the output, or gone."""
         if not self._digests.is_videofolder:
             return False
-        for row in self._journal.written_names():
+        for row in self._journal.written_texts():
             try:
                 if row.said != NOTHING and os.stat(self._text(row)).st_mtime_ns > since_ns:  # noqa: PTH116
                     return True
@@ -235,7 +235,7 @@ class Edits:
         return False
 
     def _text(self, row: WrittenRow) -> Path:
-        return sidecar(self._digests.target.path.parent / str(row.name))
+        return self._digests.target.path.parent / str(row.text)
 
     def _compared(self, path: Path) -> Found:
         found = Found()
@@ -336,13 +336,13 @@ class Edits:
 
     def _is_contradicted(self, row: WrittenRow, value: Any) -> bool:
         """Whether an edit of a videofolder's table has a text file that was edited otherwise."""
-        lines = caption_lines(self._text(row)) if row.name is not None else None
+        lines = caption_lines(self._text(row)) if row.text is not None else None
         return lines not in (None, value) and self._digests.said(lines) != row.said
 
     def _look_at_texts(self, found: Found) -> None:
         """Count text files that were edited, or are gone; which are kept is decided when they are written."""
         made = (self._journal.fact("made") or {"ns": 0})["ns"]
-        for row in self._journal.written_names():
+        for row in self._journal.written_texts():
             if row.said == NOTHING:
                 continue
             with suppress(OSError):

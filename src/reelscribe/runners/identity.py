@@ -142,7 +142,7 @@ class RunIdentity:
 
     def has_changed(self, source: Source) -> bool:
         """Whether the files of an input are not what they were; the names of a folder's videos are not listed again."""
-        return _input_digest(source) != self.rows["input_files"]
+        return bool(_input_digest(source) != self.rows["input_files"])
 
     def is_stricter(self, kept: Mapping[str, Any]) -> bool:
         """Whether a video that was read under another run's limits may not be read under these."""

@@ -32,7 +32,7 @@ VERSION = 1
 _MAKING = """
 CREATE TABLE IF NOT EXISTS making (
     row INTEGER NOT NULL, place INTEGER NOT NULL, part INTEGER NOT NULL, key BLOB NOT NULL, said BLOB NOT NULL,
-    rest BLOB NOT NULL, name TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID
+    rest BLOB NOT NULL, text TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID
 """
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -45,7 +45,7 @@ CREATE TABLE IF NOT EXISTS failures (
     part INTEGER NOT NULL, place INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (part, place)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS written (
     row INTEGER NOT NULL, place INTEGER NOT NULL, part INTEGER NOT NULL, key BLOB NOT NULL, said BLOB NOT NULL,
-    rest BLOB NOT NULL, name TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID;
+    rest BLOB NOT NULL, text TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID;
 {_MAKING};
 CREATE TABLE IF NOT EXISTS edits (
     key BLOB NOT NULL, nth INTEGER NOT NULL, place INTEGER NOT NULL, value TEXT NOT NULL,
@@ -58,6 +58,8 @@ _KEEP_CAPTIONS = "INSERT OR REPLACE INTO earlier_results SELECT digest, payload 
 _ADD = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)"
 LOOK_SECONDS = 5.0
 """Time between two looks whether the folder is still there."""
+SETTLE_SECONDS = 0.5
+"""Time before a folder that was removed is put back."""
 UNKNOWN = "unknown"
 """Instead of a video's mark: the answer is from before marks were kept, or the video is no file."""
 
@@ -116,8 +118,8 @@ class WrittenRow:
     """Digest of its captions."""
     rest: bytes
     """Digest of its other fields."""
-    name: str | None = None
-    """Of its video in a videofolder, beside which the captions lie."""
+    text: str | None = None
+    """In a videofolder, the file with its captions, relative to the table."""
 
 
 class Journal:
@@ -153,6 +155,7 @@ class Journal:
             if (self.folder / DATABASE).stat().st_ino == self._inode:
                 return
         with self._lock, self._errors():
+            time.sleep(SETTLE_SECONDS)  # whoever removes it may not have ended
             (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
             for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -393,7 +396,7 @@ class Journal:
             db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", entries)
             db.executemany(
                 "INSERT OR REPLACE INTO making VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(one.row, one.place, part.number, one.key, one.said, one.rest, one.name) for one in written],
+                [(one.row, one.place, part.number, one.key, one.said, one.rest, one.text) for one in written],
             )
 
     def keep_parts(self, count: int) -> None:
@@ -433,7 +436,7 @@ class Journal:
 
     def known_rows(self, key: bytes) -> tuple[list[WrittenRow], list[WrittenRow]]:
         """What was written, and what is being made, of rows with this key, in their order."""
-        sql = "SELECT row, place, key, said, rest, name FROM {} WHERE key = ? ORDER BY row, place"
+        sql = "SELECT row, place, key, said, rest, text FROM {} WHERE key = ? ORDER BY row, place"
         written, making = (self._rows(sql.format(table), key) for table in ("written", "making"))
         return [WrittenRow(*found) for found in written], [WrittenRow(*found) for found in making]
 
@@ -460,11 +463,11 @@ class Journal:
         found = self._rows("SELECT value FROM edits WHERE key = ? AND nth = 0 AND place = 0", key)
         return json.loads(found[0][0]) if found else None
 
-    def written_names(self) -> Iterator[WrittenRow]:
-        """Rows with a video's name, a bounded number at a time."""
+    def written_texts(self) -> Iterator[WrittenRow]:
+        """Rows whose captions have a file of their own, a bounded number at a time."""
         last = (-1, -2)
         while found := self._rows(
-            "SELECT row, place, key, said, rest, name FROM written WHERE (row, place) > (?, ?) AND name IS NOT NULL "
+            "SELECT row, place, key, said, rest, text FROM written WHERE (row, place) > (?, ?) AND text IS NOT NULL "
             "ORDER BY row, place LIMIT 4096", *last
         ):  # fmt: skip
             yield from (WrittenRow(*values) for values in found)

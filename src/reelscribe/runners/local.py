@@ -280,6 +280,8 @@ class Run:
             yield
         except (Exception, KeyboardInterrupt) as exc:
             with suppress(Exception):
+                self._journal.check_there()
+            with suppress(Exception):
                 exc.add_note(self._kept(exc))
             raise
 
@@ -469,8 +471,8 @@ class Run:
         grown = input_bytes(self._source) - self._input_bytes
         what = f"has grown by {grown:,} bytes" if grown > 0 else "has changed"
         self.summary.remarks.append(
-            f"the input {str(self._source.path)!r} {what} since the run started; the output is of what it was then, and "
-            "the same command with --update takes in what is new"
+            f"the input {str(self._source.path)!r} {what} since the run started; the output is of what it was then, "
+            "and the same command with --update takes in what is new"
         )
 
     def _kept(self, exc: BaseException) -> str:

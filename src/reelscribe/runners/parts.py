@@ -133,7 +133,8 @@ class PartedOutput:
         try:
             sink.commit()
         except DataError as exc:
-            if self._journal.part_folder.is_dir():
+            self._journal.check_there()
+            if not isinstance(exc.__cause__, FileNotFoundError):
                 raise
             raise DataError(
                 f"the folder {str(self._journal.part_folder)!r} was removed while the run was busy; the same command "
