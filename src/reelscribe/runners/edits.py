@@ -139,7 +139,8 @@ class Digests:
 
     def rest(self, row: Sample) -> bytes:
         """A digest of the fields that are neither video nor caption."""
-        rest = {name: value for name, value in row.items() if name not in self._not_rest}
+        hidden = self._not_rest
+        rest = {name: value for name, value in row.items() if name not in hidden}
         if self.target.format.name in ("tar", "webdataset"):  # where bytes are members of their own
             rest = {name: without_bytes(value) for name, value in rest.items()}
         return digest(rest)
@@ -482,27 +483,38 @@ def _lines(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_dumps = json.JSONEncoder(sort_keys=True, check_circular=False, default=str).encode
+
+
 def digest(value: Any) -> bytes:
     """A digest of plain values that is the same whichever format they were written in and read from."""
-    text = json.dumps(plain(value), sort_keys=True, ensure_ascii=True, default=str)
+    text = _dumps(plain(value))
     return hashlib.blake2b(text.encode("ascii"), digest_size=DIGEST_BYTES).digest()
 
 
 def plain(value: Any) -> Any:
     """A value as every format gives it back: null and empty fields left out, nested values that are JSON parsed."""
-    if isinstance(value, Mapping):
+    if type(value) is str:
+        return _plain_text(value)
+    if type(value) is int:
+        return str(value)
+    if isinstance(value, (dict, Mapping)):
         parts = {str(name): plain(part) for name, part in value.items()}
-        return {name: part for name, part in parts.items() if part not in (None, "", [], {})}
+        return {name: part for name, part in parts.items() if part not in _EMPTY}
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
-    if isinstance(value, str):
-        return _plain_text(value)
-    return _plain_scalar(value)
+    return _plain_text(value) if isinstance(value, str) else _plain_scalar(value)
 
 
 def _plain_text(value: str) -> Any:
-    parsed = _parsed(value)
-    return plain(parsed) if parsed is not value else _lines(value.encode("utf-8", "backslashreplace").decode())
+    if value[:1] in ("[", "{"):
+        parsed = _parsed(value)
+        if parsed is not value:
+            return plain(parsed)
+    if value.isascii() and "\n" not in value and "\r" not in value:
+        return value.strip()
+    return _lines(value.encode("utf-8", "backslashreplace").decode())
 
 
 def _plain_scalar(value: Any) -> Any:
