@@ -275,6 +275,36 @@ def test_an_update_that_is_killed_after_the_output_has_its_name_takes_its_own_fo
     assert not list(tmp_path.glob("*edited*"))
 
 
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_an_update_that_is_stopped_keeps_what_was_edited_before_and_since(
+    source: Path, tmp_path: Path, when: str
+) -> None:
+    output = tmp_path / "out.jsonl"
+    jsonl(source, [{"id": i, "video": "same.mp4"} for i in range(4)] + [{"video": "b.mp4", "n": i} for i in range(6)])
+    caption_file(operator(), source, output)
+
+    def edit() -> None:
+        rows = load(output)
+        rows[1]["captions"], rows[5]["captions"], rows[8]["captions"] = ["one"], ["two"], ["three"]
+        jsonl(output, rows)
+
+    def stops(request: CaptionRequest, i: int) -> str:
+        if request.id.row == 7:
+            raise KeyboardInterrupt
+        return "new"
+
+    if when == "before":
+        edit()
+    with pytest.raises(KeyboardInterrupt):
+        caption_file(operator(stops, prompt="Other"), source, output, update=True, part_rows=2)
+    if when == "between":
+        edit()
+    summary = caption_file(operator(lambda request, i: "new", prompt="Other"), source, output, part_rows=2)
+    expected = ["new", "one", "new", "new", "new", "two", "new", "new", "three", "new"]
+    assert [row["captions"][0] for row in load(output)] == expected
+    assert (summary.kept_edits, summary.remarks) == (3, [])
+
+
 def test_an_output_that_changes_while_it_is_made_again_is_kept(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     caption_file(operator(), source, output)

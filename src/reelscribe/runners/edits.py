@@ -310,30 +310,25 @@ class Edits:
         written, making = self._journal.known_rows(key)
         written = written or making
         if max(len(here), len(written)) > LARGEST_GROUP:
-            found.unclear += sum(value is not None for _, _, value in here)
+            found.unclear += len(here)
             return
-        nth = {number: place for place, number in enumerate(sorted({row.row for row in written}))}
-        rest_of_here, left = [], list(written)
-        for said, rest, value in here:
-            same = next((row for row in left if row.said == said), None)
-            if same is not None:
-                left.remove(same)
-                found.other_fields += value is not None and same.rest != rest
-            elif not any(row.said == said for row in making):
-                rest_of_here.append((said, rest, value))
-        if len(rest_of_here) > len(left) and not left:
-            found.added += len(rest_of_here)
-        elif len(rest_of_here) != len(left):
-            found.unclear += len(rest_of_here)
+        made = {(row.said, row.rest) for row in making}
+        known = {(row.said, row.rest) for row in written}
+        here = [one for one in here if one[:2] in known or one[:2] not in made]
+        pairs, alone, left = aligned(written, here)
+        if alone and left:
+            found.unclear += len(alone)
         else:
-            pairs = [pair for pair in zip(left, rest_of_here, strict=True) if pair[1][2] is not None]
-            edits = [(key, nth[row.row], row.place, json.loads(value)) for row, (_, _, value) in pairs]
-            self._journal.add_edits(edits)
-            found.edited += len(edits)
-            found.other_fields += sum(row.rest != rest for row, (_, rest, _) in pairs)
-            found.unclear += sum(
-                self._is_contradicted(row, edit[-1]) for (row, _), edit in zip(pairs, edits, strict=True)
-            )
+            found.added += len(alone)
+        found.other_fields += sum(row.rest != rest for row, (_, rest, _) in pairs)
+        changed = [(row, value) for row, (said, _, value) in pairs if row.said != said]
+        edited = [(row, value) for row, value in changed if value is not None]
+        found.unclear += len(changed) - len(edited)
+        nth = {number: place for place, number in enumerate(sorted({row.row for row in written}))}
+        edits = [(key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
+        self._journal.add_edits(edits)
+        found.edited += len(edits)
+        found.unclear += sum(self._is_contradicted(row, json.loads(value)) for row, value in edited)
 
     def _is_contradicted(self, row: WrittenRow, value: Any) -> bool:
         """Whether an edit of a videofolder's table has a text file that was edited otherwise."""
@@ -433,6 +428,50 @@ class Edits:
         if self._journal.count_making() != rows_out:
             return None
         return {"state": state_of(path), "ns": path.stat().st_mtime_ns}
+
+
+Here = tuple[bytes, bytes, str | None]
+"""Digests of the captions and the other fields of a row on the disk, and what it says where that was not written."""
+
+
+def aligned(
+    written: Sequence[WrittenRow], here: Sequence[Here]
+) -> tuple[list[tuple[WrittenRow, Here]], list[Here], list[WrittenRow]]:
+    """Which row on the disk is which of those that were written with the same key.
+
+    Returns:
+        Pairs; rows on the disk without a partner; rows that were written without one.
+    """
+    alone, left = list(here), list(written)
+    known = {row.said for row in written}
+    if len(alone) == len(left) and all(
+        row.rest == one[1] and (row.said == one[0] or one[0] not in known) for row, one in zip(left, alone, strict=True)
+    ):
+        return list(zip(left, alone, strict=True)), [], []
+    pairs: list[tuple[WrittenRow, Here]] = []
+    for is_same in (_is_as_written, _has_same_rest, _says_the_same):
+        for one in list(alone):
+            partners = [row for row in left if is_same(row, one)]
+            rivals = [other for other in alone if other[1] == one[1]] if is_same is _has_same_rest else partners
+            if partners and len(partners) == len(rivals):
+                pairs.append((partners[0], one))
+                left.remove(partners[0])
+                alone.remove(one)
+    if len(alone) == len(left):
+        return [*pairs, *zip(left, alone, strict=True)], [], []
+    return pairs, alone, left
+
+
+def _is_as_written(row: WrittenRow, one: Here) -> bool:
+    return (row.said, row.rest) == one[:2]
+
+
+def _has_same_rest(row: WrittenRow, one: Here) -> bool:
+    return row.rest == one[1]
+
+
+def _says_the_same(row: WrittenRow, one: Here) -> bool:
+    return row.said == one[0]
 
 
 def state_of(path: Path) -> Any:

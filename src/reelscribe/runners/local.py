@@ -37,7 +37,7 @@ from .checks import (
     laid_out,
     relative_to,
 )
-from .destination import check_destination, local_place, upload
+from .destination import bring_back, check_destination, local_place, upload
 from .edits import Digests, Edits
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
@@ -135,6 +135,8 @@ def run_file(
         return _run_file(make_run, operator, input, place, progress, settings)
     check_destination(place, format=settings.format, overwrite=settings.overwrite)
     local = local_place(place)
+    if not (settings.overwrite or settings.discard_edits):
+        bring_back(local, place)
     summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
     moved = upload(local, place, failures=beside)
@@ -257,8 +259,12 @@ class Run:
 
     def _look(self) -> None:
         """Find what a person has changed in an output that is to be replaced."""
-        if self._edits.look() is not None:
-            self._say_changed("captions edited by hand are kept")
+        found = self._edits.look()
+        if found is None:
+            return
+        self._say_changed("captions edited by hand are kept")
+        if found.edited and self._journal.parts():  # which were made without them
+            self._journal.make_again()
 
     def _say_changed(self, what: str) -> None:
         assert self._edits.found is not None
