@@ -100,12 +100,20 @@ def edit_dataset(path: Path, change: Change) -> None:
     made.save_to_disk(str(path))
 
 
+def edit_lance(path: Path, change: Change) -> None:
+    import lance
+
+    table = lance.dataset(str(path)).to_table()
+    lance.write_dataset(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), path, mode="overwrite")
+
+
 FORMATS: dict[str, tuple[str, str | None, Callable[[Path, Change], None]]] = {
     "jsonl": ("out.jsonl", None, edit_jsonl),
     "parquet": ("out.parquet", None, edit_parquet),
     "csv": ("out.csv", None, edit_csv),
     "tar": ("out.tar", None, edit_tar),
     "webdataset": ("shards", "webdataset", edit_tar),
+    "lance": ("out.lance", None, edit_lance),
     "datasets": ("saved", "datasets", edit_dataset),
 }
 
@@ -324,6 +332,32 @@ def test_a_retry_from_the_output_alone_takes_the_same_options(tmp_path: Path) ->
     import inspect
 
     assert {"recheck", "discard_edits"} <= set(inspect.signature(retry_file).parameters)
+
+
+def test_values_that_have_no_digest_end_no_run(tmp_path: Path) -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    rows = [{"video": "a.mp4", "deep": deep}, {"video": "b.mp4", "n": None}]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    source.write_text(source.read_text().replace('"n": null', '"n": 1' + "0" * 4000))
+    caption_file(operator(), source, output)
+    summary = caption_file(operator(prompt="Other"), source, output, update=True)
+    assert summary.captions == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_output_of_which_nothing_can_be_read_is_kept(source: Path, tmp_path: Path, name: str) -> None:
+    file, format_, _ = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=format_)
+    for path in [output] if output.is_file() else [one for one in output.rglob("*") if one.is_file()]:
+        path.write_bytes(b"\x00\xff" * 100)
+    summary = caption_file(operator(), source, output, format=format_)
+    assert "has changed since the run finished" in summary.remarks[0]
+    caption_file(operator(), source, output, format=format_, update=True)
+    assert captions_in(output)[5] == "clip5 0 Descr"
+    assert len(list(tmp_path.glob("*.edited-1*"))) == 1
 
 
 # videofolder

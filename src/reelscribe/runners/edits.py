@@ -35,6 +35,8 @@ from .own_files import kept_name
 DIGEST_BYTES = 12
 LARGEST_GROUP = 1000
 """Rows of one video and time window that are told apart; of more, none is."""
+ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
+"""What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
 ORIGINAL = -1
 """Place of the original row, before those that were generated from it."""
 
@@ -171,9 +173,10 @@ class Digests:
         """What is kept of the rows that a row became; nothing where the table's own fields would hide the row's."""
         if self.is_videofolder and (CAPTION in source or FILE_NAME in source):
             return
-        key, text = self.key(source), (self.place(source) or (None, None))[1]
-        for place, row in self.places(made):
-            yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
+        with suppress(*ODD_VALUES):
+            key, text = self.key(source), (self.place(source) or (None, None))[1]
+            for place, row in self.places(made):
+                yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
 class Edits:
@@ -268,6 +271,8 @@ class Edits:
                 count += 1
         except DataError as exc:
             found.unreadable = str(exc)
+        except Exception as exc:  # whatever was made of it, the run is to go on
+            found.unreadable = f"{type(exc).__name__}: {exc}"
         rows.commit()
         return count
 
@@ -364,7 +369,10 @@ class Edits:
         """The rows that a row became, with what persons wrote in them; and how many of them were changed."""
         if not self._edits:
             return made, 0
-        key = self._digests.key(source)
+        try:
+            key = self._digests.key(source)
+        except ODD_VALUES:
+            return made, 0
         if key not in self._edits:
             return made, 0
         nth, self._seen[key] = self._seen[key], self._seen[key] + 1
