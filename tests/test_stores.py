@@ -434,6 +434,26 @@ def test_an_upload_that_failed_is_made_up_for(
     assert "words" in rows_of(get("out.jsonl"))[0]
 
 
+def test_captions_that_were_edited_at_their_address_are_kept(store: Door, video: Callable[[str], Path]) -> None:
+    put("a.mp4", video("h264.mp4").read_bytes())
+    put("b.mp4", video("h264.mp4").read_bytes())
+    source, output = put("rows.jsonl", jsonl([{"video": "a.mp4"}, {"video": "b.mp4"}])), f"{BUCKET}/edited.jsonl"
+    caption_file(operator(), source, output)
+    put("edited.jsonl", get("edited.jsonl").replace(b"caption of a", b"by hand"))
+    summary = caption_file(operator(), source, output)
+    assert "1 caption edited" in summary.remarks[0]
+    summary = caption_file(operator(finish_reason_key="why"), source, output, update=True)
+    rows = rows_of(get("edited.jsonl"))
+    assert ([row["captions"] for row in rows], summary.kept_edits) == ([["by hand"], ["caption of b"]], 1)
+    assert "why" in rows[0]
+
+
+def test_an_output_among_the_stored_videos_is_no_input(store: Door, video: Callable[[str], Path]) -> None:
+    put("w/a.mp4", video("h264.mp4").read_bytes())
+    for is_old in (False, True):
+        assert caption_file(operator(), f"{BUCKET}/w", f"{BUCKET}/w/out.parquet").is_old == is_old
+
+
 def test_a_folder_that_shrinks_leaves_nothing_behind(store: Door, video: Callable[[str], Path], tmp_path: Path) -> None:
     for name in "abc":
         put(f"v/{name}.mp4", video("h264.mp4").read_bytes())

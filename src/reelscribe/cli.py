@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
-RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures", "format", "with_videos")
+RUN_SETTINGS = (
+    "limit", "failures", "overwrite", "update", "recheck", "discard_edits", "max_failures", "format", "with_videos",
+)  # fmt: skip
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
 RAY_SETTINGS = ("ray", "ray_captioners", "ray_gpus")
@@ -228,6 +230,13 @@ GO_OPTIONS = options(
     option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
 )  # fmt: skip
 
+AGAIN_OPTIONS = options(
+    option("--recheck", is_flag=True, help="Caption again the videos that were replaced under their names since they "
+           "were captioned (by size and time of change)."),
+    option("--discard-edits", is_flag=True, help="Drop the captions that were edited by hand in the output.  [default: "
+           "they are kept]"),
+)  # fmt: skip
+
 RUN_OPTIONS = options(
     count_option("--limit", help="Stop after the first N rows."),
     option("--failures", type=PATH, metavar="FILE", help="Where failures go, a .jsonl or .parquet file.  [default: "
@@ -235,6 +244,7 @@ RUN_OPTIONS = options(
     option("--overwrite", is_flag=True, help="Start afresh, and replace the output that is there."),
     option("--update", is_flag=True, help="Where settings or the input differ from those the run began with: do again "
            "what that affects, and keep the other captions."),
+    AGAIN_OPTIONS,
     GO_OPTIONS,
 )  # fmt: skip
 
@@ -345,11 +355,20 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
 )
 @READ_OPTIONS
 @count_option("--batch-size", help="Most videos the model works on at once.")
+@AGAIN_OPTIONS
 @GO_OPTIONS
 @RAY_OPTIONS
 @click.pass_context
 def retry(
-    ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: Path | None, max_failures: Any, **given: Any
+    ctx: click.Context,
+    /,
+    output: Path,
+    kinds: tuple[str, ...],
+    profile: Path | None,
+    max_failures: Any,
+    recheck: bool,
+    discard_edits: bool,
+    **given: Any,
 ) -> None:
     """Try the failed videos of a run again, and put what succeeds in its place in OUTPUT.
 
@@ -361,6 +380,8 @@ def retry(
     settings = {
         "kinds": kinds,
         "changes": {name: value for name, value in given.items() if value is not None},
+        "recheck": recheck,
+        "discard_edits": discard_edits,
         "max_failures": max_failures,
         "caption": caption_file,
     }

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from ..video.signatures import still_format
-from .base import NewFields, Sink, Source, by_suffix, reading
+from .base import LeaveOut, NewFields, Sink, Source, by_suffix, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text
 from .hf_dataset import saved_dataset
@@ -58,6 +58,7 @@ __all__ = [
     "BY_SUFFIX",
     "SINKS",
     "SOURCES",
+    "LeaveOut",
     "NewFields",
     "Sink",
     "Source",
@@ -70,17 +71,25 @@ __all__ = [
 ]
 
 
-def open_source(path: str | AnyPath, *, images: bool = False) -> Source:
+def open_source(
+    path: str | AnyPath,
+    *,
+    images: bool = False,
+    leave_out: LeaveOut | None = None,
+    is_output: LeaveOut | None = None,
+) -> Source:
     """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
 
     Args:
         path: where they are.
         images: whether still pictures of a folder, or of a tar shard's samples without a video, count as videos.
+        leave_out: files of a folder or a pattern that are no part of the data set.
+        is_output: data files that are no part of it where they lie among videos.
 
     Raises:
         DataError: nothing is there, the suffix is unknown, or a folder holds several kinds.
     """
-    source = _source_at(located(path), images=images)
+    source = _source_at(located(path), images=images, leave_out=leave_out, is_output=is_output)
     if isinstance(source, TarSource):
         source.images = images
     return source
@@ -91,13 +100,13 @@ def passed_over(source: Source) -> Mapping[str, int]:
     return getattr(source, "passed_over", {})
 
 
-def _source_at(path: AnyPath, *, images: bool) -> Source:
+def _source_at(path: AnyPath, *, images: bool, leave_out: LeaveOut | None, is_output: LeaveOut | None) -> Source:
     if isinstance(path, StoredPath):
-        return _stored_source(path, images=images)
+        return _stored_source(path, images=images, leave_out=leave_out)
     if not path.exists():
-        return _matching(path)
+        return _matching(path, leave_out)
     if path.is_dir():
-        return _folder_source(path, images=images)
+        return _folder_source(path, images=images, leave_out=leave_out, is_output=is_output)
     if not images and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         _refuse_still(path)
     return by_suffix(SOURCES, path, role="input")(path)
@@ -118,7 +127,7 @@ def _refuse_still(path: Path) -> None:
         )
 
 
-def _stored_source(path: StoredPath, *, images: bool) -> Source:
+def _stored_source(path: StoredPath, *, images: bool, leave_out: LeaveOut | None) -> Source:
     """What is at an address."""
     if is_hub_dataset(path):
         return HubSource(path)
@@ -130,20 +139,26 @@ def _stored_source(path: StoredPath, *, images: bool) -> Source:
         with reading(path):
             if scheme_of(path.url) in STORES and (saved := _saved(path)) is not None:
                 return saved
-            return _source_of(path, list_stored(path, MANY, images=images))
+            return _source_of(path, list_stored(path, MANY, images=images, leave_out=leave_out))
     return by_suffix(SOURCES, path, role="input")(path)
 
 
-def _matching(pattern: Path) -> Source:
+def _matching(pattern: Path, leave_out: LeaveOut | None) -> Source:
     """The files of a pattern, as one data set."""
-    files = [Path(found) for found in sorted(glob(str(pattern)))]  # noqa: PTH207 (absolute patterns, too)
+    found = [Path(found) for found in sorted(glob(str(pattern)))]  # noqa: PTH207 (absolute patterns, too)
+    files = [file for file in found if leave_out is None or not leave_out(file)]
     if not files:
         raise DataError(f"there is no file or folder {str(pattern)!r}")
     return by_suffix(MANY, pattern, role="pattern")(pattern, files)
 
 
-def _folder_source(path: Path, *, images: bool) -> Source:
-    return _saved(path) or _source_of(path, list_files(path, MANY, images=images))
+def _folder_source(path: Path, *, images: bool, leave_out: LeaveOut | None, is_output: LeaveOut | None) -> Source:
+    if saved := _saved(path):
+        return saved
+    listing = list_files(path, MANY, images=images, leave_out=leave_out)
+    if is_output is not None and any(file.suffix.lower() not in MANY for file in listing.files):
+        listing.files[:] = [file for file in listing.files if file.suffix.lower() not in MANY or not is_output(file)]
+    return _source_of(path, listing)
 
 
 def _saved(path: AnyPath) -> Source | None:

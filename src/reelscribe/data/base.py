@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +18,24 @@ from ..record import Sample
 from ..stores import AnyPath
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
-__all__ = ["Format", "Layout", "NewFields", "Sink", "Source", "by_suffix", "reading", "writing"]
+__all__ = [
+    "Format",
+    "Layout",
+    "LeaveOut",
+    "NewFields",
+    "Sink",
+    "Source",
+    "UpTo",
+    "by_suffix",
+    "reading",
+    "size_now",
+    "writing",
+]
 
 T = TypeVar("T")
+
+LeaveOut = Callable[[AnyPath], bool]
+"""Whether a file of a folder, or of a pattern, is no part of the input."""
 
 
 class Source(Protocol):
@@ -83,9 +100,66 @@ class Layout:
     """Whether the videos themselves go to the output."""
     limits: ReadLimits = DEFAULT_LIMITS
     """Which videos may be read."""
+    keep: Callable[[Sample, Path, list[str]], list[str]] | None = None
+    """Takes a row of a videofolder's table, the file for its captions and the captions, and gives those to write: a
+    file that a person has edited keeps its own."""
 
 
 DEFAULT_LAYOUT = Layout()
+
+
+class UpTo(io.RawIOBase):
+    """The bytes of a local file that were there when it was opened as an input: what is appended later is left out.
+
+    Args:
+        path: the file.
+        size: its size then; None: all of it.
+        whole_lines: whether a line that had begun then is read to its end.
+    """
+
+    def __init__(self, path: Path, size: int | None, *, whole_lines: bool = False) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._left = size
+        self._whole_lines = whole_lines
+        self._in_line = False
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, as far as there is something left."""
+        view = memoryview(buffer)
+        if self._left is None:
+            return self._file.readinto(view) or 0
+        if self._left > 0:
+            count = self._file.readinto(view[: self._left]) or 0
+            self._left -= count
+            self._in_line = self._whole_lines and bool(count) and view[count - 1] != ord("\n")
+            return count
+        return self._rest_of_line(view) if self._in_line else 0
+
+    def _rest_of_line(self, view: memoryview) -> int:
+        count = self._file.readinto(view) or 0
+        end = bytes(view[:count]).find(b"\n")
+        self._in_line = bool(count) and end < 0
+        return count if end < 0 else end + 1
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
+def size_now(path: AnyPath) -> int | None:
+    """The size of a local regular file; None: it is another kind of thing."""
+    if not isinstance(path, Path):
+        return None
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 @dataclass(frozen=True, slots=True)

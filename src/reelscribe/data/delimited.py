@@ -16,8 +16,8 @@ from typing import Any, Self
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
-from .base import DEFAULT_LAYOUT, Layout, reading, writing
-from .jsonl import JsonlSink, JsonlSource
+from .base import DEFAULT_LAYOUT, Layout, reading, size_now, writing
+from .jsonl import JsonlSink, JsonlSource, open_up_to
 from .temporary import TemporaryFile
 
 LONGEST_FIELD = 2**31 - 1
@@ -32,6 +32,8 @@ class DelimitedSource:
         self.path = path
         self.folder = path.parent
         self._delimiter = DELIMITERS[path.suffix.lower()]
+        self.size = size_now(path)
+        """Bytes of a local file that are read: what is appended later is left out."""
 
     def __iter__(self) -> Iterator[Sample]:
         for line, values, header in self._records():
@@ -42,7 +44,7 @@ class DelimitedSource:
     def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
         """(line number, values, header) of every row that is not blank."""
         csv.field_size_limit(LONGEST_FIELD)
-        with reading(self.path), _texts(self.path) as file:
+        with reading(self.path), _texts(self.path, self.size) as file:
             reader = csv.reader(file, delimiter=self._delimiter, strict=True)
             try:
                 header = self._checked_header(next(reader, []))
@@ -58,7 +60,7 @@ class DelimitedSource:
 
     def fields(self) -> list[str] | None:
         """The names of the header line."""
-        with reading(self.path), _texts(self.path) as file:
+        with reading(self.path), _texts(self.path, self.size) as file:
             try:
                 return next(csv.reader(file, delimiter=self._delimiter), [])
             except (csv.Error, UnicodeDecodeError) as exc:
@@ -77,8 +79,10 @@ class DelimitedSource:
         return [self.path]
 
 
-def _texts(path: AnyPath) -> io.TextIOWrapper:
-    return io.TextIOWrapper(path.open("rb"), encoding="utf-8-sig", newline="")
+def _texts(path: AnyPath, size: int | None) -> io.TextIOWrapper:
+    """The text of a file as it was at this size."""
+    file = path.open("rb") if size is None else open_up_to(path, size, whole_lines=True)
+    return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
 
 class DelimitedSink:

@@ -14,6 +14,7 @@ from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
 from ..video.signatures import HEAD_BYTES, is_animated_webp, is_source_or_music, still_kind
+from .base import LeaveOut
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".gif", ".flv", ".wmv",
@@ -92,13 +93,17 @@ def is_video(suffix: str, head: Callable[[], bytes]) -> bool:
     return suffix in VIDEO_SUFFIXES and not (suffix in _IS_OTHER and _IS_OTHER[suffix](head()))
 
 
-def list_stored(root: StoredPath, suffixes: Collection[str], *, images: bool = False) -> Listing:
+def list_stored(
+    root: StoredPath, suffixes: Collection[str], *, images: bool = False, leave_out: LeaveOut | None = None
+) -> Listing:
     """The same as `list_files` for a folder of an object store; `.webp` counts as a still picture, unseen."""
     shown = (path for path in root.files() if not any(part.startswith(".") for part in path.url.split("/")))
-    return _listing(shown, suffixes, images=images, head=_stored_head)
+    return _listing(_without(shown, leave_out), suffixes, images=images, head=_stored_head)
 
 
-def list_files(root: Path, suffixes: Collection[str], *, images: bool = False) -> Listing:
+def list_files(
+    root: Path, suffixes: Collection[str], *, images: bool = False, leave_out: LeaveOut | None = None
+) -> Listing:
     """Files under a folder that are videos, or whose names end in one of the suffixes; absolute, sorted by path.
 
     Files and folders whose name starts with a dot are left out; links are followed, each folder once.
@@ -107,12 +112,13 @@ def list_files(root: Path, suffixes: Collection[str], *, images: bool = False) -
         root: the folder.
         suffixes: what is taken besides videos, in any case.
         images: whether still pictures are taken too.
+        leave_out: files that are neither taken nor counted.
 
     Raises:
         DataError: a folder cannot be listed.
     """
     root = root.resolve()
-    listing = _listing(_walk(root), suffixes, images=images, head=_head)
+    listing = _listing(_without(_walk(root), leave_out), suffixes, images=images, head=_head)
     listing.files.sort(key=lambda path: path.relative_to(root).parts)
     return listing
 
@@ -129,6 +135,10 @@ def passed_over_text(passed_over: Mapping[str, int]) -> str:
     told += [f"others {more:,}"] if more else []
     count = sum(passed_over.values())
     return f"{count:,} file{'' if count == 1 else 's'} ({', '.join(told)})"
+
+
+def _without(paths: Iterable[Any], leave_out: LeaveOut | None) -> Iterable[Any]:
+    return paths if leave_out is None else (path for path in paths if not leave_out(path))
 
 
 def _listing(paths: Iterable[Any], suffixes: Collection[str], *, images: bool, head: Callable[[Any], bytes]) -> Listing:

@@ -64,8 +64,14 @@ class HFDatasetSource:
         return self._dataset.features.arrow_schema
 
     def files(self) -> Sequence[AnyPath]:
-        """Its files."""
-        return sorted(path for path in self._place.iterdir() if path.is_file())
+        """Its files; others may lie beside them."""
+        named = [path for path in self._place.iterdir() if path.name in (STATE, INFO) or _is_rows(path)]
+        return sorted(path for path in named if path.is_file())
+
+
+def _is_rows(path: Path) -> bool:
+    """Whether a file holds rows, not what `datasets` has computed from them."""
+    return path.suffix == ".arrow" and not path.name.startswith("cache-")
 
 
 class StoredHFDatasetSource:

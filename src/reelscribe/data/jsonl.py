@@ -16,25 +16,52 @@ from typing import Any, Self
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
-from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .base import DEFAULT_LAYOUT, Layout, UpTo, reading, size_now, writing
 from .temporary import FileSink, TemporaryFile
 
 COUNT_LIMIT_BYTES = 256 * 2**20
 """Lines are counted for the progress bar in files up to this size."""
+READ_BYTES = 2**18
+"""Bytes that are read at once."""
 
 
-def _read_plain(path: AnyPath) -> io.BufferedIOBase:
-    return path.open("rb")
+def _read_plain(path: AnyPath, size: int | None) -> io.BufferedIOBase:
+    return path.open("rb") if size is None else open_up_to(path, size, whole_lines=True)
 
 
-def _read_gz(path: AnyPath) -> io.BufferedIOBase:
+def _read_gz(path: AnyPath, size: int | None) -> io.BufferedIOBase:
+    if size is not None:
+        return _GzipUpTo(open_up_to(path, size))
     return gzip.GzipFile(path, "rb") if isinstance(path, Path) else gzip.GzipFile(fileobj=path.open())
 
 
-def _read_zst(path: AnyPath) -> io.BufferedIOBase:
+def _read_zst(path: AnyPath, size: int | None) -> io.BufferedIOBase:
     import pyarrow as pa
 
+    if size is not None:
+        return io.BufferedReader(pa.input_stream(open_up_to(path, size), compression="zstd"))
     return io.BufferedReader(pa.input_stream(str(path) if isinstance(path, Path) else path.open(), compression="zstd"))
+
+
+def open_up_to(path: AnyPath, size: int, *, whole_lines: bool = False) -> io.BufferedReader:
+    """A local file as it was at this size, see `UpTo`."""
+    assert isinstance(path, Path)
+    return io.BufferedReader(UpTo(path, size, whole_lines=whole_lines), READ_BYTES)
+
+
+class _GzipUpTo(gzip.GzipFile):
+    """A gzip file that closes the file under it."""
+
+    def __init__(self, under: io.BufferedReader) -> None:
+        self._under = under
+        super().__init__(fileobj=under, mode="rb")
+
+    def close(self) -> None:
+        """Close both."""
+        try:
+            super().close()
+        finally:
+            self._under.close()
 
 
 def _write_plain(path: Path) -> io.BufferedIOBase:
@@ -68,22 +95,24 @@ class _NamelessGzipFile(gzip.GzipFile):
 
 Opener = Callable[[Path], io.BufferedIOBase]
 
-READERS: dict[str, Callable[[AnyPath], io.BufferedIOBase]] = {".gz": _read_gz, ".zst": _read_zst}
+READERS: dict[str, Callable[[AnyPath, int | None], io.BufferedIOBase]] = {".gz": _read_gz, ".zst": _read_zst}
 """Last suffix to the function that opens a compressed file for reading; other files are plain."""
 WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
 """Last suffix to the function that opens a compressed file for writing."""
 
 
 class JsonlSource:
-    """The objects of a file with one JSON object a line; blank lines are skipped."""
+    """The objects of a file with one JSON object a line; blank lines are skipped, and so is what is appended later."""
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
         self.folder = path.parent
+        self.size = size_now(path)
+        """Bytes of a local file that are read: what is appended later is left out."""
         self._open = READERS.get(path.suffix.lower(), _read_plain)
 
     def __iter__(self) -> Iterator[Sample]:
-        with reading(self.path), self._open(self.path) as file:
+        with reading(self.path), self._open(self.path, self.size) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield self._row(line, number)
@@ -107,7 +136,7 @@ class JsonlSource:
             return None
         if self.path.stat().st_size > COUNT_LIMIT_BYTES:
             return None
-        with reading(self.path), self.path.open("rb") as file:
+        with reading(self.path), self._open(self.path, self.size) as file:
             return sum(1 for line in file if not line.isspace())
 
     def schema(self) -> Any:

@@ -92,15 +92,32 @@ def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
     """The row of the table, once its caption lies beside its video."""
     assert layout.video_field is not None
     assert layout.caption_field is not None
-    captions = row.pop(layout.caption_field)
+    captions = row.pop(layout.caption_field) or []
     video = row.pop(layout.video_field)
-    if not captions:
+    if video in (None, ""):
         return None
     name = planned_name(video, folder, layout)
+    text = sidecar(folder / name)
+    if layout.keep is not None:
+        captions = layout.keep({FILE_NAME: name, **row}, text, captions)
+    if not captions:
+        return None
     _copy(video, layout, folder.resolve() / name)
-    _write_text(sidecar(folder / name), "\n".join(" ".join(text.splitlines()) for text in captions))
+    if layout.keep is None or caption_lines(text) != [" ".join(one.split()) for one in captions]:
+        _write_text(text, "\n".join(" ".join(one.splitlines()) for one in captions))
     more = {layout.caption_field: captions} if len(captions) > 1 else {}
     return {FILE_NAME: name, CAPTION: captions[0], **row, **more}
+
+
+def caption_lines(text: Path) -> list[str] | None:
+    """The captions in a `.txt`, whatever its line ends and blanks are; None: there is no such file."""
+    try:
+        read = text.read_text("utf-8-sig", "replace")
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise DataError(f"cannot read {str(text)!r}: {exc.strerror or exc}") from exc
+    return [" ".join(line.split()) for line in read.splitlines() if line.strip()]
 
 
 def sidecar(video: Path) -> Path:

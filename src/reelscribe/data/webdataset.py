@@ -141,6 +141,38 @@ def _fields(data: bytes, *, where: str) -> Sample:
     return value if isinstance(value, dict) else {_JSON: value}
 
 
+def captioned_samples(path: Path) -> Iterator[tuple[Sample, str | None]]:
+    """The fields and the text of each sample of a shard that `TarSink` wrote; videos are not read.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    with reading(path):
+        try:
+            with tarfile.open(path) as tar:
+                key, found = "", dict[str, bytes]()
+                for member in tar:
+                    tar.members = []  # type: ignore[attr-defined]  # a list that would grow with the shard
+                    folder, slash, name = member.name.rpartition("/")
+                    stem, _, suffix = name.partition(".")
+                    own = f"{folder}{slash}{stem}"
+                    if own != key and found:
+                        yield _captioned(key, found, path)
+                    key, found = own, (found if own == key else {})
+                    if suffix in (_JSON, _TEXT):
+                        file = tar.extractfile(member)
+                        found[suffix] = file.read() if file is not None else b""
+                if found:
+                    yield _captioned(key, found, path)
+        except tarfile.TarError as exc:
+            raise DataError(f"cannot read {str(path)!r} as a tar shard: {exc}") from exc
+
+
+def _captioned(key: str, found: dict[str, bytes], path: Path) -> tuple[Sample, str | None]:
+    fields = _fields(found[_JSON], where=f"{path}:{key}.json") if _JSON in found else {}
+    return {KEY: key, **fields}, found[_TEXT].decode("utf-8", "replace") if _TEXT in found else None
+
+
 class TarSink(FileSink):
     """Writes one shard; the same rows are the same bytes."""
 
@@ -213,7 +245,7 @@ class TarSink(FileSink):
         plain: Sample = {} if key is None else {KEY: key}
         for name, value in row.items():
             if name != KEY and (name not in data or name in told):
-                plain[name] = _without_bytes(value)
+                plain[name] = without_bytes(value)
         members[_JSON] = encode_row(plain, number=self._rows, path=self.path)
         captions = self._captions(row)
         return members | ({_TEXT: "\n".join(captions).encode("utf-8", "backslashreplace")} if captions else {})
@@ -232,7 +264,7 @@ class TarSink(FileSink):
             return {} if file is None else {suffix: file.read()}
 
 
-def _without_bytes(value: Any) -> Any:
+def without_bytes(value: Any) -> Any:
     """A video value with its bytes left out: they are a member of their own, or stay behind."""
     if isinstance(value, bytes):
         return None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from ..batches import fields_until
 from ..data import Source, Target
+from ..data.folder import VIDEO_FIELD, VideoFileSource
 from ..data.rows import FieldNames, RowForm, VideoForm
-from ..data.videofolder import check_videos
+from ..data.videofolder import check_videos, video_path
 from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..stores import AnyPath
@@ -30,6 +31,27 @@ def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: 
     if target.format.name == "videofolder":
         fresh = not overwrite and not run_folder(target.path).exists()
         check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
+
+
+def check_copies(target: Target, source: Source, *, limit: int | None) -> None:
+    """Stop before videos are copied into the folder that they are read from, where they would be read as new ones.
+
+    Raises:
+        DataError: they would be.
+    """
+    folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
+    into = target.path.parent.resolve()
+    if folder is None or not (target.format.name == "videofolder" and target.layout.with_videos):
+        return
+    if not isinstance(source, VideoFileSource) or not into.is_relative_to(folder):
+        return
+    for row in islice(source, limit):
+        video = video_path(row[VIDEO_FIELD], target.layout)
+        if not video.is_relative_to(into):
+            raise DataError(
+                f"the copy of {str(video)!r} in {str(into)!r} would be read as another video of {str(folder)!r} by the "
+                "next command; name an output outside of that folder, or the folder itself"
+            )
 
 
 def check_free(target: Target, *, overwrite: bool) -> None:

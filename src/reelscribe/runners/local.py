@@ -24,10 +24,11 @@ from ..models import server_addresses
 from ..models.base import captioner_notes
 from ..pipe import Results
 from ..plan import RowOutcome
-from ..record import CaptionRequest, CaptionResult, Sample
+from ..record import CaptionRequest, CaptionResult, RequestId, Sample
 from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .checks import (
+    check_copies,
     check_first_row,
     check_free,
     check_outputs,
@@ -37,10 +38,13 @@ from .checks import (
     laid_out,
     relative_to,
 )
-from .destination import check_destination, local_place, upload
+from .destination import bring_back, check_destination, local_place, upload
+from .edits import Digests, Edits
 from .failures import FailureLimit, failure_row, failures_path, write_failures
-from .identity import RunIdentity, command_of
-from .journal import Journal, run_folder
+from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
+from .journal import UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .marks import video_mark
+from .own_files import OwnFiles, is_output
 from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
@@ -64,6 +68,10 @@ class RunSettings:
     """Where settings or the input have changed: do again what that affects, and keep the other captions."""
     retry: Collection[str] | None = None
     """Try failed videos again that failed in these ways (none named: in any way); None: do not."""
+    recheck: bool = False
+    """Ask again about videos that were replaced under their names since they were captioned."""
+    discard_edits: bool = False
+    """Drop captions that were edited by hand in the output, instead of keeping them."""
     changed: Collection[str] = ()
     """Parameters that may differ from those of the run that is tried again."""
     max_failures: FailureLimit = field(default_factory=FailureLimit)
@@ -131,7 +139,9 @@ def run_file(
         return _run_file(make_run, operator, input, place, progress, settings)
     check_destination(place, format=settings.format, overwrite=settings.overwrite)
     local = local_place(place)
-    summary = _run_file(make_run, operator, input, local, progress, settings)
+    if not (settings.overwrite or settings.discard_edits):
+        bring_back(local, place)
+    summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
     moved = upload(local, place, failures=beside)
     summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
@@ -145,17 +155,22 @@ def _run_file(
     output: Path,
     progress: Progress | None,
     settings: RunSettings,
+    *,
+    address: StoredPath | None = None,
 ) -> RunSummary:
     target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
     output = target.path
-    source = open_source(input, images=operator.limits.allow_images)
+    adopt_earlier_folder(output)
     failures = settings.failures or failures_path(output)
+    own = OwnFiles.of([output, failures, *([address] if address else [])]) if run_folder(output).exists() else None
+    source = open_source(input, images=operator.limits.allow_images, leave_out=own, is_output=is_output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
     target = laid_out(target, form, operator.video_root or source.folder, operator.limits)
     check_first_row(target, source, form)
+    check_copies(target, source, limit=settings.limit)
     check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
@@ -163,6 +178,7 @@ def _run_file(
         journal = stack.enter_context(_journal(output))
         watch = stack.enter_context(progress or NoProgress())
         run = make_run(operator, source, form, journal, watch, target, settings)
+        run.leave_out = own
         return run.run()
 
 
@@ -193,14 +209,29 @@ class Run:
         self._progress = progress
         self._settings = settings
         self._failures = settings.failures or failures_path(target.path)
-        self._identity = RunIdentity.of(operator, source, target, limit=settings.limit)
+        self._identity = RunIdentity.at_one_time(operator, source, target, limit=settings.limit)
+        self._input_bytes = input_bytes(source)
         self._waiting: dict[int, Sample] = {}
+        self._answered: dict[int, int] = {}
+        self._replayed: dict[int, int] = {}
+        self._marks: dict[RequestId, Any] = {}
+        self.leave_out: OwnFiles | None = None
+        """Files in the input's folder that are the run's own."""
+        self._digests = Digests(target, form, field_names(operator))
+        discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
+        self._edits = Edits(journal, self._digests, discard=discard)
+        self._discard = discard
 
     def run(self) -> RunSummary:
         """Do what is left to do."""
         self._agree()
-        if self._journal.fact("finished") and self._target.path.exists():
+        if self._journal.fact("finished") and not self._has_to_make():
             return self._as_it_was()
+        if not self._journal.fact("finished"):
+            self._look()
+        self._journal.keep(discard_edits=self._discard)
+        if self._discard:
+            self._journal.drop_edits()
         remove_leftovers(self._target.path, self._failures)
         with self._told():
             self._make_ready()
@@ -211,6 +242,42 @@ class Run:
             finally:
                 parts.close(keep=True)
         return self.summary
+
+    def _has_to_make(self) -> bool:
+        """Whether the output of a finished run is to be made again, from its answers."""
+        path = self._target.path
+        if not path.exists():
+            self._progress.say(f"{str(path)!r} does not exist any more; it is made again from the journal")
+            return True
+        if self._settings.discard_edits:
+            self._journal.make_again()
+            return True
+        found = self._edits.look()
+        if found is None:
+            return False
+        if self._settings.update:
+            self._say_changed("it is written again, with the edited captions")
+            self._journal.make_again()
+            return True
+        self.summary.remarks.append(
+            f"{str(path)!r} has changed since the run finished ({found.text()}); it stays as it is. To write it again "
+            "from the journal, give the `reelscribe caption` command with --update (edited captions are kept) or "
+            "--discard-edits"
+        )
+        return False
+
+    def _look(self) -> None:
+        """Find what a person has changed in an output that is to be replaced."""
+        found = self._edits.look()
+        if found is None:
+            return
+        self._say_changed("captions edited by hand are kept")
+        if found.edited and self._journal.parts():  # which were made without them
+            self._journal.make_again()
+
+    def _say_changed(self, what: str) -> None:
+        assert self._edits.found is not None
+        self._progress.say(f"{str(self._target.path)!r} has changed ({self._edits.found.text()}); {what}")
 
     def _parts(self) -> PartedOutput:
         return PartedOutput(
@@ -228,6 +295,8 @@ class Run:
             yield
         except (Exception, KeyboardInterrupt) as exc:
             with suppress(Exception):
+                self._journal.check_there()
+            with suppress(Exception):
                 exc.add_note(self._kept(exc))
             raise
 
@@ -237,10 +306,12 @@ class Run:
         Raises:
             SettingsError: it is another one.
         """
-        kept, settings = self._journal.fact("identity"), self._settings
+        kept, settings = self._kept_identity(), self._settings
         differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
         if differences and not settings.update:
-            raise SettingsError(_other_run(self._target.path, differences))
+            raise SettingsError(_other_run(self._target.path, self._explained(differences), settings))
+        if settings.recheck and self._journal.has_answers:
+            self._recheck()
         if differences:
             self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
             self._journal.set_aside(keep=not self._identity.is_stricter(kept))
@@ -253,6 +324,45 @@ class Run:
         elif not self._operator.skip_op_error:  # it stopped at one, which may have been mended
             self._journal.forget_failures(None)
         self._remember()
+
+    def _kept_identity(self) -> Any:
+        """What the journal says the run is, as this version would say it."""
+        kept = self._journal.fact("identity")
+        return kept if kept is None else self._identity.brought_up(kept, self._source)
+
+    def _explained(self, differences: list[str]) -> list[str]:
+        """The differences; of an input that has grown it is said by how much."""
+        before = self._journal.fact("input_bytes")
+        more = self._input_bytes - before if before is not None else 0
+        grown = f" (by {more:,} bytes: rows were added)" if more > 0 and self._source.count() is not None else ""
+        return [f"{one}{grown}" if one == CHANGED_FILES else one for one in differences]
+
+    def _recheck(self) -> None:
+        """Drop the answers about videos that are not what they were when they were captioned."""
+        counts = dict.fromkeys(("replaced", "unknown", "missing"), 0)
+        self._progress.say("looking for videos that were replaced since they were captioned")
+        dropped = self._journal.forget(list(self._replaced(counts)))
+        self._progress.say(f"{dropped:,} videos were replaced and are captioned again")
+        if counts["missing"]:
+            self._progress.say(f"{counts['missing']:,} videos are not there any more and keep their captions")
+        if counts["unknown"]:
+            self._progress.say(
+                f"{counts['unknown']:,} videos cannot be compared: they are bytes or at addresses, or an earlier "
+                "version captioned them"
+            )
+
+    def _replaced(self, counts: dict[str, int]) -> Iterator[RequestId]:
+        """Requests whose video is another one now."""
+        for number, row in enumerate(islice(self._source, self._settings.limit)):
+            for request in self._operator.planner.plan(self._form.wrap(row), number).requests:
+                mark = self._journal.mark_at(request.id)
+                now = UNKNOWN if mark == UNKNOWN else video_mark(request.video, self._operator.video_root)
+                if UNKNOWN in (mark, now):
+                    counts["unknown"] += self._journal.has_answer(request.id)
+                elif now is None and mark is not None:
+                    counts["missing"] += 1
+                elif mark != now:
+                    yield request.id
 
     def _check_failures_file(self) -> None:
         """Stop before a file of failures would replace what is not one of this run.
@@ -279,11 +389,12 @@ class Run:
             format=self._settings.format,
             with_videos=self._settings.with_videos,
         )
-        self._journal.keep(identity=self._identity.as_dict(), command=command)
+        self._journal.keep(identity=self._identity.as_dict(), command=command, input_bytes=self._input_bytes)
 
     def _as_it_was(self) -> RunSummary:
         for part in self._journal.parts():
             self.summary.merge(part.counts)
+        self.summary.kept_edits += self._journal.fact("texts_kept") or 0
         self.summary.is_old = True
         if self.summary.failures and not self._failures.exists():
             write_failures(self._failures, self._journal.failures())
@@ -303,11 +414,11 @@ class Run:
 
     def _check_revision(self) -> None:
         """A model that had to be fetched shows its version only now."""
-        kept = self._journal.fact("identity")
+        kept = self._kept_identity()
         self._identity = self._identity.with_revision(self._operator)
         differences = self._identity.differences(kept, ignore=self._settings.changed)
         if differences and self._journal.has_answers and not self._settings.update:
-            raise SettingsError(_other_run(self._target.path, differences))
+            raise SettingsError(_other_run(self._target.path, differences, self._settings))
         if differences and self._settings.update:
             self._journal.set_aside()
         if kept != self._identity.as_dict():
@@ -319,6 +430,10 @@ class Run:
             self.summary.merge(part.counts)
         first = self.summary.known_rows = parts.rows_done
         self.summary.known_videos = self.summary.videos
+        self.summary.answers_left = self._journal.count(first)
+        self._answered.clear()
+        self._replayed.clear()
+        self._edits.begin(first)
         if first:
             self._progress.say(f"going on behind {first:,} rows that are done")
         self._progress.start(_total(self._source, self._settings.limit))
@@ -346,11 +461,38 @@ class Run:
 
     def _end(self, parts: PartedOutput) -> None:
         """Bring everything together under its final name."""
-        parts.finish()
+        parts.end()
+        self._edits.make_way()
+        self._journal.keep(joining=True)
+        parts.join(None if self._discard else self._edits.keep)
+        self.summary.kept_edits += self._edits.texts_kept
         if write_failures(self._failures, self._journal.failures()):
             self.summary.failures_path = self._failures
-        self._journal.finish()
+        made = self._edits.made(self.summary.rows_out)
+        self._journal.finish(made=made, joining=False, discard_edits=False, texts_kept=self._edits.texts_kept)
+        self._say_what_was_kept()
+        self._say_growth()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
+
+    def _say_what_was_kept(self) -> None:
+        kept, found = self._edits.kept_name, self._edits.found
+        if kept is None:
+            return
+        why = f" ({found.text()})" if found is not None else ""
+        if self._edits.is_unknown_before:
+            why = " (it is not known what of it was written by the run and what by hand)"
+        self.summary.remarks.append(f"the output that was there had changed{why}; it is kept as {str(kept)!r}")
+
+    def _say_growth(self) -> None:
+        """Say so where the input is not what it was when the run was started."""
+        if isinstance(self._source.path, StoredPath) or not self._identity.has_changed(self._source):
+            return
+        grown = input_bytes(self._source) - self._input_bytes
+        what = f"has grown by {grown:,} bytes" if grown > 0 else "has changed"
+        self.summary.remarks.append(
+            f"the input {str(self._source.path)!r} {what} since the run started; the output is of what it was then, "
+            "and the same command with --update takes in what is new"
+        )
 
     def _kept(self, exc: BaseException) -> str:
         """A sentence that says what is kept of a run that ends early, and how to go on."""
@@ -373,18 +515,39 @@ class Run:
     def answer(self, request: CaptionRequest) -> CaptionResult | None:
         """What an earlier go of this run has for a request."""
         digest = self._identity.digest(request)
+        row = request.id.row
         found = self._journal.result(request.id, digest)
+        if found is not None:
+            self._replayed[row] = self._replayed.get(row, 0) + 1
+        else:
+            found = self._earlier(request, digest)
         if found is None:
-            found = self._journal.earlier_result(request.id, digest)
-            if found is None or self._operator.planner.is_worth_another_try(found):
-                return None
-            self.keep(request, found)
-        self.summary.known_videos += 1
+            return None
+        self._answered[row] = self._answered.get(row, 0) + 1
         return found
+
+    def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
+        """The answer that was set aside, if it is still one."""
+        found = self._journal.earlier_result(request.id, digest)
+        if found is None or self._operator.planner.is_worth_another_try(found):
+            return None
+        mark = self._journal.earlier_mark(digest)
+        if self._settings.recheck and mark != UNKNOWN:
+            now = video_mark(request.video, self._operator.video_root)
+            if now not in (None, mark):
+                return None
+        self._marks[request.id] = mark
+        self.keep(request, found)
+        return found
+
+    def mark(self, request: CaptionRequest) -> None:
+        """Note what a video is before it is read."""
+        self._marks[request.id] = video_mark(request.video, self._operator.video_root)
 
     def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
         """Keep an answer for another go."""
-        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result))
+        mark = self._marks.pop(request.id, UNKNOWN)
+        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result), mark=mark)
 
     def _failed(self, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
@@ -401,14 +564,23 @@ class Run:
         row = self._waiting.pop(outcome.row)
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
-        made = self._form.unwrap(row, outcome)
+        made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))
         failed = [
             failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
         ]
-        parts.write(outcome, made, failed)
-        self.summary.add(outcome, rows_out=len(made))
+        written = self._digests.written(outcome.row, row, made)
+        parts.write(outcome, made, failed, written=written, kept_edits=edits)
+        self.summary.add(outcome, rows_out=len(made), kept_edits=edits)
+        self._count_known(outcome)
         self._progress.update(self.summary)
         self._check_failures()
+
+    def _count_known(self, outcome: RowOutcome) -> None:
+        """Count what was answered before when its row is done, as everything else."""
+        self.summary.known_videos += self._answered.pop(outcome.row, 0)
+        replayed = self._replayed.pop(outcome.row, 0)
+        self.summary.answers_left -= replayed
+        self.summary.replayed_rows += bool(outcome.videos) and replayed == outcome.videos
 
     def _check_failures(self) -> None:
         if self._settings.max_failures.is_passed(self.summary):
@@ -423,7 +595,10 @@ class Answers:
 
     def get(self, request: CaptionRequest) -> CaptionResult | None:
         """See `pipe.Results`."""
-        return self.run.answer(request)
+        found = self.run.answer(request)
+        if found is None:
+            self.run.mark(request)
+        return found
 
     def put(self, request: CaptionRequest, result: CaptionResult) -> None:
         """See `pipe.Results`."""
@@ -442,10 +617,16 @@ def _journal(output: Path) -> Iterator[Journal]:
                 journal.remove()
 
 
-def _other_run(output: Path, differences: Collection[str]) -> str:
+def _other_run(output: Path, differences: Collection[str], settings: RunSettings) -> str:
+    told = f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}"
+    if settings.retry is not None:
+        return (
+            f"{told}. A retry needs the run as it was; to do again what this affects, and what failed, give the "
+            "`reelscribe caption` command that wrote the output, with --update"
+        )
     return (
-        f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}. Use the earlier settings to "
-        "go on, --update to do again only what this affects, or --overwrite to start afresh"
+        f"{told}. Use the earlier settings to go on, --update to do again only what this affects, or --overwrite to "
+        "start afresh"
     )
 
 

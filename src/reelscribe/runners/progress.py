@@ -161,10 +161,14 @@ def _rate(videos: int, seconds: float) -> str:
 
 
 def _time_left(so_far: RunSummary, total: int | None, seconds: float) -> str:
-    """Time left at the mean speed so far: rows come in bursts, a batch at a time, so the latest speed says little."""
-    done = so_far.rows_in - so_far.known_rows
-    if total is None or done == 0:
+    """Time left at the mean speed so far: rows come in bursts, a batch at a time, so the latest speed says little.
+
+    Rows that were answered before cost next to nothing: they count neither as done nor as left.
+    """
+    done = so_far.rows_in - so_far.known_rows - so_far.replayed_rows
+    if total is None or done <= 0:
         return ""
-    minutes, rest = divmod(round(seconds / done * max(0, total - so_far.rows_in)), 60)
+    left = max(0, total - so_far.rows_in - so_far.answers_left)
+    minutes, rest = divmod(round(seconds / done * left), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02} left"

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from .. import errors
 from ..batches import batch_fields, batch_to_rows, rows_to_batch
-from ..data import open_source
+from ..data import LeaveOut, open_source
 from ..data.rows import RowForm
 from ..errors import FailedSamplesError, MissingExtraError, ModelError, ReelscribeError, SettingsError
 from ..errors import TooManyFailuresError as TooMany
@@ -38,6 +38,7 @@ from .cluster_settings import LOCAL, RaySettings
 from .failures import FailureLimit
 from .identity import RunIdentity, named, portable_parameters
 from .journal import payload_of
+from .marks import video_mark
 from .shared_stream import Load, SharedStream, Turns
 from .summary import Counts
 from .suspects import MAX_DEATHS, Suspects
@@ -135,6 +136,8 @@ class FileForm:
     """The form of the rows."""
     identity: RunIdentity
     """What an answer is an answer to."""
+    root: AnyPath | None = None
+    """What relative video paths are relative to."""
 
     def samples(self, table: Any) -> list[Sample]:
         """See `BlockForm`."""
@@ -154,7 +157,11 @@ class FileForm:
 
     def _answers(self, requests: Sequence[CaptionRequest], results: Sequence[CaptionResult]) -> list[dict[str, Any]]:
         return [
-            {"video": request.id.video, "digest": self.identity.digest(request), "result": payload_of(result)}
+            {
+                "video": request.id.video,
+                "digest": self.identity.digest(request),
+                "result": payload_of(result, video_mark(request.video, self.root)),
+            }
             for request, result in zip(requests, results, strict=True)
         ]
 
@@ -546,6 +553,8 @@ class FileJob:
     """Folder of Ray Data's checkpoint: the indices of the rows that are done."""
     max_failures: FailureLimit
     """How many rows may fail."""
+    leave_out: LeaveOut | None = None
+    """Files in the input's folder that are the run's own."""
 
 
 def answer_file(
@@ -561,7 +570,7 @@ def answer_file(
         ModelError: the cluster failed otherwise.
     """
     ray = _ray()
-    form = FileForm(file.form, replace(file.identity))
+    form = FileForm(file.form, replace(file.identity), operator.video_root)
     job = new_job(operator, form, max_failures=file.max_failures)
     with _watching(job, watch), ray.data.DataContext.current(_context(ray, file.checkpoint)):
         try:
@@ -606,16 +615,18 @@ def _rows_of(file: FileJob, *, images: bool) -> Any:
 
         def get_read_tasks(self, parallelism: int, *_args: Any, **_options: Any) -> list[Any]:  # noqa: ARG002
             metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-            return [ReadTask(lambda: row_tables(path, limit, images=images), metadata)]
+            return [ReadTask(lambda: row_tables(path, limit, images=images, leave_out=file.leave_out), metadata)]
 
     return RowsDatasource()
 
 
-def row_tables(path: AnyPath, limit: int | None, *, images: bool = False) -> Iterator[Any]:
+def row_tables(
+    path: AnyPath, limit: int | None, *, images: bool = False, leave_out: LeaveOut | None = None
+) -> Iterator[Any]:
     """The rows of a file as tables of index and pickled row."""
     import pyarrow as pa
 
-    rows = enumerate(islice(open_source(path, images=images), limit))
+    rows = enumerate(islice(open_source(path, images=images, leave_out=leave_out), limit))
     while some := list(islice(rows, SOURCE_ROWS)):
         numbers = pa.array([number for number, _ in some], pa.int64())
         yield pa.table({ROW: numbers, SAMPLE: pa.array([pickle.dumps(row) for _, row in some], pa.binary())})

@@ -25,7 +25,7 @@ from ..record import CaptionRequest, CaptionResult, Clip, RequestId, Sample
 from ..stages import StageTimes
 from .cluster_settings import RaySettings
 from .identity import RunIdentity
-from .journal import result_of
+from .journal import mark_of, result_of
 from .local import Run, RunSettings, operator_servers, run_file
 from .parts import PartedOutput
 from .progress import LOG_SECONDS, Progress
@@ -155,6 +155,7 @@ class RayRun(Run):
             answers=self._answers,
             checkpoint=self._checkpoint,
             max_failures=self._settings.max_failures,
+            leave_out=self.leave_out,
         )
 
     def _watch(self, counts: Counts) -> None:
@@ -227,11 +228,11 @@ class RayRun(Run):
             self._progress.say(f"{path} is no part of a checkpoint: the checkpoint is made again from the journal")
         return not files
 
-    def _answers_in(self, path: Path) -> Iterator[tuple[RequestId, bytes, CaptionResult, str | None]]:
+    def _answers_in(self, path: Path) -> Iterator[tuple[RequestId, bytes, CaptionResult, str | None, Any]]:
         for row, answers in _rows_in(path):
             for video, digest, payload in answers:
                 result = result_of(RequestId(row, video), payload)
-                yield result.request_id, digest, result, self._failed(result)
+                yield result.request_id, digest, result, self._failed(result), mark_of(payload)
 
     def _forget_cluster(self) -> None:
         """Begin anew with what the journal has."""

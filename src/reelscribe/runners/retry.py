@@ -23,6 +23,8 @@ def retry_file(
     *,
     kinds: Collection[str] = (),
     changes: Mapping[str, Any] | None = None,
+    recheck: bool = False,
+    discard_edits: bool = False,
     max_failures: FailureLimit | None = None,
     progress: Progress | None = None,
     caption: Callable[..., RunSummary] = caption_file,
@@ -35,6 +37,8 @@ def retry_file(
         output: the output of the run.
         kinds: only videos that failed in these ways; none named: all.
         changes: parameters of the operator that replace the run's; only those that captions do not depend on.
+        recheck: ask again about videos that were replaced since they were captioned.
+        discard_edits: drop captions that were edited by hand in the output, instead of keeping them.
         max_failures: how many rows may fail.
         progress: what is told about each row.
         caption: what runs it, wherever it ran first: `caption_file`, or `caption_file_ray` with its cluster.
@@ -51,6 +55,8 @@ def retry_file(
     settings = RunSettings(
         limit=command["limit"],
         retry=kinds,
+        recheck=recheck,
+        discard_edits=discard_edits,
         changed=tuple(changes),
         max_failures=max_failures or FailureLimit(),
         failures=None if failures is None else Path(failures),

@@ -51,9 +51,12 @@ class Counts:
     """Tokens of the prompts, vision tokens included."""
     completion_tokens: int = 0
     """Generated tokens, all candidates."""
+    kept_edits: int = 0
+    """Captions that a person has edited in an earlier output, and that were kept."""
 
-    def add(self, outcome: RowOutcome, *, rows_out: int) -> None:
+    def add(self, outcome: RowOutcome, *, rows_out: int, kept_edits: int = 0) -> None:
         """Count one row."""
+        self.kept_edits += kept_edits
         self.rows_in += 1
         self.rows_out += rows_out
         self.videos += outcome.videos
@@ -91,6 +94,12 @@ class RunSummary(Counts):
     """Rows in parts of the output that were finished before this run was started again."""
     known_videos: int = 0
     """Videos that were answered before this run was started again."""
+    replayed_rows: int = 0
+    """Rows, besides `known_rows`, whose videos were all answered before this run was started again."""
+    answers_left: int = 0
+    """Answers from before this run was started again whose rows are still to come."""
+    remarks: list[str] = field(default_factory=list)
+    """What was found out about the input and the output."""
     failures_path: AnyPath | None = None
     """Where the failures are, if there are any."""
     is_old: bool = False
@@ -135,7 +144,7 @@ class RunSummary(Counts):
     @property
     def notes(self) -> list[str]:
         """What a reader of the captions must know."""
-        notes = []
+        notes = list(self.remarks)
         if self.is_old:
             notes.append("this run was finished before, and nothing was done; --overwrite starts afresh, "
                          "`reelscribe retry` tries failed rows again")  # fmt: skip
@@ -153,6 +162,9 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "captions", f"{summary.captions:,} for {summary.videos:,} videos"
     if summary.known_videos:
         yield "before", f"{summary.known_videos:,} of these videos were done before"
+    if summary.kept_edits:
+        what = "caption that was" if summary.kept_edits == 1 else "captions that were"
+        yield "edits", f"kept {summary.kept_edits:,} {what} edited by hand (--discard-edits drops them)"
     if summary.cut_captions:
         yield "cut", f"{summary.cut_captions:,} captions were cut at the token limit (--max-tokens)"
     yield "failed", f"{summary.failed_rows:,} rows"

@@ -1,0 +1,503 @@
+"""Captions that were corrected by hand in an output are kept, whatever makes the output again."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
+from reelscribe.data import open_source
+from reelscribe.record import CaptionRequest
+from reelscribe.runners.local import caption_file
+from reelscribe.runners.retry import retry_file
+from reelscribe.runners.summary import RunSummary, summary_lines
+from rows import Rows, jsonl, load
+
+TOKEN = "<__dj__video>"
+
+
+class Words:
+    """A caption of the video's name and the prompt; videos named in `broken` fail."""
+
+    def __init__(self, broken: tuple[str, ...] = ()) -> None:
+        self.broken = broken
+        self.asked: list[str] = []
+
+    def __call__(self, request: CaptionRequest, i: int) -> str:
+        stem = Path(request.video).stem
+        self.asked.append(stem)
+        if stem in self.broken:
+            raise ValueError("broken")
+        return f"{stem} {i} {request.prompt[:5]}"
+
+
+def operator(fn: Any = None, **parameters: Any) -> VideoCaptioningFromVLMMapper:
+    return VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(fn or Words()), **parameters)
+
+
+def single(count: int) -> Rows:
+    return [{"id": i, "video": f"clip{i}.mp4", "note": None if i % 2 else f"n{i}"} for i in range(count)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return jsonl(tmp_path / "in.jsonl", single(6))
+
+
+Change = Callable[[Rows], Rows]
+
+
+def edit_jsonl(path: Path, change: Change) -> None:
+    jsonl(path, change(load(path)))
+
+
+def edit_parquet(path: Path, change: Change) -> None:
+    table = pq.read_table(path)
+    pq.write_table(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), path)
+
+
+def edit_csv(path: Path, change: Change) -> None:
+    rows = list(csv.DictReader(io.StringIO(path.read_text("utf-8"), newline="")))
+    parsed = [{**row, "captions": json.loads(row["captions"]) if row["captions"] else None} for row in rows]
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]))
+        table.writeheader()
+        for row in change(parsed):
+            table.writerow({**row, "captions": json.dumps(row["captions"]) if row["captions"] else ""})
+
+
+def edit_tar(path: Path, change: Change) -> None:
+    """The `.json` members alone: whoever edits a tar file need not see to the texts."""
+    for shard in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
+        with tarfile.open(shard) as old:
+            members = [(one, old.extractfile(one).read()) for one in old]  # type: ignore[union-attr]
+        rows = change([json.loads(data) for one, data in members if one.name.endswith(".json")])
+        by_id = {row["id"]: row for row in rows}
+        with tarfile.open(shard, "w") as new:
+            for one, data in members:
+                if one.name.endswith(".json"):
+                    data = json.dumps(by_id[json.loads(data)["id"]]).encode()
+                one.size = len(data)
+                new.addfile(one, io.BytesIO(data))
+
+
+def edit_dataset(path: Path, change: Change) -> None:
+    from datasets import Dataset, load_from_disk
+
+    rows = change(load_from_disk(str(path)).to_list())
+    made = Dataset.from_list(rows)
+    shutil.rmtree(path)
+    made.save_to_disk(str(path))
+
+
+def edit_lance(path: Path, change: Change) -> None:
+    import lance
+
+    table = lance.dataset(str(path)).to_table()
+    lance.write_dataset(pa.Table.from_pylist(change(table.to_pylist()), schema=table.schema), path, mode="overwrite")
+
+
+FORMATS: dict[str, tuple[str, str | None, Callable[[Path, Change], None]]] = {
+    "jsonl": ("out.jsonl", None, edit_jsonl),
+    "parquet": ("out.parquet", None, edit_parquet),
+    "csv": ("out.csv", None, edit_csv),
+    "tar": ("out.tar", None, edit_tar),
+    "webdataset": ("shards", "webdataset", edit_tar),
+    "lance": ("out.lance", None, edit_lance),
+    "datasets": ("saved", "datasets", edit_dataset),
+}
+
+
+def captions_in(path: Path) -> dict[int, Any]:
+    found = {}
+    for row in open_source(path):
+        captions = row["captions"]
+        captions = json.loads(captions) if isinstance(captions, str) else captions
+        found[int(row["id"])] = captions[0] if captions else None
+    return found
+
+
+def corrected(rows: Rows, **words: str) -> Rows:
+    return [{**row, "captions": [words[f"c{row['id']}"]]} if f"c{row['id']}" in words else row for row in rows]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_update_keeps_captions_that_were_corrected(source: Path, tmp_path: Path, name: str) -> None:
+    file, format_, edit = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=format_)
+    edit(output, lambda rows: corrected(rows, c1="mine, é", c4="mine too"))
+    summary = caption_file(operator(prompt="Other"), source, output, format=format_, update=True)
+    assert captions_in(output) == {i: f"clip{i} 0 Other" for i in range(6)} | {1: "mine, é", 4: "mine too"}
+    assert summary.kept_edits == 2
+    assert ("edits", "kept 2 captions that were edited by hand (--discard-edits drops them)") in summary_lines(summary)
+    assert sorted(path.name for path in tmp_path.glob("*edited*")) == []
+    summary = caption_file(operator(prompt="Third"), source, output, format=format_, update=True)
+    assert captions_in(output)[4] == "mine too", "also by the update after the next"
+    assert (captions_in(output)[5], summary.kept_edits) == ("clip5 0 Third", 2)
+    summary = caption_file(operator(prompt="4th"), source, output, format=format_, update=True, discard_edits=True)
+    assert (captions_in(output), summary.kept_edits) == ({i: f"clip{i} 0 4th" for i in range(6)}, 0)
+    summary = caption_file(operator(prompt="5th"), source, output, format=format_, update=True)
+    assert (captions_in(output)[4], summary.kept_edits) == ("clip4 0 5th", 0), "what was dropped does not come back"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_retry_keeps_captions_that_were_corrected(source: Path, tmp_path: Path, name: str) -> None:
+    file, format_, edit = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(Words(("clip2", "clip3"))), source, output, format=format_)
+    edit(output, lambda rows: corrected(rows, c1="mine", c3="by hand, since it failed"))
+    summary = caption_file(operator(), source, output, format=format_, retry=())
+    default = "Descr"
+    expected = {i: f"clip{i} 0 {default}" for i in range(6)} | {1: "mine", 3: "by hand, since it failed"}
+    assert (captions_in(output), summary.kept_edits) == (expected, 2)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_output_that_was_saved_again_as_it_was_is_not_edited(source: Path, tmp_path: Path, name: str) -> None:
+    file, format_, edit = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=format_)
+    edit(output, lambda rows: rows)
+    summary = caption_file(operator(), source, output, format=format_)
+    assert (summary.is_old, summary.remarks, summary.kept_edits) == (True, [], 0)
+    summary = caption_file(operator(prompt="Other"), source, output, format=format_, update=True)
+    assert (captions_in(output)[0], summary.kept_edits, summary.remarks) == ("clip0 0 Other", 0, [])
+
+
+def test_line_ends_and_blanks_are_no_edits(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    output.write_bytes(output.read_bytes().replace(b"\n", b"\r\n").replace(b'": ', b'":  ') + b"\r\n")
+    summary = caption_file(operator(prompt="Other"), source, output, update=True)
+    assert (summary.kept_edits, summary.remarks) == (0, [])
+
+
+def test_rows_that_were_moved_keep_their_captions_apart(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    edit_jsonl(output, lambda rows: list(reversed(corrected(rows, c1="mine"))))
+    jsonl(source, [{"id": "new", "video": "new.mp4"}, *single(6)])
+    caption_file(operator(prompt="Other"), source, output, update=True)
+    assert {row["id"]: row["captions"] for row in load(output)}[1] == ["mine"]
+    assert [row["id"] for row in load(output)] == ["new", 0, 1, 2, 3, 4, 5]
+
+
+def test_more_than_edited_captions_is_kept_under_another_name(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+
+    def change(rows: Rows) -> Rows:
+        rows = corrected(rows, c1="mine")
+        return [*rows[:3], {**rows[3], "stars": 5}, rows[5], {"video": "own.mp4", "captions": ["own"]}]
+
+    edit_jsonl(output, change)
+    edited = output.read_bytes()
+    summary = caption_file(operator(prompt="Other"), source, output, update=True)
+    (kept,) = tmp_path.glob("out.edited-1.jsonl")
+    assert kept.read_bytes() == edited
+    assert captions_in(output) == {i: f"clip{i} 0 Other" for i in range(6)} | {1: "mine"}
+    (remark,) = summary.remarks
+    for words in ("1 caption edited", "1 row with other fields changed", "1 row added", "1 row missing", str(kept)):
+        assert words in remark
+
+
+def test_one_of_several_rows_with_one_video_is_told_from_the_others(tmp_path: Path) -> None:
+    windows = [{"id": 0, "video": "a.mp4", "start_seconds": i, "end_seconds": i + 1} for i in range(3)]
+    same = [{"id": "same", "video": "b.mp4", "n": i} for i in range(3)]
+    source, output = jsonl(tmp_path / "in.jsonl", [*windows, *same]), tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    rows = load(output)
+    rows[1]["captions"], rows[5]["captions"] = ["second window"], ["third row"]
+    jsonl(output, rows)
+    caption_file(operator(prompt="Other"), source, output, update=True)
+    assert [row["captions"][0] for row in load(output)] == [
+        "a 0 Other", "second window", "a 0 Other", "b 0 Other", "b 0 Other", "third row"]  # fmt: skip
+
+
+def test_edits_that_cannot_be_told_apart_are_kept_in_a_file(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "in.jsonl", [{"video": "b.mp4"} for _ in range(3)])
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    jsonl(output, [{"video": "b.mp4", "captions": ["mine"]}])
+    summary = caption_file(operator(prompt="Other"), source, output, update=True)
+    assert load(tmp_path / "out.edited-1.jsonl") == [{"video": "b.mp4", "captions": ["mine"]}]
+    assert "cannot be told apart" in summary.remarks[0]
+
+
+@pytest.mark.parametrize("keep", ["random_any", "all"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_texts_of_generated_rows_are_kept(tmp_path: Path, keep: str, suffix: str) -> None:
+    rows = [{"id": i, "text": f"{TOKEN} old {i}", "videos": [f"clip{i}.mp4"]} for i in range(4)]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / f"out{suffix}"
+    parameters = {"caption_num": 2, "keep_candidate_mode": keep}
+    caption_file(operator(Words(("clip3",)), **parameters), source, output)
+
+    def change(text: str) -> str:
+        return text.replace("clip1 1", "MINE 1").replace("old 2", "OLD 2")
+
+    if suffix == ".parquet":
+        edit_parquet(output, lambda rows: [{**row, "text": change(row["text"])} for row in rows])
+    else:
+        output.write_text(change(output.read_text()))
+    count = sum("MINE" in str(row) or "OLD" in str(row) for row in open_source(output))
+    summary = caption_file(operator(**parameters), source, output, retry=())
+    texts = [row["text"] for row in open_source(output)]
+    assert summary.kept_edits == count >= 1
+    assert f"{TOKEN} OLD 2" in texts
+    assert any("MINE 1" in text for text in texts) == (count == 2)
+    assert any("clip3" in text for text in texts)
+    assert not list(tmp_path.glob("*edited*"))
+
+
+def test_an_update_that_is_killed_after_the_output_has_its_name_takes_its_own_for_its_own(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reelscribe.runners import local
+
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    edit_jsonl(output, lambda rows: corrected(rows, c1="mine"))
+
+    def dies(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "write_failures", dies)
+        with pytest.raises(KeyboardInterrupt):
+            caption_file(operator(prompt="Other"), source, output, update=True)
+    assert captions_in(output)[0] == "clip0 0 Other"
+    summary = caption_file(operator(prompt="Other"), source, output)
+    assert (summary.kept_edits, summary.remarks) == (1, [])
+    assert captions_in(output) == {i: f"clip{i} 0 Other" for i in range(6)} | {1: "mine"}
+    assert not list(tmp_path.glob("*edited*"))
+
+
+@pytest.mark.parametrize("when", ["before", "between"])
+def test_an_update_that_is_stopped_keeps_what_was_edited_before_and_since(
+    source: Path, tmp_path: Path, when: str
+) -> None:
+    output = tmp_path / "out.jsonl"
+    jsonl(source, [{"id": i, "video": "same.mp4"} for i in range(4)] + [{"video": "b.mp4", "n": i} for i in range(6)])
+    caption_file(operator(), source, output)
+
+    def edit() -> None:
+        rows = load(output)
+        rows[1]["captions"], rows[5]["captions"], rows[8]["captions"] = ["one"], ["two"], ["three"]
+        jsonl(output, rows)
+
+    def stops(request: CaptionRequest, i: int) -> str:
+        if request.id.row == 7:
+            raise KeyboardInterrupt
+        return "new"
+
+    if when == "before":
+        edit()
+    with pytest.raises(KeyboardInterrupt):
+        caption_file(operator(stops, prompt="Other"), source, output, update=True, part_rows=2)
+    if when == "between":
+        edit()
+    summary = caption_file(operator(lambda request, i: "new", prompt="Other"), source, output, part_rows=2)
+    expected = ["new", "one", "new", "new", "new", "two", "new", "new", "three", "new"]
+    assert [row["captions"][0] for row in load(output)] == expected
+    assert (summary.kept_edits, summary.remarks) == (3, [])
+
+
+def test_an_output_that_changes_while_it_is_made_again_is_kept(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+
+    def words(request: CaptionRequest, i: int) -> str:
+        if request.id.row == 3:
+            output.write_text('{"mine": true}\n')
+        return "words"
+
+    summary = caption_file(operator(words, prompt="Other"), source, output, update=True)
+    assert (tmp_path / "out.edited-1.jsonl").read_text() == '{"mine": true}\n'
+    assert "is kept as" in summary.remarks[0]
+    assert len(load(output)) == 6
+
+
+def test_a_retry_from_the_output_alone_takes_the_same_options(tmp_path: Path) -> None:
+    import inspect
+
+    assert {"recheck", "discard_edits"} <= set(inspect.signature(retry_file).parameters)
+
+
+def test_values_that_have_no_digest_end_no_run(tmp_path: Path) -> None:
+    deep: Any = []
+    for _ in range(400):
+        deep = [deep]
+    rows = [{"video": "a.mp4", "deep": deep}, {"video": "b.mp4", "n": None}]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
+    source.write_text(source.read_text().replace('"n": null', '"n": 1' + "0" * 4000))
+    caption_file(operator(), source, output)
+    summary = caption_file(operator(prompt="Other"), source, output, update=True)
+    assert summary.captions == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_output_of_which_nothing_can_be_read_is_kept(source: Path, tmp_path: Path, name: str) -> None:
+    file, format_, _ = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=format_)
+    for path in [output] if output.is_file() else [one for one in output.rglob("*") if one.is_file()]:
+        path.write_bytes(b"\x00\xff" * 100)
+    summary = caption_file(operator(), source, output, format=format_)
+    assert "has changed since the run finished" in summary.remarks[0]
+    caption_file(operator(), source, output, format=format_, update=True)
+    assert captions_in(output)[5] == "clip5 0 Descr"
+    assert len(list(tmp_path.glob("*.edited-1*"))) == 1
+
+
+# videofolder
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    (folder / "more").mkdir(parents=True)
+    for name in ("a.mp4", "b.mp4", "more/c.mp4", "d.mp4"):
+        (folder / name).write_bytes(name.encode())
+    return folder
+
+
+def table(folder: Path, name: str = "metadata.jsonl") -> dict[str, str]:
+    if name.endswith(".csv"):
+        lines = csv.DictReader(io.StringIO((folder / name).read_text("utf-8"), newline=""))
+        return {row["file_name"]: row["caption"] for row in lines}
+    return {row["file_name"]: row["caption"] for row in load(folder / name)}
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {
+        path.relative_to(folder).with_suffix(".mp4").as_posix(): path.read_text()
+        for path in sorted(folder.rglob("*.txt"))
+    }
+
+
+def in_folder(clips: Path, name: str = "", fn: Any = None, **given: Any) -> RunSummary:
+    parameters = {key: given.pop(key) for key in ("prompt", "caption_num", "keep_candidate_mode") if key in given}
+    return caption_file(operator(fn, **parameters), clips, clips / name, format="videofolder", **given)
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("edited", ["text", "table", "both", "table removed"])
+def test_the_text_and_the_table_agree_on_what_a_person_wrote(clips: Path, name: str, edited: str) -> None:
+    in_folder(clips, name)
+    if edited in ("text", "both", "table removed"):
+        (clips / "more/c.txt").write_text("mine\r\n")
+    if edited in ("table", "both"):
+        (clips / name).write_text((clips / name).read_text().replace("c 0 Descr", "mine"))
+    if edited == "table removed":
+        lines = (clips / name).read_text().splitlines(keepends=True)
+        (clips / name).write_text("".join(line for line in lines if "more/c" not in line))
+    summary = in_folder(clips, name, prompt="Other", update=True)
+    expected = {"a.mp4": "a 0 Other", "b.mp4": "b 0 Other", "d.mp4": "d 0 Other", "more/c.mp4": "mine"}
+    assert table(clips, name) == expected
+    assert {key: text.strip() for key, text in texts(clips).items()} == expected
+    assert summary.kept_edits == 1
+    summary = in_folder(clips, name, prompt="Third", update=True)
+    assert (table(clips, name)["more/c.mp4"], texts(clips)["more/c.mp4"].strip()) == ("mine", "mine")
+    assert (table(clips, name)["a.mp4"], summary.kept_edits) == ("a 0 Third", 1)
+    in_folder(clips, name, prompt="Third", discard_edits=True)
+    assert (table(clips, name)["more/c.mp4"], texts(clips)["more/c.mp4"]) == ("c 0 Third", "c 0 Third")
+
+
+def test_where_both_were_edited_otherwise_the_text_stays_and_the_table_is_kept(clips: Path) -> None:
+    in_folder(clips)
+    (clips / "a.txt").write_text("of the text")
+    metadata = clips / "metadata.jsonl"
+    metadata.write_text(metadata.read_text().replace("a 0 Descr", "of the table"))
+    edited = metadata.read_text()
+    summary = in_folder(clips, prompt="Other", update=True)
+    assert (table(clips)["a.mp4"], texts(clips)["a.mp4"]) == ("of the text", "of the text")
+    assert (clips / "metadata.edited-1.jsonl").read_text() == edited
+    assert "metadata.edited-1.jsonl" in summary.remarks[0]
+
+
+def test_a_retry_keeps_texts(clips: Path) -> None:
+    in_folder(clips, fn=Words(("b",)))
+    (clips / "a.txt").write_text("mine")
+    summary = in_folder(clips, retry=())
+    assert table(clips) == texts(clips)
+    assert (table(clips)["a.mp4"], table(clips)["b.mp4"], summary.kept_edits) == ("mine", "b 0 Descr", 1)
+
+
+def test_a_text_that_was_there_for_a_new_video_is_kept(clips: Path) -> None:
+    in_folder(clips)
+    (clips / "new.mp4").write_bytes(b"new")
+    (clips / "new.txt").write_text("written by hand")
+    summary = in_folder(clips, update=True)
+    assert (table(clips)["new.mp4"], texts(clips)["new.mp4"]) == ("written by hand", "written by hand")
+    assert summary.kept_edits == 1
+
+
+def test_a_text_for_a_video_that_failed_is_kept(clips: Path) -> None:
+    in_folder(clips, fn=Words(("b",)))
+    (clips / "b.txt").write_text("by hand")
+    in_folder(clips, fn=Words(("b",)), prompt="Other", update=True)
+    assert (table(clips)["b.mp4"], texts(clips)["b.mp4"]) == ("by hand", "by hand")
+
+
+def test_several_captions_of_a_clip_are_kept_line_by_line(clips: Path) -> None:
+    many = {"caption_num": 2, "keep_candidate_mode": "all"}
+    rows = [{"text": "", "video": str(path)} for path in sorted(clips.rglob("*.mp4"))]
+    del rows
+    in_folder(clips, **many)
+    first = texts(clips)["a.mp4"]
+    (clips / "a.txt").write_text(first + "\nand one more\n")
+    summary = in_folder(clips, prompt="Other", update=True, **many)
+    assert texts(clips)["a.mp4"].splitlines() == [*first.splitlines(), "and one more"]
+    assert table(clips)["a.mp4"] == first.splitlines()[0]
+    assert summary.kept_edits == 1
+
+
+def test_an_emptied_text_stays_empty(clips: Path) -> None:
+    in_folder(clips)
+    (clips / "a.txt").write_text("")
+    for prompt in ("Other", "Third"):
+        in_folder(clips, prompt=prompt, update=True)
+        assert (table(clips)["a.mp4"], texts(clips)["a.mp4"]) == ("", "")
+
+
+def test_a_text_that_was_only_saved_again_is_left_as_it_is(clips: Path) -> None:
+    in_folder(clips)
+    (clips / "a.txt").write_bytes(b"a 0 Descr\r\n")
+    summary = in_folder(clips, fn=Words(), retry=())
+    assert (summary.is_old, summary.kept_edits, summary.remarks) == (True, 0, [])
+    summary = in_folder(clips, prompt="Other", update=True)
+    assert (texts(clips)["a.mp4"], summary.kept_edits) == ("a 0 Other", 0)
+
+
+def test_overwrite_replaces_texts(clips: Path) -> None:
+    in_folder(clips)
+    (clips / "a.txt").write_text("mine")
+    summary = in_folder(clips, overwrite=True)
+    assert (texts(clips)["a.mp4"], summary.kept_edits, summary.remarks) == ("a 0 Descr", 0, [])
+
+
+def test_the_same_command_says_what_was_edited_and_leaves_it(clips: Path, source: Path, tmp_path: Path) -> None:
+    in_folder(clips)
+    (clips / "a.txt").write_text("mine")
+    summary = in_folder(clips)
+    assert summary.is_old
+    assert "1 caption edited" in summary.remarks[0]
+    assert "--update" in summary.remarks[0]
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    edit_jsonl(output, lambda rows: corrected(rows, c1="mine")[:-1])
+    edited = output.read_bytes()
+    summary = caption_file(operator(), source, output)
+    assert "1 caption edited, 1 row missing" in summary.remarks[0]
+    assert output.read_bytes() == edited
