@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from ..batches import NewFields
 from ..errors import DataError
-from ..record import Sample
+from ..record import Sample, TimeWindow
 from ..stores import AnyPath
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
@@ -69,6 +69,10 @@ class Sink(Protocol):
         """Finish, if that is still to do, and give the file its final name, or another one in the same folder."""
 
 
+WHOLE = TimeWindow()
+"""All of a video."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What formats that set videos and captions apart must know of the rows; plain values."""
@@ -83,6 +87,16 @@ class Layout:
     """Whether the videos themselves go to the output."""
     limits: ReadLimits = DEFAULT_LIMITS
     """Which videos may be read."""
+    window_fields: tuple[str, str] | None = None
+    """Fields of a row's own start and end; None: rows are about whole videos."""
+    window: TimeWindow = WHOLE
+    """The part of a video that a row is about where it does not say."""
+    cut: str | None = None
+    """How the parts of videos are cut out, a key of `video.cutting.CUTS`; None: they are not."""
+    pieces: Path | None = None
+    """Where they lie until the output is made."""
+    replaces: bool = False
+    """Whether videos of the same name that are there may be replaced."""
 
 
 DEFAULT_LAYOUT = Layout()

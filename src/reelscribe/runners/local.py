@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..data import SINKS, Source, Target, open_source, passed_over
 from ..data.base import by_suffix
+from ..data.pieces import remove_waiting
 from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
@@ -24,23 +25,29 @@ from ..models import server_addresses
 from ..models.base import captioner_notes
 from ..pipe import Results
 from ..plan import RowOutcome
-from ..record import CaptionRequest, CaptionResult, Sample
+from ..record import CaptionRequest, CaptionResult, RequestId, Sample
 from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .checks import (
+    check_failures_place,
     check_first_row,
     check_free,
     check_outputs,
     check_prompt_key,
     check_rows,
     field_names,
+    forget_leave,
     laid_out,
+    may_replace,
     relative_to,
+    remember_leave,
 )
+from .cutter import Cutter
 from .destination import check_destination, local_place, upload
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import RunIdentity, command_of
-from .journal import Journal, run_folder
+from .journal import PIECES, Journal, run_folder
+from .known_runs import note_run
 from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
@@ -76,6 +83,9 @@ class RunSettings:
     """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
     with_videos: bool = False
     """Whether the videos go to the output too, where its format has room for them."""
+    cut: str | None = None
+    """How the parts of videos that rows are about are cut out for a `videofolder` with videos, `copy` or `exact`; None:
+    whole videos are copied."""
 
 
 def caption_file(
@@ -131,7 +141,11 @@ def run_file(
         return _run_file(make_run, operator, input, place, progress, settings)
     check_destination(place, format=settings.format, overwrite=settings.overwrite)
     local = local_place(place)
-    summary = _run_file(make_run, operator, input, local, progress, settings)
+    try:
+        summary = _run_file(make_run, operator, input, local, progress, settings)
+    finally:
+        if run_folder(local).exists():
+            note_run(run_folder(local), place)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
     moved = upload(local, place, failures=beside)
     summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
@@ -146,21 +160,24 @@ def _run_file(
     progress: Progress | None,
     settings: RunSettings,
 ) -> RunSummary:
-    target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
+    target = Target.of(output, format=settings.format, with_videos=settings.with_videos, cut=settings.cut)
     output = target.path
     source = open_source(input, images=operator.limits.allow_images)
     failures = settings.failures or failures_path(output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
+    check_failures_place(failures, is_named=settings.failures is not None)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
-    target = laid_out(target, form, operator.video_root or source.folder, operator.limits)
+    target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
     check_first_row(target, source, form)
     check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
+        remember_leave(journal, target)
+        note_run(journal.folder, output)
         watch = stack.enter_context(progress or NoProgress())
         run = make_run(operator, source, form, journal, watch, target, settings)
         return run.run()
@@ -182,6 +199,7 @@ class Run:
         self._target = target
         self.summary = RunSummary(
             output=target.path,
+            run_folder=journal.folder,
             model=model_name(operator),
             is_served=bool(operator_servers(operator)),
             passed_over=dict(passed_over(source)),
@@ -195,6 +213,7 @@ class Run:
         self._failures = settings.failures or failures_path(target.path)
         self._identity = RunIdentity.of(operator, source, target, limit=settings.limit)
         self._waiting: dict[int, Sample] = {}
+        self._cutter = Cutter(target, operator.limits) if target.layout.cut is not None else None
 
     def run(self) -> RunSummary:
         """Do what is left to do."""
@@ -210,6 +229,8 @@ class Run:
                 self._end(parts)
             finally:
                 parts.close(keep=True)
+                if self._cutter is not None:
+                    self._cutter.close()
         return self.summary
 
     def _parts(self) -> PartedOutput:
@@ -278,6 +299,7 @@ class Run:
             failures=self._settings.failures,
             format=self._settings.format,
             with_videos=self._settings.with_videos,
+            cut=self._settings.cut,
         )
         self._journal.keep(identity=self._identity.as_dict(), command=command)
 
@@ -327,6 +349,10 @@ class Run:
         rows = islice(self._source, first, self._settings.limit)
         try:
             times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
+        except BaseException:
+            if self._cutter is not None:  # what waits in line for a part is not to hold up the end
+                self._cutter.close()
+            raise
         finally:
             writer.close()
         writer.finish()
@@ -350,6 +376,8 @@ class Run:
         if write_failures(self._failures, self._journal.failures()):
             self.summary.failures_path = self._failures
         self._journal.finish()
+        forget_leave(self._journal)
+        remove_waiting(self._journal.folder / PIECES)
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
 
     def _kept(self, exc: BaseException) -> str:
@@ -380,11 +408,32 @@ class Run:
                 return None
             self.keep(request, found)
         self.summary.known_videos += 1
+        self._cut_ahead(request, found)
         return found
 
     def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
         """Keep an answer for another go."""
         self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result))
+        self._cut_ahead(request, result)
+
+    def _cut_ahead(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Begin to cut out the part that an answer is about, beside the model."""
+        row = self._waiting.get(request.id.row)
+        if self._cutter is not None and row is not None and result.failure is None:
+            self._cutter.begin(request.id.row, row)
+
+    def _with_part(self, outcome: RowOutcome, row: Sample) -> RowOutcome:
+        """The outcome once the part of the video is cut out; where it cannot be, that is the row's failure."""
+        if self._cutter is None:
+            return outcome
+        if not outcome.captions:
+            self._cutter.forget(outcome.row)
+            return outcome
+        failure = self._cutter.end(outcome.row, row)
+        if failure is None:
+            return outcome
+        self._journal.fail(RequestId(outcome.row, 0), failure)
+        return replace(outcome, captions=[], finish_reasons=[], failures=[(0, failure)])
 
     def _failed(self, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
@@ -399,6 +448,7 @@ class Run:
 
     def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
         row = self._waiting.pop(outcome.row)
+        outcome = self._with_part(outcome, row)
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
         made = self._form.unwrap(row, outcome)
