@@ -19,6 +19,15 @@ settings.register_profile("reelscribe", deadline=None)
 settings.load_profile("reelscribe")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for what programs of a user keep, so that tests leave that of the user alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("XDG_STATE_HOME", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def video_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that rendered videos share for the session; nobody deletes from it."""

@@ -23,6 +23,7 @@ EXIT_INTERRUPTED = 130
 
 RUN_SETTINGS = (
     "limit", "failures", "overwrite", "update", "recheck", "discard_edits", "max_failures", "format", "with_videos",
+    "cut",
 )  # fmt: skip
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
@@ -53,6 +54,7 @@ class Place(click.ParamType[Any]):
 PLACE = Place()
 KEEP_MODES = click.Choice(list(SELECTORS))
 FORMATS = click.Choice(["webdataset", "videofolder", "datasets"])
+CUTS = click.Choice(["copy", "exact"])
 
 
 class Commands(click.Group):
@@ -298,7 +300,13 @@ def main() -> None:
 @option(
     "--with-videos",
     is_flag=True,
-    help="Put the videos into .tar files and webdataset shards, or copy them to a videofolder.",
+    help="Put the videos into .tar files, webdataset shards and saved data sets, or copy them to a videofolder.",
+)
+@option(
+    "--cut",
+    type=CUTS,
+    help="With --with-videos, for rows about a part of a video: cut the part out for the videofolder, copied from the "
+    "key frame before it on, or exact by encoding it anew.  [default: the whole video is copied]",
 )
 @MODEL_OPTIONS
 @CAPTION_OPTIONS
@@ -386,6 +394,38 @@ def retry(
         "caption": caption_file,
     }
     show(ctx, lambda progress: retry_file(output, progress=progress, **settings), profile=profile)
+
+
+@main.command(context_settings=HELP_NAMES)
+@click.argument("places", type=PATH, nargs=-1)
+@option("--clean", is_flag=True, help="Remove what finished runs keep, after a question.")
+@option("--unfinished", is_flag=True, help="With --clean: of unfinished runs too; what they have done is lost.")
+@option("--yes", is_flag=True, help="With --clean: do not ask.")
+def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) -> None:
+    """List your runs: state, size, age, output, and where each keeps its journal.
+
+    PLACES, folders or outputs, narrow the list, and find runs there that others began. A run that a process has is
+    never removed, nor is any output; without its journal a run cannot go on, be retried or updated.
+    """
+    from .runners import known_runs as known
+
+    found = known.known_runs(places)
+    if not clean:
+        for run in found:
+            click.echo(printable(run.line))
+        return
+    states = known.CLEANED | ({known.UNFINISHED, known.DAMAGED} if unfinished else set())
+    chosen = [run for run in found if run.state in states]
+    for run in chosen:
+        click.echo(printable(run.line))
+    if not chosen:
+        click.echo("no run to remove")
+        return
+    if not yes:
+        click.confirm(f"remove what {len(chosen):,} runs keep (their outputs stay)?", abort=True)
+    for run, reason in known.clean(chosen):
+        if reason is not None:
+            click.echo(printable(f"kept {run.folder}: {reason}"), err=True)
 
 
 @main.command(context_settings=HELP_NAMES)

@@ -162,18 +162,12 @@ class Planner:
             system_prompt=self.system_prompt,
             num_candidates=self.num_candidates,
             seed=content_seed(self.seed, "generate", sample.get(self.text_key), video, id_.video, prompt),
-            window=self._window_of(sample, id_.video),
+            window=window_of(sample, self.window_keys, default=self.window, video_index=id_.video),
         )
 
     def _prompt_of(self, sample: Sample) -> str:
         own = sample.get(self.prompt_key) if self.prompt_key else None
         return own if isinstance(own, str) else self.prompt
-
-    def _window_of(self, sample: Sample, video_index: int) -> TimeWindow:
-        start, end = (_seconds(sample, key, video_index) for key in self.window_keys)
-        return TimeWindow(
-            self.window.start_seconds if start is None else start, self.window.end_seconds if end is None else end
-        )
 
     def checked(self, result: CaptionResult) -> CaptionResult:
         """The result, or a failure where the numbers behind it are not finite, or its texts are empty."""
@@ -278,6 +272,27 @@ def _candidates_of(kept: Sequence[str], candidates: Sequence[Candidate], texts: 
     """The candidates that have the kept texts, with these as their text."""
     by_text = dict(zip(reversed(texts), reversed(candidates), strict=True))
     return [replace(by_text[text], text=text) for text in kept]
+
+
+def window_of(sample: Sample, window_keys: tuple[str, str], *, default: TimeWindow, video_index: int = 0) -> TimeWindow:
+    """The part of a video that a sample is about.
+
+    Args:
+        sample: its own start and end count.
+        window_keys: the fields of these.
+        default: counts where the sample does not say.
+        video_index: index of the video, where a field has a list.
+
+    Raises:
+        SettingsError: a field holds no seconds, or the window ends before it starts.
+    """
+    start, end = (_seconds(sample, key, video_index) for key in window_keys)
+    return TimeWindow(default.start_seconds if start is None else start, default.end_seconds if end is None else end)
+
+
+def has_own_window(sample: Sample, window_keys: tuple[str, str]) -> bool:
+    """Whether a sample says itself which part of its video it is about."""
+    return any(_seconds(sample, key, 0) is not None for key in window_keys)
 
 
 def videos_of(value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from ..batches import NewFields
 from ..errors import DataError
-from ..record import Sample
+from ..record import Sample, TimeWindow
 from ..stores import AnyPath
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
@@ -86,6 +86,10 @@ class Sink(Protocol):
         """Finish, if that is still to do, and give the file its final name, or another one in the same folder."""
 
 
+WHOLE = TimeWindow()
+"""All of a video."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What formats that set videos and captions apart must know of the rows; plain values."""
@@ -103,6 +107,16 @@ class Layout:
     keep: Callable[[Sample, Path, list[str]], list[str]] | None = None
     """Takes a row of a videofolder's table, the file for its captions and the captions, and gives those to write: a
     file that a person has edited keeps its own."""
+    window_fields: tuple[str, str] | None = None
+    """Fields of a row's own start and end; None: rows are about whole videos."""
+    window: TimeWindow = WHOLE
+    """The part of a video that a row is about where it does not say."""
+    cut: str | None = None
+    """How the parts of videos are cut out, a key of `video.cutting.CUTS`; None: they are not."""
+    pieces: Path | None = None
+    """Where they lie until the output is made."""
+    replaces: bool = False
+    """Whether videos of the same name that are there may be replaced."""
 
 
 DEFAULT_LAYOUT = Layout()

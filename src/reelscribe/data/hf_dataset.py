@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,14 @@ from ..record import Sample
 from ..stores import AnyPath, StoredPath
 from .arrow import plain
 from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .media import opened_video
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
 
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 """Files that tell a data set, one with several splits, and the columns."""
+MAX_VALUE_BYTES = (1 << 31) - (1 << 20)
+"""Bytes of a value that Arrow's columns of bytes hold; a larger video stays a path."""
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
 
@@ -129,35 +134,109 @@ class StoredHFDatasetSource:
         return [self._place / STATE, self._place / INFO, *self._arrow_files()]
 
 
-def join_hf_dataset(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
+def join_hf_dataset(parts: Sequence[Path], output: Path, layout: Layout = DEFAULT_LAYOUT) -> None:
     """A folder with the rows of Parquet files.
 
-    `save_to_disk` itself would put the bytes of all videos that are paths into it, and fail where one is missing.
+    `save_to_disk` itself would put the bytes of all videos that are paths into it, and fail where one is missing. Here
+    paths become relative to the folder, or with videos the bytes of those that have captions go along.
     """
     folder = TemporaryFolder(output)
     folder.create()
     try:
         with writing(output):
-            _save(parts, folder.path)
+            _save(parts, folder.path, _Videos(output.resolve(), layout))
         folder.commit()
     finally:
         folder.discard()
 
 
-def _save(parts: Sequence[Path], folder: Path) -> None:
+def _save(parts: Sequence[Path], folder: Path, videos: _Videos) -> None:
     from datasets import DatasetInfo, Features
     from datasets.arrow_writer import ArrowWriter
 
     schema = file_schema(parts[-1])
-    features = Features.from_arrow_schema(schema)
+    features = videos.features(Features.from_arrow_schema(schema))
     names = [f"data-{number:05}-of-{len(parts):05}.arrow" for number in range(len(parts))]
     for part, name in zip(parts, names, strict=True):
         with ArrowWriter(features=features, path=str(folder / name)) as writer:
             for table in tables(part, schema, where=folder):
-                writer.write_table(table)
+                for one in videos.tables(table, features.arrow_schema):
+                    writer.write_table(one)
             writer.finalize()
     DatasetInfo(features=features).write_to_directory(str(folder))
     (folder / STATE).write_text(json.dumps(_state(folder, names), indent=2), "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class _Videos:
+    """What becomes of the videos of rows in a saved data set."""
+
+    folder: Path
+    """The data set."""
+    layout: Layout
+    """Which fields hold the video and its captions."""
+
+    def features(self, features: Any) -> Any:
+        """The columns, with `Video` for that of the videos where they go along."""
+        from datasets import Features, Video
+
+        if not self.layout.with_videos or self.layout.video_field not in features:
+            return features
+        return Features({**features, self.layout.video_field: Video()})
+
+    def tables(self, table: Any, schema: Any) -> Iterator[Any]:
+        """The same rows with their videos in the form of the data set; few at a time where they have bytes."""
+        import pyarrow as pa
+
+        field = self.layout.video_field
+        if field is None or field not in table.column_names:
+            yield table
+            return
+        place = table.column_names.index(field)
+        form = schema.field(field)
+        if not self.layout.with_videos:
+            if pa.types.is_string(form.type) or pa.types.is_large_string(form.type):
+                paths = [self._relative(video) for video in table.column(place).to_pylist()]
+                table = table.set_column(place, form, pa.array(paths, form.type))
+            yield table
+            return
+        for number in range(table.num_rows):
+            row = table.slice(number, 1)
+            value = self._whole(row.column(place)[0].as_py(), is_captioned=self._is_captioned(row))
+            yield row.set_column(place, form, pa.array([value], form.type))
+
+    def _is_captioned(self, row: Any) -> bool:
+        name = self.layout.caption_field
+        return name in row.column_names and bool(row.column(name)[0].as_py())
+
+    def _relative(self, video: str | None) -> str | None:
+        """A path relative to the data set, as that is read again; an address as it is."""
+        path = self._path(video)
+        return video if path is None else Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def _path(self, video: str | None) -> Path | None:
+        """The file of a path; None: it lies elsewhere than on this machine."""
+        if not video or "://" in video:
+            return None
+        root = self.layout.root
+        if not video.startswith("/") and not isinstance(root, Path):
+            return None
+        path = Path(root if isinstance(root, Path) else "", video).absolute()
+        return path.parent.resolve() / path.name
+
+    def _whole(self, video: Any, *, is_captioned: bool) -> Any:
+        """A value of `Video`: the bytes of a video that has captions, under its name."""
+        if isinstance(video, bytes):
+            return {"bytes": video, "path": None}
+        name, data = (video.get("path"), video.get("bytes")) if isinstance(video, dict) else (video, None)
+        path = self._path(name)
+        if data is None and is_captioned and path is not None:
+            with opened_video(str(path), self.layout) as file:
+                data = None if file is None else file.read(MAX_VALUE_BYTES + 1)
+            data = None if data is None or len(data) > MAX_VALUE_BYTES else data
+        if data is not None:
+            return {"bytes": data, "path": name and Path(name).name}
+        return None if name is None else {"bytes": None, "path": self._relative(name)}
 
 
 def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:

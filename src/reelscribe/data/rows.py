@@ -130,7 +130,7 @@ class VideoForm:
     def wrap(self, row: Sample) -> Sample:
         """The video as a list of one, the row's text as its original caption, and the fields that steer the run."""
         start, end = self.names.window_keys
-        sample = {key: _number(row[key]) for key in (start, end) if key in row}
+        sample = {key: number_of(row[key]) for key in (start, end) if key in row}
         if self.names.prompt_key in row:
             sample[self.names.prompt_key] = row[self.names.prompt_key]
         text = row.get(self.names.text_key)
@@ -235,7 +235,7 @@ def _first_failure(outcome: Outcome) -> Any:
     return None
 
 
-def _number(value: Any) -> Any:
+def number_of(value: Any) -> Any:
     """Seconds that a format without numbers gave as a string; other values as they are."""
     if not isinstance(value, str):
         return value

@@ -9,16 +9,19 @@ from typing import Any
 
 from ..errors import DataError, SettingsError
 from ..stores import AnyPath
-from ..video.limits import DEFAULT_LIMITS, ReadLimits
 from .base import DEFAULT_LAYOUT, Format, Layout, NewFields, Sink, by_suffix
 from .delimited import join_delimited
 from .hf_dataset import is_hf_dataset, join_hf_dataset
 from .jsonl import JsonlSink, join_lines
 from .lance_dataset import is_lance, join_lance
+from .links import check_file
 from .parquet import ParquetSink, file_schema, join_parquet
+from .pieces import CUTS
 from .videofolder import join_videofolder, metadata_path
 from .webdataset import TarSink, is_shards, join_shards, join_tar
 
+WITH_VIDEOS = ("tar", "webdataset", "videofolder", "datasets")
+"""Formats that have room for the videos of other files."""
 SHARD_ROWS = 1000
 """Rows of the input in a shard."""
 
@@ -61,40 +64,52 @@ class Target:
     """What the format must know of the rows."""
 
     @classmethod
-    def of(cls, output: Path, *, format: str | None = None, with_videos: bool = False) -> Target:  # noqa: A002
+    def of(
+        cls,
+        output: Path,
+        *,
+        format: str | None = None,  # noqa: A002
+        with_videos: bool = False,
+        cut: str | None = None,
+    ) -> Target:
         """The target with this name.
 
         Args:
             output: a file, or a folder.
             format: a name in `BY_NAME`; None: by the suffix.
             with_videos: whether the videos themselves go to the output.
+            cut: how the parts that rows are about are cut out of their videos, one of `CUTS`; None: they are not.
 
         Raises:
             DataError: the suffix is unknown.
-            SettingsError: the format is unknown, or cannot hold videos.
+            SettingsError: the format is unknown, or cannot hold videos, or their parts.
         """
         if format is not None and format not in BY_NAME:
             raise SettingsError(f"there is no format {format!r}; there are {', '.join(BY_NAME)}")
         made = by_suffix(BY_SUFFIX, output, role="output") if format is None else BY_NAME[format]
-        if with_videos and made.name not in ("tar", "webdataset", "videofolder"):
+        if with_videos and made.name not in WITH_VIDEOS:
             raise SettingsError(
-                f"{made.name} has no room for the videos of other files; --with-videos is for .tar, webdataset and "
-                "videofolder"
+                f"{made.name} has no room for the videos of other files; --with-videos is for .tar, webdataset, "
+                "videofolder and datasets"
+            )
+        if cut is not None and (cut not in CUTS or made.name != "videofolder" or not with_videos):
+            raise SettingsError(
+                f"--cut is {' or '.join(CUTS)}, and goes with --format videofolder and --with-videos; got {cut!r} for "
+                f"{made.name}{'' if with_videos else ' without videos'}"
             )
         path = metadata_path(output) if made.name == "videofolder" else output
-        return cls(path, made, Layout(with_videos=with_videos))
+        return cls(path, made, Layout(with_videos=with_videos, cut=cut))
 
     def laid_out(
-        self,
-        *,
-        video_field: str | None,
-        caption_field: str | None,
-        root: AnyPath | None,
-        limits: ReadLimits = DEFAULT_LIMITS,
+        self, *, video_field: str | None, caption_field: str | None, root: AnyPath | None, **more: Any
     ) -> Target:
-        """The target for rows with these fields, whose videos may be read within these limits."""
-        layout = replace(self.layout, video_field=video_field, caption_field=caption_field, root=root, limits=limits)
+        """The target for rows with these fields; `more` are other fields of the layout."""
+        layout = replace(self.layout, video_field=video_field, caption_field=caption_field, root=root, **more)
         return replace(self, layout=layout)
+
+    def with_layout(self, **changes: Any) -> Target:
+        """The target with other values in its layout."""
+        return replace(self, layout=replace(self.layout, **changes))
 
     @property
     def is_folder(self) -> bool:
@@ -107,6 +122,8 @@ class Target:
         Raises:
             DataError: it does, or a folder is where a file must go.
         """
+        if self.format.name == "videofolder":  # the run chose the name in the folder
+            check_file(self.path, "the table")
         if not self.path.is_dir():
             return
         own = self.format.is_own_folder

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import glob
+import hashlib
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -12,17 +13,36 @@ from types import TracebackType
 from ..errors import DataError
 from .base import writing
 
+LONGEST_LABEL = 200
+"""Bytes of a final name that are part of a temporary one: file systems allow 255, with what is added."""
+
+
+_MARK = r"\.\d+-[0-9a-f]{6}"
+"""What tells the names of one process from those of others."""
+
 
 def remove_leftovers(*finals: Path) -> None:
     """Remove what processes that were killed left of these files; only where no other process can be writing them."""
     for final in finals:
         target = final.resolve()
-        for path in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
-            path.unlink(missing_ok=True)
+        ours = re.compile(rf"\.+{re.escape(_label(target.name))}{_MARK}\.(part|jsonl)({_MARK}\.part)?")
+        for path in target.parent.glob(".*"):
+            if not ours.fullmatch(path.name):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _beside(final: Path) -> Path:
-    return final.with_name(f".{final.name}.{os.getpid()}-{secrets.token_hex(3)}.part")
+    return final.with_name(f".{_label(final.name)}.{os.getpid()}-{secrets.token_hex(3)}.part")
+
+
+def _label(name: str) -> str:
+    """The name, or a digest of one that leaves no room for more."""
+    data = os.fsencode(name)
+    return name if len(data) <= LONGEST_LABEL else hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class FileSink:
@@ -47,10 +67,15 @@ class FileSink:
 
 
 class TemporaryFile:
-    """A name beside the final one to write to; `commit` renames it, `discard` removes it."""
+    """A name beside the final one to write to; `commit` renames it, `discard` removes it.
 
-    def __init__(self, final: Path) -> None:
-        self.final = final.resolve()
+    Args:
+        final: the final name.
+        follow: whether a link of that name is followed, and its target replaced; else the link itself would be.
+    """
+
+    def __init__(self, final: Path, *, follow: bool = True) -> None:
+        self.final = final.resolve() if follow else final.parent.resolve() / final.name
         self.path = _beside(self.final)
         self._done = False
 

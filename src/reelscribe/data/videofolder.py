@@ -1,23 +1,34 @@
 """Captions as trainers of video models expect them: a `.txt` beside each clip, and `metadata.jsonl` or `metadata.csv`.
 
 The table is in the `videofolder` layout of the `datasets` library: `file_name` relative to its folder, `caption`, and
-the fields of the row. A video that got no caption is in neither.
+the fields of the row. A row with a time window of its own is about a part of its video, and its files are named by it.
+A video that got no caption is in neither. What is there already stays, and nothing is written through links.
 """
 
 from __future__ import annotations
 
+import filecmp
+import os
+import re
+import tempfile
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from ..record import Sample
+from ..errors import DataError, SettingsError
+from ..plan import has_own_window, window_of
+from ..record import Sample, TimeWindow
 from ..stores import StoredPath
-from .base import Layout, writing
+from .base import WHOLE, Layout, writing
 from .delimited import join_delimited
 from .jsonl import JsonlSink, JsonlSource, join_lines
+from .links import check_file, check_folders
 from .media import copy_video
+from .pieces import Piece, piece_name, piece_suffix, waiting_path
+from .rows import number_of
 from .temporary import TemporaryFile
 
 METADATA = "metadata.jsonl"
@@ -25,6 +36,11 @@ METADATA = "metadata.jsonl"
 NAMES = (METADATA, "metadata.csv")
 """What the table can be called."""
 FILE_NAME, CAPTION = "file_name", "caption"
+CARD = "README.md"
+"""What tells `datasets` and the hub how the folder is loaded."""
+LONGEST_NAME = 255
+"""Bytes of a name that file systems allow."""
+WAYS_OUT = "move it away, or replace it (--overwrite)"
 
 
 def metadata_path(output: Path) -> Path:
@@ -41,15 +57,75 @@ def metadata_path(output: Path) -> Path:
 
 
 def join_videofolder(parts: Sequence[Path], output: Path, layout: Layout) -> None:
-    """Captions beside the videos, then the table."""
+    """Captions, and videos if they are wanted, in their places, then the card and the table."""
+    suffixes = set[str]()
     with _lines(output) as lines:
         for part in parts:
             for row in JsonlSource(part):
                 made = _placed(row, output.parent, layout)
                 if made is not None:
                     lines.write(made)
+                    suffixes.add(Path(made[FILE_NAME]).suffix)
         lines.commit()
+        _write_card(output, suffixes)
         (join_delimited if output.suffix == ".csv" else join_lines)([lines.path], output)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the video and the captions of a row go."""
+
+    source: Path
+    """The video that the row names."""
+    name: str
+    """The video, or the part of it, relative to the folder of the table."""
+    text: str
+    """The captions, likewise."""
+    window: TimeWindow | None = None
+    """The part that is cut out; None: the video stays whole."""
+
+
+def place_of(row: Sample, folder: Path, layout: Layout) -> Place:
+    """Where the video and the captions of a row go.
+
+    Raises:
+        DataError: the video is no file, or lies elsewhere and is not to be copied.
+        SettingsError: the row's time window is none.
+    """
+    video = row[layout.video_field or ""]
+    source, name = video_path(video, layout), planned_name(video, folder, layout)
+    window, is_own = _window(row, layout)
+    is_cut = layout.cut is not None and window != WHOLE
+    if window == WHOLE or not (is_own or is_cut):
+        return Place(source, name, sidecar(Path(name)).as_posix())
+    stem = f"{Path(name).with_suffix('').as_posix()}.{piece_name(window)}"
+    if not is_cut:
+        return Place(source, name, f"{stem}.txt")
+    return Place(source, stem + piece_suffix(Path(name).suffix, layout.cut or ""), f"{stem}.txt", window)
+
+
+def _window(row: Sample, layout: Layout) -> tuple[TimeWindow, bool]:
+    """The part of its video that a row is about, and whether it says so itself."""
+    fields = layout.window_fields
+    if fields is None:
+        return layout.window, False
+    own = {name: number_of(row.get(name)) for name in fields}
+    return window_of(own, fields, default=layout.window), has_own_window(own, fields)
+
+
+def piece_of(row: Sample, folder: Path, layout: Layout) -> Piece | None:
+    """The part that is cut out for a row; None: nothing is."""
+    if layout.cut is None or layout.pieces is None:
+        return None
+    return _piece(place_of(row, folder, layout), folder.resolve(), layout)
+
+
+def _piece(place: Place, base: Path, layout: Layout) -> Piece | None:
+    if place.window is None or layout.cut is None or layout.pieces is None:
+        return None
+    target = base / place.name
+    waiting = waiting_path(layout.pieces, Path(place.name), layout.cut)
+    return Piece(place.source, place.window, layout.cut, target, waiting)
 
 
 def check_videos(rows: Iterable[Sample], output: Path, layout: Layout, *, fresh: bool) -> None:
@@ -58,24 +134,136 @@ def check_videos(rows: Iterable[Sample], output: Path, layout: Layout, *, fresh:
     Args:
         rows: the rows of the source.
         output: the table.
-        layout: which field holds the video.
-        fresh: whether a `.txt` that is there is none of this run's own.
+        layout: which fields hold the video and its window, and whether videos are copied or cut.
+        fresh: whether what is there is none of this run's own.
 
     Raises:
-        DataError: a video is no file, or lies elsewhere; two share a name; a `.txt` is there already.
+        DataError: a video is no file, or lies elsewhere; two rows share a name; another file is there already, or a
+            link, or a folder.
     """
     if layout.video_field is None:
         raise DataError("a videofolder needs rows with one video each; these have lists of videos")
-    taken: dict[Path, Any] = {}
+    check = _Check(output.parent, layout, fresh=fresh)
+    check_file(output, "the table")
     for row in rows:
-        video = row.get(layout.video_field)
-        if video in (None, ""):
-            continue
-        text = sidecar(output.parent / planned_name(video, output.parent, layout))
-        if taken.setdefault(text, video) != video:
-            raise DataError(f"the captions of {taken[text]!r} and {video!r} would share the file {str(text)!r}")
-        if fresh and text.exists():
-            raise DataError(f"{str(text)!r} is there already: move it away, or replace it (--overwrite)")
+        if row.get(layout.video_field) not in (None, ""):
+            check.row(row, row[layout.video_field])
+
+
+class _Check:
+    """Whether rows can be placed, given what is there and the rows before them."""
+
+    def __init__(self, folder: Path, layout: Layout, *, fresh: bool) -> None:
+        self._folder, self._base = folder, folder.resolve()
+        self._layout, self._fresh = layout, fresh
+        self._texts = _Names(self._base)
+        self._videos = _Names(self._base)
+        self._known_ways = set[Path]()
+
+    def row(self, row: Sample, video: Any) -> None:
+        """Raise `DataError` if this one cannot be."""
+        try:
+            place = place_of(row, self._folder, self._layout)
+        except SettingsError:  # the row fails, and has no place
+            return
+        for name in (place.name, place.text):
+            if len(os.fsencode(Path(name).name)) > LONGEST_NAME:
+                raise DataError(f"the name {name!r} has more than {LONGEST_NAME} bytes: rename the video")
+            self._check_way((self._base / name).parent)
+        self._check_text(place, video)
+        self._check_video(place)
+
+    def _check_text(self, place: Place, video: Any) -> None:
+        path = self._folder / place.text
+        other = self._texts.put(place.text, video)
+        if other is not None:
+            raise DataError(_shared(other, video, path, self._layout))
+        check_file(path, "the caption file")
+        if self._fresh and path.exists():
+            raise DataError(f"{str(path)!r} is there already: {WAYS_OUT}")
+
+    def _check_video(self, place: Place) -> None:
+        target = self._base / place.name
+        other = self._videos.put(place.name, [place.source, place.window])
+        if other is not None and other != [place.source, place.window]:
+            raise DataError(
+                f"{str(other[0])!r} and {str(place.source)!r} would share the file {str(target)!r}: rename one"
+            )
+        piece = _piece(place, self._base, self._layout)
+        if piece is not None:
+            check_file(target, "the part of a video")
+            if os.path.lexists(target) and not (piece.is_own or self._layout.replaces):
+                raise DataError(f"{str(target)!r} is there already: {WAYS_OUT}")
+        elif other is None and target != place.source:
+            _check_copy(place.source, target, layout=self._layout, shallow=not self._fresh)
+
+    def _check_way(self, folder: Path) -> None:
+        if folder not in self._known_ways:
+            check_folders(folder, self._base, "the folder")
+            self._known_ways.add(folder)
+
+
+class _Names:
+    """Names in a folder, and whose they are."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._owners = dict[str, Any]()
+        self._exact = dict[str, str]()
+
+    def put(self, name: str, owner: Any) -> Any:
+        """Take a name for an owner; who has it already, or on this file system one that counts as the same."""
+        same = unicodedata.normalize("NFC", name).casefold()
+        if name not in self._owners and same in self._exact and ignores_case(self._folder):
+            name = self._exact[same]
+        self._exact.setdefault(same, name)
+        if name in self._owners:
+            return self._owners[name]
+        self._owners[name] = owner
+        return None
+
+
+def ignores_case(folder: Path) -> bool:
+    """Whether names that differ in case alone are one, in a folder or where it will be."""
+    there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
+    with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".reelscribe-A", dir=there) as file:
+        return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
+    return False
+
+
+def _shared(other: Any, video: Any, path: Path, layout: Layout) -> str:
+    if other != video:
+        return f"the captions of {other!r} and {video!r} would share the file {str(path)!r}: rename one"
+    fields = " and ".join(map(repr, layout.window_fields or ()))
+    return (
+        f"the captions of two rows of {video!r} would share the file {str(path)!r}: give each a time window of its own "
+        f"({fields}), leave one out, or write another format, such as .jsonl"
+    )
+
+
+def _check_copy(source: Path, target: Path, *, layout: Layout, shallow: bool) -> bool:
+    """Whether a video is still to be copied.
+
+    Raises:
+        DataError: another one has its name.
+    """
+    if not os.path.lexists(target):
+        return True
+    if not source.exists() or _is_same(source, target, shallow=shallow):  # what does not exist fails as a row
+        return False
+    check_file(target, "the copy of a video")
+    if not layout.replaces:
+        raise DataError(f"{str(target)!r} is there already, and is another video than {str(source)!r}: {WAYS_OUT}")
+    return True
+
+
+def _is_same(one: Path, other: Path, *, shallow: bool) -> bool:
+    """Whether two files hold the same; with `shallow` the same size and time of change are enough."""
+    filecmp.clear_cache()  # it goes by times, too
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=shallow)
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -92,21 +280,56 @@ def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
     """The row of the table, once its caption lies beside its video."""
     assert layout.video_field is not None
     assert layout.caption_field is not None
-    captions = row.pop(layout.caption_field) or []
-    video = row.pop(layout.video_field)
-    if video in (None, ""):
+    captions = row[layout.caption_field] or []
+    try:
+        place = place_of(row, folder, layout) if row[layout.video_field] not in (None, "") else None
+    except SettingsError:  # the row failed
+        place = None
+    if place is None:
         return None
-    name = planned_name(video, folder, layout)
-    text = sidecar(folder / name)
+    row = {name: value for name, value in row.items() if name not in (layout.caption_field, layout.video_field)}
+    base = folder.resolve()
+    text = base / place.text
     if layout.keep is not None:
-        captions = layout.keep({FILE_NAME: name, **row}, text, captions)
+        captions = layout.keep({**_beside_ours(row), FILE_NAME: place.name}, text, captions)
     if not captions:
         return None
-    _copy(video, layout, folder.resolve() / name)
+    check_folders((base / place.name).parent, base, "the folder")
+    _place_video(place, base, layout)
     if layout.keep is None or caption_lines(text) != [" ".join(one.split()) for one in captions]:
         _write_text(text, "\n".join(" ".join(one.splitlines()) for one in captions))
     more = {layout.caption_field: captions} if len(captions) > 1 else {}
-    return {FILE_NAME: name, CAPTION: captions[0], **row, **more}
+    return {FILE_NAME: place.name, CAPTION: captions[0], **_beside_ours(row), **more}
+
+
+def _beside_ours(row: Sample) -> Sample:
+    """The fields of the row; those that are called like ours get another name."""
+    made = dict(row)
+    for name in (FILE_NAME, CAPTION):
+        if name in made:
+            other = f"original_{name}"
+            while other in made:
+                other = f"original_{other}"
+            made[other] = made.pop(name)
+    return made
+
+
+def _place_video(place: Place, base: Path, layout: Layout) -> None:
+    """See that the video, or its part, has its name in the folder."""
+    target, piece = base / place.name, _piece(place, base, layout)
+    if piece is None:
+        if target != place.source and _check_copy(place.source, target, layout=layout, shallow=True):
+            _copy(place.source, target, layout)
+        return
+    if not piece.waiting.is_file():
+        if piece.is_own:
+            return
+        raise DataError(f"the part {str(target)!r} was cut and is gone: start from scratch (--overwrite)")
+    check_file(target, "the part of a video")
+    if os.path.lexists(target) and not (piece.is_own or layout.replaces):
+        raise DataError(f"{str(target)!r} is there already: {WAYS_OUT}")
+    with writing(target):
+        piece.place()
 
 
 def caption_lines(text: Path) -> list[str] | None:
@@ -159,28 +382,60 @@ def video_path(video: Any, layout: Layout) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _copy(video: Any, layout: Layout, target: Path) -> None:
-    """Copy a video that is not there yet, if it may still be read."""
-    path = video_path(video, layout)
-    if target.exists() and target.stat().st_size == path.stat().st_size:
-        return
-    temporary = TemporaryFile(target)
+def _copy(path: Path, target: Path, layout: Layout) -> None:
+    """Copy a video, if it may still be read, with its time of change."""
+    temporary = TemporaryFile(target, follow=False)
     temporary.create()
     try:
         with writing(target):
             if not copy_video(str(path), layout, temporary.path):
                 raise DataError(f"cannot copy {str(path)!r}: it is gone, or may not be read any more")
+            status = path.stat()
+            os.utime(temporary.path, ns=(status.st_atime_ns, status.st_mtime_ns))
         temporary.commit()
     finally:
         temporary.discard()
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = TemporaryFile(path)
+    check_file(path, "the file")
+    temporary = TemporaryFile(path, follow=False)
     temporary.create()
     try:
         with writing(path):
             temporary.path.write_text(text, "utf-8", "backslashreplace")
-            temporary.path.replace(path)
+            temporary.path.replace(temporary.final)
     finally:
         temporary.discard()
+
+
+def _write_card(output: Path, suffixes: Iterable[str]) -> None:
+    """Say how the folder is loaded, unless it has a card that is not of such a run.
+
+    Without it, `datasets` takes the format that most files have, which are texts.
+    """
+    path = output.with_name(CARD)
+    if os.path.lexists(path) and not _is_own_card(path):
+        return
+    patterns = [output.name, *sorted(f"**/*{suffix}" for suffix in suffixes if suffix[1:].isalnum())]
+    if len(patterns) > 1:
+        _write_text(path, card(patterns))
+
+
+def card(patterns: Sequence[str]) -> str:
+    """A data set card whose only configuration has the files of these patterns."""
+    listed = "".join(f'          - "{pattern}"\n' for pattern in patterns)
+    return (
+        "---\nconfigs:\n  - config_name: default\n    data_files:\n      - split: train\n        path:\n"
+        f"{listed}---\n\nVideos with captions, written by reelscribe: `file_name` and `caption` in `{patterns[0]}`.\n"
+    )
+
+
+def _is_own_card(path: Path) -> bool:
+    """Whether a card is as such a run writes it, and may be written again."""
+    try:
+        text = "" if path.is_symlink() else path.read_text("utf-8")
+    except (OSError, ValueError):
+        return False
+    patterns = re.findall(r'^          - "([^"\n]+)"$', text, re.MULTILINE)
+    return bool(patterns) and text == card(patterns)

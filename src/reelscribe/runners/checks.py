@@ -10,27 +10,80 @@ from pathlib import Path
 from ..batches import fields_until
 from ..data import Source, Target
 from ..data.folder import VIDEO_FIELD, VideoFileSource
+from ..data.links import check_file
 from ..data.rows import FieldNames, RowForm, VideoForm
 from ..data.videofolder import check_videos, video_path
 from ..errors import DataError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..stores import AnyPath
-from ..video.limits import ReadLimits
-from .journal import remove_run, run_folder
+from .journal import PIECES, REPLACES, Journal, remove_run, run_folder
 
 
-def laid_out(target: Target, form: RowForm, root: AnyPath, limits: ReadLimits) -> Target:
-    """The target for rows of this form, whose videos may be read within these limits."""
-    if isinstance(form, VideoForm):
-        return target.laid_out(video_field=form.column, caption_field=form.caption_key, root=root, limits=limits)
-    return target.laid_out(video_field=None, caption_field=None, root=root, limits=limits)
+def laid_out(target: Target, form: RowForm, operator: VideoCaptioningFromVLMMapper, source: Source) -> Target:
+    """The target for rows of this form."""
+    root = operator.video_root or source.folder
+    if not isinstance(form, VideoForm):
+        return target.laid_out(video_field=None, caption_field=None, root=root, limits=operator.limits)
+    folder = run_folder(target.path)
+    return target.laid_out(
+        video_field=form.column,
+        caption_field=form.caption_key,
+        root=root,
+        limits=operator.limits,
+        window_fields=operator.planner.window_keys,
+        window=operator.planner.window,
+        pieces=(folder / PIECES).absolute() if target.layout.cut is not None else None,
+    )
+
+
+def may_replace(target: Target, *, overwrite: bool) -> Target:
+    """The target, with leave to replace videos that are there: now, or of a run that has it and was ended."""
+    return target.with_layout(replaces=overwrite or (run_folder(target.path) / REPLACES).is_file())
+
+
+def remember_leave(journal: Journal, target: Target) -> None:
+    """Keep that the run may replace videos, for when it goes on without being told so."""
+    if target.layout.replaces:
+        (journal.folder / REPLACES).touch()
+
+
+def forget_leave(journal: Journal) -> None:
+    """The output is made: what comes later must be told anew."""
+    (journal.folder / REPLACES).unlink(missing_ok=True)
+
+
+def check_failures_place(failures: Path, *, is_named: bool) -> None:
+    """Stop before a run whose failures could not be written.
+
+    Args:
+        failures: their file.
+        is_named: whether the user named it; else nothing is written through a link of that name.
+
+    Raises:
+        DataError: a folder is there, or such a link.
+    """
+    check_file(failures.resolve() if is_named else failures, "the file of failures")
 
 
 def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: bool) -> None:
     """Stop early where captions could not be placed."""
+    if target.format.name == "datasets" and target.layout.with_videos and target.layout.video_field is None:
+        raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
+    if target.layout.cut is not None and _is_read_with(target.path, source):
+        raise DataError(
+            f"parts of videos in {str(target.path.parent)!r} would be read with the folder {str(source.path)!r} the "
+            "next time; name another folder for the output"
+        )
     if target.format.name == "videofolder":
         fresh = not overwrite and not run_folder(target.path).exists()
         check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
+
+
+def _is_read_with(path: Path, source: Source) -> bool:
+    """Whether videos beside a file are rows of the source."""
+    if not isinstance(source, VideoFileSource) or not isinstance(source.path, Path) or not source.path.is_dir():
+        return False
+    return path.resolve().is_relative_to(source.path.resolve())
 
 
 def check_copies(target: Target, source: Source, *, limit: int | None) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,16 +18,13 @@ from ..errors import DataError, SettingsError
 from ..stores import STORES, StoredPath, scheme_of
 from .failures import FAILURES_SUFFIX
 from .journal import run_folder
-
-STATE_VARIABLE = "XDG_STATE_HOME"
-"""Environment variable that names the folder for what a user's programs keep."""
+from .known_runs import state_folder
 
 
 def local_place(address: StoredPath) -> Path:
     """Where the output for an address is made, with the journal beside it."""
-    state = Path(os.environ.get(STATE_VARIABLE) or Path.home() / ".local/state")
     digest = hashlib.blake2b(address.url.encode(), digest_size=8).hexdigest()
-    return state / "reelscribe/runs" / digest / address.name
+    return state_folder() / "runs" / digest / address.name
 
 
 def check_destination(address: StoredPath, *, format: str | None, overwrite: bool) -> None:  # noqa: A002

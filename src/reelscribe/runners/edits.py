@@ -25,9 +25,9 @@ from ..data.base import writing
 from ..data.delimited import DelimitedSource
 from ..data.jsonl import JsonlSource
 from ..data.rows import FieldNames, RowForm, VideoForm, VideosForm
-from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, planned_name, sidecar
+from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of
 from ..data.webdataset import KEY, captioned_samples, without_bytes
-from ..errors import DataError
+from ..errors import DataError, SettingsError
 from ..record import Sample
 from .journal import Journal, WrittenRow
 from .own_files import kept_name
@@ -108,11 +108,12 @@ class Digests:
 
     def place(self, row: Sample) -> tuple[str, str] | None:
         """Where the video and the captions of a row go in a videofolder, relative to its table; None: nowhere."""
-        videos = self.form.videos(row) if self.is_videofolder else ()
-        with suppress(DataError):
-            for video in videos:
-                name = planned_name(video, self.target.path.parent, self.target.layout)
-                return name, sidecar(Path(name)).as_posix()
+        layout = self.target.layout
+        if not self.is_videofolder or layout.video_field is None or row.get(layout.video_field) in (None, ""):
+            return None
+        with suppress(DataError, SettingsError):
+            place = place_of(row, self.target.path.parent, layout)
+            return place.name, place.text
         return None
 
     @property

@@ -93,6 +93,7 @@ class RunIdentity:
         rows |= {"input": _place(source.path), "input_files": _input_digest(source), "limit": limit}
         rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
         rows |= {"with_videos": True} if target.layout.with_videos else {}
+        rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
@@ -191,6 +192,7 @@ def command_of(
     failures: Path | None,
     format: str | None = None,  # noqa: A002
     with_videos: bool = False,
+    cut: str | None = None,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
     given = portable_parameters(operator)
@@ -211,6 +213,7 @@ def command_of(
         "failures": None if failures is None else str(failures.absolute()),
         "format": format,
         "with_videos": with_videos,
+        "cut": cut,
         "parameters": _plain(given),
     }
 

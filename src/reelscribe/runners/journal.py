@@ -18,14 +18,22 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
+from ..data.links import check_file, check_folder, check_sole_name, check_tree
+from ..data.videofolder import NAMES as TABLE_NAMES
 from ..errors import DataError
 from ..record import Candidate, CaptionResult, Failure, RequestId, Sample, Usage
 
 DATABASE = "journal.sqlite"
 OWNER = "owner.json"
 PARTS = "parts"
+PIECES = "pieces"
+"""Parts of videos that wait for the output, and what tells those that are in it."""
+REPLACES = "replaces"
+"""A file that says that the run may replace videos of the same name."""
+KEPT_FROM_UPLOADS = Path(".cache", "huggingface", "reelscribe")
+"""Folder in a data set that uploads to the hub, and `datasets`, leave out."""
 VERSION = 1
 """Of the tables below."""
 
@@ -65,13 +73,32 @@ UNKNOWN = "unknown"
 
 
 def run_folder(output: Path) -> Path:
-    """Where the journal and the parts of a run with this output are.
+    """Where the journal and the parts of a run with this output are: beside it, and where the output is the table of a
+    folder that is a data set itself, where uploads of that folder leave it out.
 
-    >>> run_folder(Path("out.jsonl"))
-    PosixPath('.out.jsonl.run')
+    >>> run_folder(Path("out.jsonl")), run_folder(Path("clips/metadata.jsonl"))
+    (PosixPath('.out.jsonl.run'), PosixPath('clips/.cache/huggingface/reelscribe/metadata.jsonl.run'))
     """
     output = settled(output)
-    return output.with_name(f".{output.name}.run")
+    beside = output.with_name(f".{output.name}.run")
+    if output.name not in TABLE_NAMES or os.path.lexists(beside):  # runs of earlier versions go on where they are
+        return beside
+    return output.parent / KEPT_FROM_UPLOADS / f"{output.name}.run"
+
+
+def check_run_folder(folder: Path) -> None:
+    """See that nothing in a run's folder, which lies in a folder that may be anybody's, leads elsewhere.
+
+    Raises:
+        DataError: it, a folder that was made for it, or something in it is a link.
+    """
+    above = [place for place in folder.parents if place.name in KEPT_FROM_UPLOADS.parts]
+    for place in reversed(above if folder.parent.name == KEPT_FROM_UPLOADS.name else []):
+        check_folder(place, "the folder")
+    check_tree(folder, "the folder of the run")
+    check_sole_name(folder / DATABASE, "the journal")
+    for name in (OWNER, *(DATABASE + end for end in ("-wal", "-shm", "-journal"))):
+        check_file(folder / name, "a file of the run")
 
 
 def settled(output: Path) -> Path:
@@ -135,8 +162,10 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        check_run_folder(folder)
         with self._errors():
             (folder / PARTS).mkdir(parents=True, exist_ok=True)
+            keep_from_git(folder)
             self._db = self._open()
             self._inode = (folder / DATABASE).stat().st_ino
         self._looked = time.monotonic()
@@ -206,6 +235,7 @@ class Journal:
     def remove(self) -> None:
         """Remove it, and let go of it."""
         shutil.rmtree(self.folder, ignore_errors=True)
+        remove_empty_parents(self.folder)
         self.close()
 
     def close(self) -> None:
@@ -235,7 +265,11 @@ class Journal:
         """Who holds it, for messages only: the hold itself is the database's."""
         path = self.folder / OWNER
         if write:
-            path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), "utf-8")
+            temporary = path.with_name(f"{OWNER}.{os.getpid()}")  # a new file: that one may have a second name
+            temporary.unlink(missing_ok=True)
+            with open_new(temporary) as file:
+                file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+            temporary.replace(path)
             return ""
         try:
             owner = json.loads(path.read_text("utf-8"))
@@ -363,6 +397,14 @@ class Journal:
             rows = ((*id_, digest, failed, payload_of(result, mark)) for id_, digest, result, failed, mark in answers)
             db.executemany(_ADD, rows)
         self._may_know = True
+
+    def fail(self, id_: RequestId, failure: Failure) -> None:
+        """What was answered is of no use after all: the answer becomes this failure."""
+        payload = payload_of(CaptionResult(id_, failure=failure))
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE results SET kind = ?, payload = ? WHERE row = ? AND video = ?", (failure.kind, payload, *id_)
+            )
 
     def forget_failures(self, kinds: Iterable[str] | None) -> int:
         """Drop answers that are failures of these kinds (None: of any), and the parts; how many were dropped."""
@@ -531,13 +573,43 @@ def adopt_earlier_folder(output: Path) -> None:
         earlier.rename(folder)
 
 
+def keep_from_git(folder: Path) -> None:
+    """Let git leave out what is of this machine alone."""
+    with suppress(FileExistsError), open_new(folder / ".gitignore") as file:
+        file.write("*\n")
+
+
+def open_new(path: Path) -> IO[str]:
+    """A new file; one that is there, a link too, is an error."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    return open(os.open(path, flags, 0o666), "w", encoding="utf-8")  # noqa: PTH123 - a descriptor
+
+
+def remove_empty_parents(folder: Path) -> None:
+    """Remove the folders that were made for a run's folder, where nothing else is in them."""
+    for place in folder.parents:
+        if place.name not in KEPT_FROM_UPLOADS.parts or folder.parent.name != KEPT_FROM_UPLOADS.name:
+            return
+        with suppress(OSError):
+            place.rmdir()
+
+
 def remove_run(output: Path) -> None:
     """Remove what an earlier run with this output left; refuses while another process writes it.
 
     Raises:
         DataError: another process has it.
     """
-    folder = run_folder(output)
+    remove_run_folder(run_folder(output))
+
+
+def remove_run_folder(folder: Path) -> None:
+    """The same, for where it is.
+
+    Raises:
+        DataError: another process has it, or something in it is a link.
+    """
+    check_run_folder(folder)
     if not folder.exists():
         return
     try:
@@ -547,6 +619,25 @@ def remove_run(output: Path) -> None:
         if "another process" in str(exc):
             raise
         shutil.rmtree(folder)
+    remove_empty_parents(folder)
+
+
+def is_finished(folder: Path) -> bool | None:
+    """Whether the run of a folder is finished; None: a process has it.
+
+    Raises:
+        DataError: there is no journal, or it cannot be read, or something there is a link.
+    """
+    check_run_folder(folder)
+    try:
+        with closing(sqlite3.connect(f"{(folder / DATABASE).absolute().as_uri()}?mode=rw", timeout=0, uri=True)) as db:
+            db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            found = db.execute("SELECT value FROM facts WHERE name = 'finished'").fetchone()
+    except sqlite3.DatabaseError as exc:
+        if "locked" in str(exc):
+            return None
+        raise DataError(f"cannot read the journal in {str(folder)!r}: {exc}") from exc
+    return found is not None and found[0] == "true"
 
 
 def _usable(id_: RequestId, found: list[tuple[Any, ...]]) -> CaptionResult | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..data import SINKS, Source, Target, open_source, passed_over
 from ..data.base import by_suffix
+from ..data.pieces import remove_waiting
 from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
@@ -29,20 +30,26 @@ from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .checks import (
     check_copies,
+    check_failures_place,
     check_first_row,
     check_free,
     check_outputs,
     check_prompt_key,
     check_rows,
     field_names,
+    forget_leave,
     laid_out,
+    may_replace,
     relative_to,
+    remember_leave,
 )
+from .cutter import Cutter
 from .destination import bring_back, check_destination, local_place, upload
 from .edits import Digests, Edits
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
-from .journal import UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .journal import PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .known_runs import note_run
 from .marks import video_mark
 from .own_files import OwnFiles, is_output
 from .parts import PART_ROWS, PartedOutput
@@ -84,6 +91,9 @@ class RunSettings:
     """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
     with_videos: bool = False
     """Whether the videos go to the output too, where its format has room for them."""
+    cut: str | None = None
+    """How the parts of videos that rows are about are cut out for a `videofolder` with videos, `copy` or `exact`; None:
+    whole videos are copied."""
 
 
 def caption_file(
@@ -141,7 +151,11 @@ def run_file(
     local = local_place(place)
     if not (settings.overwrite or settings.discard_edits):
         bring_back(local, place)
-    summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
+    try:
+        summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
+    finally:
+        if run_folder(local).exists():
+            note_run(run_folder(local), place)
     beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
     moved = upload(local, place, failures=beside)
     summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
@@ -158,7 +172,7 @@ def _run_file(
     *,
     address: StoredPath | None = None,
 ) -> RunSummary:
-    target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
+    target = Target.of(output, format=settings.format, with_videos=settings.with_videos, cut=settings.cut)
     output = target.path
     adopt_earlier_folder(output)
     failures = settings.failures or failures_path(output)
@@ -166,9 +180,10 @@ def _run_file(
     source = open_source(input, images=operator.limits.allow_images, leave_out=own, is_output=is_output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
+    check_failures_place(failures, is_named=settings.failures is not None)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
-    target = laid_out(target, form, operator.video_root or source.folder, operator.limits)
+    target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
     check_first_row(target, source, form)
     check_copies(target, source, limit=settings.limit)
     check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
@@ -176,6 +191,8 @@ def _run_file(
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
+        remember_leave(journal, target)
+        note_run(journal.folder, output)
         watch = stack.enter_context(progress or NoProgress())
         run = make_run(operator, source, form, journal, watch, target, settings)
         run.leave_out = own
@@ -198,6 +215,7 @@ class Run:
         self._target = target
         self.summary = RunSummary(
             output=target.path,
+            run_folder=journal.folder,
             model=model_name(operator),
             is_served=bool(operator_servers(operator)),
             passed_over=dict(passed_over(source)),
@@ -221,6 +239,7 @@ class Run:
         discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
         self._edits = Edits(journal, self._digests, discard=discard)
         self._discard = discard
+        self._cutter = Cutter(target, operator.limits) if target.layout.cut is not None else None
 
     def run(self) -> RunSummary:
         """Do what is left to do."""
@@ -241,6 +260,8 @@ class Run:
                 self._end(parts)
             finally:
                 parts.close(keep=True)
+                if self._cutter is not None:
+                    self._cutter.close()
         return self.summary
 
     def _has_to_make(self) -> bool:
@@ -388,6 +409,7 @@ class Run:
             failures=self._settings.failures,
             format=self._settings.format,
             with_videos=self._settings.with_videos,
+            cut=self._settings.cut,
         )
         self._journal.keep(identity=self._identity.as_dict(), command=command, input_bytes=self._input_bytes)
 
@@ -442,6 +464,10 @@ class Run:
         rows = islice(self._source, first, self._settings.limit)
         try:
             times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
+        except BaseException:
+            if self._cutter is not None:  # what waits in line for a part is not to hold up the end
+                self._cutter.close()
+            raise
         finally:
             writer.close()
         writer.finish()
@@ -470,6 +496,8 @@ class Run:
             self.summary.failures_path = self._failures
         made = self._edits.made(self.summary.rows_out)
         self._journal.finish(made=made, joining=False, discard_edits=False, texts_kept=self._edits.texts_kept)
+        forget_leave(self._journal)
+        remove_waiting(self._journal.folder / PIECES)
         self._say_what_was_kept()
         self._say_growth()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
@@ -524,6 +552,7 @@ class Run:
         if found is None:
             return None
         self._answered[row] = self._answered.get(row, 0) + 1
+        self._cut_ahead(request, found)
         return found
 
     def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
@@ -548,6 +577,26 @@ class Run:
         """Keep an answer for another go."""
         mark = self._marks.pop(request.id, UNKNOWN)
         self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result), mark=mark)
+        self._cut_ahead(request, result)
+
+    def _cut_ahead(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Begin to cut out the part that an answer is about, beside the model."""
+        row = self._waiting.get(request.id.row)
+        if self._cutter is not None and row is not None and result.failure is None:
+            self._cutter.begin(request.id.row, row)
+
+    def _with_part(self, outcome: RowOutcome, row: Sample) -> RowOutcome:
+        """The outcome once the part of the video is cut out; where it cannot be, that is the row's failure."""
+        if self._cutter is None:
+            return outcome
+        if not outcome.captions:
+            self._cutter.forget(outcome.row)
+            return outcome
+        failure = self._cutter.end(outcome.row, row)
+        if failure is None:
+            return outcome
+        self._journal.fail(RequestId(outcome.row, 0), failure)
+        return replace(outcome, captions=[], finish_reasons=[], failures=[(0, failure)])
 
     def _failed(self, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
@@ -562,6 +611,7 @@ class Run:
 
     def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
         row = self._waiting.pop(outcome.row)
+        outcome = self._with_part(outcome, row)
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
         made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))

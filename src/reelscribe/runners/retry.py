@@ -62,6 +62,7 @@ def retry_file(
         failures=None if failures is None else Path(failures),
         format=command.get("format"),
         with_videos=command.get("with_videos", False),
+        cut=command.get("cut"),
     )
     try:
         return caption(operator, command["input"], place, progress=progress, settings=settings)

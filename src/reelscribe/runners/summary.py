@@ -100,6 +100,8 @@ class RunSummary(Counts):
     """Answers from before this run was started again whose rows are still to come."""
     remarks: list[str] = field(default_factory=list)
     """What was found out about the input and the output."""
+    run_folder: Path | None = None
+    """Where the run keeps its journal, for `retry` and for going on."""
     failures_path: AnyPath | None = None
     """Where the failures are, if there are any."""
     is_old: bool = False
@@ -183,6 +185,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "output", str(summary.output)
     if summary.failures_path is not None:
         yield "failures", str(summary.failures_path)
+    if summary.run_folder is not None:
+        yield "journal", f"{summary.run_folder} (`reelscribe runs` lists and removes them)"
     if summary.stages is not None:
         yield "bound", summary.stages.line()
 

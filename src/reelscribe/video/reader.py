@@ -128,7 +128,7 @@ def attempt(
                 if clip is not None:
                     return clip
                 with closing(OpenedVideo(source)) as video:
-                    times, timeline = _scan(video, window, limits)
+                    times, timeline = scan(video, window, limits)
                     read = _ClipReader(video, policy, window, limits, times.first, allocate)
                     return _decode(read, times, None if plain else timeline)
             finally:
@@ -138,10 +138,10 @@ def attempt(
     except SettingsError:
         raise
     except MemoryError:
-        return _out_of_memory(limits)
+        return out_of_memory(limits)
     except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
         outcome = Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
-    return _out_of_memory(limits) if _looks_damaged(outcome) and is_short() else outcome
+    return out_of_memory(limits) if looks_damaged(outcome) and is_short() else outcome
 
 
 def attempt_shared(video: Any, policy: FramePolicy, **settings: Any) -> Clip | Failure | Doubt:
@@ -149,15 +149,15 @@ def attempt_shared(video: Any, policy: FramePolicy, **settings: Any) -> Clip | F
     return attempt(video, policy, **settings, allocate=shared_frames)
 
 
-def _looks_damaged(outcome: Failure | Doubt) -> bool:
+def looks_damaged(outcome: Failure | Doubt) -> bool:
     return isinstance(outcome, Doubt) or outcome.kind in ("unreadable", "no_frames")
 
 
-def _out_of_memory(limits: ReadLimits) -> Doubt:
+def out_of_memory(limits: ReadLimits) -> Doubt:
     return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
 
 
-def _scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
+def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
     """What the header and the packets tell; nothing is decoded."""
     source = video.source
     container, stream = video.to_scan()
@@ -201,7 +201,7 @@ def _by_timeline(read: _ClipReader, timeline: Timeline) -> Clip | None:
 
 
 def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
-    timeline = _what_decodes(read.video.source, times)
+    timeline = what_decodes(read.video.source, times)
     _check_seconds(read.video.source, timeline.duration_seconds, read.limits)
     return read.clip(timeline)
 
@@ -302,7 +302,7 @@ def _check_enough(source: VideoSource, timeline: Timeline, end_seconds: float, w
         )
 
 
-def _what_decodes(source: VideoSource, times: PacketTimes) -> Timeline:
+def what_decodes(source: VideoSource, times: PacketTimes) -> Timeline:
     decoded = decode_times(source, times)
     if decoded is None:
         raise RejectedError("no_frames", f"no frame of {source.name} can be decoded", doubtful=True)

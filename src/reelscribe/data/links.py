@@ -1,0 +1,101 @@
+"""Names that a run chooses itself in a folder that may hold anything: nothing is written through a link there.
+
+A path that the user names is another matter: where that is a link, it is followed.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import DataError
+
+
+def check_file(path: Path, what: str) -> None:
+    """See that a file of this name can be written, or replaced, without touching anything else.
+
+    Args:
+        path: a name that the run chose; what lies above it is not looked at.
+        what: how the message calls it.
+
+    Raises:
+        DataError: a link, a folder, or no regular file is there.
+    """
+    mode = _mode(path, what)
+    if mode is None or stat.S_ISREG(mode):
+        return
+    if stat.S_ISLNK(mode):
+        raise DataError(_link(path, what))
+    kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    raise DataError(f"{what} {str(path)!r} is {kind}, where a file must go: move it away")
+
+
+def check_folder(path: Path, what: str) -> None:
+    """See that a folder of this name is there, or can be made.
+
+    Raises:
+        DataError: a link, or no folder, is there.
+    """
+    mode = _mode(path, what)
+    if mode is None or stat.S_ISDIR(mode):
+        return
+    if stat.S_ISLNK(mode):
+        raise DataError(_link(path, what))
+    raise DataError(f"{what} {str(path)!r} is no folder, where a folder must go: move it away")
+
+
+def check_folders(path: Path, base: Path, what: str) -> None:
+    """`check_folder` for a folder and those above it, up to `base`, which is not looked at itself."""
+    for folder in reversed([path, *path.parents]):
+        if folder != base and folder.is_relative_to(base):
+            check_folder(folder, what)
+
+
+def check_tree(root: Path, what: str) -> None:
+    """See that a folder, if it is there, holds no links at any depth.
+
+    Raises:
+        DataError: it does, or it is no folder.
+    """
+    check_folder(root, what)
+    for folder, _, _ in os.walk(root):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    raise DataError(_link(Path(entry.path), "a file of the run"))
+
+
+def check_sole_name(path: Path, what: str) -> None:
+    """See that a file that is changed in place has no other name, under which it may be somebody's.
+
+    Raises:
+        DataError: it has, or it is no regular file.
+    """
+    check_file(path, what)
+    if os.path.lexists(path) and path.lstat().st_nlink > 1:
+        raise DataError(
+            f"{what} {str(path)!r} has a second name elsewhere (a hard link), and would be changed there too: "
+            "remove it, or put a copy in its place"
+        )
+
+
+def _mode(path: Path, what: str) -> int | None:
+    """What is there; None: nothing."""
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        raise DataError(f"cannot write {what} {str(path)!r}: {exc.strerror or exc}") from exc
+
+
+def _link(path: Path, what: str) -> str:
+    try:
+        target = f" to {os.readlink(path)!r}"  # noqa: PTH115 - as it is written
+    except OSError:
+        target = ""
+    return (
+        f"{what} {str(path)!r} is a link{target}, and nothing is written through links that lie in the folder: "
+        "remove it, or put what it leads to in its place"
+    )
