@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
+from .console import words_come_second
 from .errors import ReelscribeError, SettingsError
 from .selection import SELECTORS
 
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
-RUN_SETTINGS = ("limit", "failures", "overwrite", "update", "max_failures", "format", "with_videos")
+RUN_SETTINGS = (
+    "limit",
+    "failures",
+    "overwrite",
+    "update",
+    "max_failures",
+    "max_row_bytes",
+    "format",
+    "with_videos",
+)
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
 RAY_SETTINGS = ("ray", "ray_captioners", "ray_gpus")
@@ -54,6 +64,11 @@ FORMATS = click.Choice(["webdataset", "videofolder", "datasets"])
 
 class Commands(click.Group):
     """A group that ends with one clear line where the user can mend what is wrong."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what is printed never decides how it ends."""
+        with words_come_second():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -90,12 +105,12 @@ def key_values(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...
 
 
 def _yaml(text: str, ctx: click.Context, param: click.Parameter) -> Any:
-    import yaml
+    from .runners.settings import read_yaml, shown
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise click.BadParameter(f"{text!r} is not YAML: {' '.join(str(exc).split())}", ctx, param) from exc
+        return read_yaml(text)
+    except SettingsError as exc:
+        raise click.BadParameter(f"{shown(text)} {exc}", ctx, param) from exc
 
 
 def options(*declared: Callable[[F], F]) -> Callable[[F], F]:
@@ -207,6 +222,8 @@ def failure_limit(ctx: click.Context, param: click.Parameter, text: str | None) 
 
 
 GO_OPTIONS = options(
+    count_option("--max-row-bytes", help="Stop at an input row that is larger than this, decompressed.  [default: 256 "
+                 "MiB]"),
     option("--max-failures", callback=failure_limit, metavar="N|P%", help="Stop with exit code 4 when more rows have "
            "failed than this number, or this share (from 100 rows on).  [default: no limit]"),
     option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
@@ -333,7 +350,14 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **setting
 @RAY_OPTIONS
 @click.pass_context
 def retry(
-    ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: Path | None, max_failures: Any, **given: Any
+    ctx: click.Context,
+    /,
+    output: Path,
+    kinds: tuple[str, ...],
+    profile: Path | None,
+    max_failures: Any,
+    max_row_bytes: int | None,
+    **given: Any,
 ) -> None:
     """Try the failed videos of a run again, and put what succeeds in its place in OUTPUT.
 
@@ -346,6 +370,7 @@ def retry(
         "kinds": kinds,
         "changes": {name: value for name, value in given.items() if value is not None},
         "max_failures": max_failures,
+        "max_row_bytes": max_row_bytes,
         "caption": caption_file,
     }
     show(ctx, lambda progress: retry_file(output, progress=progress, **settings), profile=profile)
@@ -412,6 +437,7 @@ def run(
 
     operator = build_operator(parameters)
     caption_file = file_runner(cluster)
+    settings = {name: value for name, value in settings.items() if value is not None}
     try:
         show(
             ctx, lambda progress: caption_file(operator, source, output, progress=progress, **settings), profile=profile

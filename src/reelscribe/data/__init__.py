@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from ..video.signatures import still_format
-from .base import NewFields, Sink, Source, by_suffix, reading
+from .base import MAX_ROW_BYTES, NewFields, Sink, Source, by_suffix, check_regular, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text
 from .hf_dataset import saved_dataset
@@ -70,19 +70,22 @@ __all__ = [
 ]
 
 
-def open_source(path: str | AnyPath, *, images: bool = False) -> Source:
+def open_source(path: str | AnyPath, *, images: bool = False, max_row_bytes: int = MAX_ROW_BYTES) -> Source:
     """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
 
     Args:
         path: where they are.
         images: whether still pictures of a folder, or of a tar shard's samples without a video, count as videos.
+        max_row_bytes: the largest row that is read into memory.
 
     Raises:
-        DataError: nothing is there, the suffix is unknown, or a folder holds several kinds.
+        DataError: nothing is there, it is no regular file, the suffix is unknown, or a folder holds several kinds.
     """
     source = _source_at(located(path), images=images)
     if isinstance(source, TarSource):
         source.images = images
+    if hasattr(source, "max_row_bytes"):
+        source.max_row_bytes = max_row_bytes
     return source
 
 
@@ -98,6 +101,7 @@ def _source_at(path: AnyPath, *, images: bool) -> Source:
         return _matching(path)
     if path.is_dir():
         return _folder_source(path, images=images)
+    check_regular(path, role="input")
     if not images and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         _refuse_still(path)
     return by_suffix(SOURCES, path, role="input")(path)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data import open_sink
+from ..data.arrow import scalar_value
 from ..data.rows import RowForm
 from ..errors import SettingsError
 from ..record import Failure, Sample
@@ -15,6 +18,8 @@ from .summary import Counts
 
 FAILURES_SUFFIX = ".failures.jsonl"
 """Added to the output's name."""
+MAX_ID_BITS = 8192
+"""Size of a number that goes into the file of failures as it is."""
 FEWEST_ROWS = 100
 """Rows after which a share of failures says something."""
 
@@ -92,7 +97,7 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
     video = videos[video_index] if video_index < len(videos) else None
     entry: Sample = {"row": number}
     if row.get("id") is not None:
-        entry["id"] = row["id"] if isinstance(row["id"], (str, int)) else str(row["id"])
+        entry["id"] = row["id"] if _is_name(row["id"]) else str(scalar_value(row["id"]))
     return {
         **entry,
         "video": describe_video(video),
@@ -106,11 +111,22 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
 
 def describe_video(video: Any) -> str | None:
     """A video's path, or what there is instead of one."""
+    video = scalar_value(video)
     if isinstance(video, dict):
-        return video.get("path") or describe_video(video.get("bytes"))
+        path = scalar_value(video.get("path"))
+        if path:
+            return path if isinstance(path, str) else reprlib.repr(path)
+        return describe_video(video.get("bytes"))
     if isinstance(video, (bytes, bytearray)):
         return f"<{len(video):,} bytes>"
-    return None if video is None else str(video)
+    if video is None or isinstance(video, str):
+        return video
+    return str(video) if isinstance(video, os.PathLike) else reprlib.repr(video)
+
+
+def _is_name(value: Any) -> bool:
+    """Whether a row's own name goes into a file as it is; a number with thousands of digits cannot be written out."""
+    return isinstance(value, str) or (isinstance(value, int) and value.bit_length() <= MAX_ID_BITS)
 
 
 def failures_path(output: Path) -> Path:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BY_NAME, Source, Target
+from ..data.base import MAX_ROW_BYTES
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
 from ..models.base import ModelSpec
@@ -152,6 +153,7 @@ def command_of(
     failures: Path | None,
     format: str | None = None,  # noqa: A002
     with_videos: bool = False,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
     given = portable_parameters(operator)
@@ -167,6 +169,7 @@ def command_of(
         "failures": None if failures is None else str(failures.absolute()),
         "format": format,
         "with_videos": with_videos,
+        "max_row_bytes": max_row_bytes,
         "parameters": _plain(given),
     }
 

@@ -9,21 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..data import SINKS, Source, Target, open_source, passed_over
-from ..data.base import by_suffix
+from ..data.base import MAX_ROW_BYTES, by_suffix
 from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
 from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models.base import captioner_notes
-from ..pipe import Results
+from ..pipe import Results, WeighedRow, weight_of
 from ..plan import RowOutcome
-from ..record import CaptionRequest, CaptionResult, Sample
+from ..record import BadRow, CaptionRequest, CaptionResult, Failure, Sample, belongs_to_row, internal_failure
 from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .checks import (
@@ -44,6 +44,9 @@ from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
 from .writing import Writer
+
+ERRORS_LOG = "errors.log"
+"""In the folder of the run: tracebacks of errors of this package, each with its row."""
 
 __all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
 
@@ -72,6 +75,12 @@ class RunSettings:
     """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
     with_videos: bool = False
     """Whether the videos go to the output too, where its format has room for them."""
+    max_row_bytes: int = MAX_ROW_BYTES
+    """The largest row that is read into memory, in bytes without compression."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_row_bytes, int) or self.max_row_bytes < 1:
+            raise SettingsError(f"max_row_bytes must be at least 1 byte; got {self.max_row_bytes!r}")
 
 
 def caption_file(
@@ -144,15 +153,15 @@ def _run_file(
 ) -> RunSummary:
     target = Target.of(output, format=settings.format, with_videos=settings.with_videos)
     output = target.path
-    source = open_source(input, images=operator.limits.allow_images)
+    source = open_source(input, images=operator.limits.allow_images, max_row_bytes=settings.max_row_bytes)
     failures = settings.failures or failures_path(output)
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
     target = laid_out(target, form, operator.video_root or source.folder, operator.limits)
-    check_first_row(target, source, form)
-    check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
+    check_first_row(target, source, form, limit=settings.limit)
+    check_rows(target, source, form, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
@@ -228,7 +237,7 @@ class Run:
         Raises:
             SettingsError: it is another one.
         """
-        kept, settings = self._journal.fact("identity"), self._settings
+        kept, settings = self._journal.identity(), self._settings
         differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
         if differences and not settings.update:
             raise SettingsError(_other_run(self._target.path, differences))
@@ -267,6 +276,7 @@ class Run:
             failures=self._settings.failures,
             format=self._settings.format,
             with_videos=self._settings.with_videos,
+            max_row_bytes=self._settings.max_row_bytes,
         )
         self._journal.keep(identity=self._identity.as_dict(), command=command)
 
@@ -277,6 +287,7 @@ class Run:
         if self.summary.failures and not self._failures.exists():
             write_failures(self._failures, self._journal.failures())
         self.summary.failures_path = self._failures if self.summary.failures else None
+        self._point_to_log()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
@@ -290,7 +301,7 @@ class Run:
 
     def _check_revision(self) -> None:
         """A model that had to be fetched shows its version only now."""
-        kept = self._journal.fact("identity")
+        kept = self._journal.identity()
         self._identity = self._identity.with_revision(self._operator)
         differences = self._identity.differences(kept, ignore=self._settings.changed)
         if differences and self._journal.has_answers and not self._settings.update:
@@ -336,6 +347,7 @@ class Run:
         parts.finish()
         if write_failures(self._failures, self._journal.failures()):
             self.summary.failures_path = self._failures
+        self._point_to_log()
         self._journal.finish()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
 
@@ -380,22 +392,82 @@ class Run:
         return "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
 
     def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
-        for number, row in enumerate(rows, start=first):
+        for number, row in enumerate(self._read(rows, first), start=first):
             self._waiting[number] = row
-            yield self._form.wrap(row)
+            yield self._wrap(row)
+
+    def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
+        """The rows; an error that no format knows of says where it was."""
+        number = first
+        try:
+            for row in rows:
+                yield row
+                number += 1
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            failure = internal_failure(exc)
+            self._log_error(number, failure)
+            raise DataError(
+                f"cannot read row {number} of {str(self._source.path)!r}: {failure.message}; the traceback is in "
+                f"{str(self._log_path)!r}"
+            ) from exc
+
+    def _wrap(self, row: Sample) -> Sample:
+        """A row as the operator takes it; one that it cannot take is its own failure."""
+        try:
+            sample = self._form.wrap(row)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            sample = BadRow({}, failure=internal_failure(exc))
+        if isinstance(sample, BadRow):
+            sample.weight = weight_of(row)
+        if isinstance(sample, BadRow) or sample is row:
+            return sample
+        return WeighedRow(sample, row)
 
     def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
         row = self._waiting.pop(outcome.row)
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
-        made = self._form.unwrap(row, outcome)
-        failed = [
-            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
-        ]
+        try:
+            made, failed = self._made(row, outcome)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            outcome = replace(outcome, captions=[], finish_reasons=[], failures=[(0, internal_failure(exc))])
+            made, failed = self._made(BadRow(row, failure=outcome.failures[0][1]), outcome)
+        for _, failure in outcome.failures:
+            self._log_error(outcome.row, failure)
         parts.write(outcome, made, failed)
         self.summary.add(outcome, rows_out=len(made))
         self._progress.update(self.summary)
         self._check_failures()
+
+    def _made(self, row: Sample, outcome: RowOutcome) -> tuple[list[Sample], list[Sample]]:
+        """The rows of the output and of the file of failures for a row."""
+        failures = [
+            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
+        ]
+        return self._form.unwrap(row, outcome), failures
+
+    @property
+    def _log_path(self) -> Path:
+        return self._journal.folder / ERRORS_LOG
+
+    def _point_to_log(self) -> None:
+        """Let the summary name the log that an earlier go has written."""
+        if self.summary.failures["internal_error"] and self._log_path.exists():
+            self.summary.errors_path = self._log_path
+
+    def _log_error(self, row: int, failure: Failure) -> None:
+        """Keep the traceback of an error of this package where it can be sent from."""
+        if failure.trace is None:
+            return
+        self.summary.errors_path = self._log_path
+        with suppress(OSError), self._log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"row {row}: {failure.message}\n{failure.trace}\n")
 
     def _check_failures(self) -> None:
         if self._settings.max_failures.is_passed(self.summary):

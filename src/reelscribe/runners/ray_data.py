@@ -22,12 +22,13 @@ from typing import Any, Protocol
 from .. import errors
 from ..batches import batch_fields, batch_to_rows, rows_to_batch
 from ..data import open_source
+from ..data.base import MAX_ROW_BYTES
 from ..data.rows import RowForm
 from ..errors import FailedSamplesError, MissingExtraError, ModelError, ReelscribeError, SettingsError
 from ..errors import TooManyFailuresError as TooMany
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..plan import Plan, Planner
-from ..record import CaptionRequest, CaptionResult, Clip, Failure, Sample
+from ..record import BadRow, CaptionRequest, CaptionResult, Clip, Failure, Sample
 from ..stages import BusyClock, Stage, StageTimes
 from ..stores import AnyPath, StoredPath
 from ..video.pool import usable_processors
@@ -536,6 +537,8 @@ class FileJob:
     """The input; read by a process beside the driver."""
     limit: int | None
     """Rows that are taken; None: all."""
+    max_row_bytes: int
+    """The largest row that is read into memory."""
     form: RowForm
     """The form of the rows."""
     identity: RunIdentity
@@ -593,7 +596,7 @@ def _rows_of(file: FileJob, *, images: bool) -> Any:
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
-    limit = file.limit
+    limit, max_row_bytes = file.limit, file.max_row_bytes
     path = file.source if isinstance(file.source, StoredPath) else file.source.absolute()
 
     class RowsDatasource(Datasource):  # type: ignore[misc]
@@ -606,16 +609,19 @@ def _rows_of(file: FileJob, *, images: bool) -> Any:
 
         def get_read_tasks(self, parallelism: int, *_args: Any, **_options: Any) -> list[Any]:  # noqa: ARG002
             metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-            return [ReadTask(lambda: row_tables(path, limit, images=images), metadata)]
+            return [ReadTask(lambda: row_tables(path, limit, images=images, max_row_bytes=max_row_bytes), metadata)]
 
     return RowsDatasource()
 
 
-def row_tables(path: AnyPath, limit: int | None, *, images: bool = False) -> Iterator[Any]:
-    """The rows of a file as tables of index and pickled row."""
+def row_tables(
+    path: AnyPath, limit: int | None, *, images: bool = False, max_row_bytes: int = MAX_ROW_BYTES
+) -> Iterator[Any]:
+    """The rows of a file as tables of index and pickled row; of a row that is not asked about, only why."""
     import pyarrow as pa
 
-    rows = enumerate(islice(open_source(path, images=images), limit))
+    source = islice(open_source(path, images=images, max_row_bytes=max_row_bytes), limit)
+    rows = enumerate(row.without_fields() if isinstance(row, BadRow) else row for row in source)
     while some := list(islice(rows, SOURCE_ROWS)):
         numbers = pa.array([number for number, _ in some], pa.int64())
         yield pa.table({ROW: numbers, SAMPLE: pa.array([pickle.dumps(row) for _, row in some], pa.binary())})

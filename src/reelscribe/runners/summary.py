@@ -92,6 +92,8 @@ class RunSummary(Counts):
     """Videos that were answered before this run was started again."""
     failures_path: AnyPath | None = None
     """Where the failures are, if there are any."""
+    errors_path: AnyPath | None = None
+    """Where tracebacks of errors of this package are, if there were any."""
     is_old: bool = False
     """Whether everything had been done before."""
     too_many_failed: bool = False
@@ -154,7 +156,7 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "cut", f"{summary.cut_captions:,} captions were cut at the token limit (--max-tokens)"
     yield "failed", f"{summary.failed_rows:,} rows"
     for kind, count in sorted(summary.failures.items(), key=lambda item: (-item[1], item[0])):
-        yield f"  {kind}", f"{count:,}  {FAILURE_KINDS[kind]}"
+        yield f"  {kind}", f"{count:,}  {FAILURE_KINDS.get(kind, '')}"
     tokens_per_second = summary.tokens_per_second
     speed = "" if tokens_per_second is None else f", {tokens_per_second:,.1f} tokens/s"
     if not summary.is_old:
@@ -167,6 +169,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
     yield "output", str(summary.output)
     if summary.failures_path is not None:
         yield "failures", str(summary.failures_path)
+    if summary.errors_path is not None:
+        yield "errors", str(summary.errors_path)
     if summary.stages is not None:
         yield "bound", summary.stages.line()
 
