@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
+from .console import words_come_second
 from .errors import ReelscribeError, SettingsError
 from .printable import one_line, printable
 from .selection import SELECTORS
@@ -22,8 +23,8 @@ EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
 
 RUN_SETTINGS = (
-    "limit", "failures", "overwrite", "update", "recheck", "discard_edits", "max_failures", "format", "with_videos",
-    "cut",
+    "limit", "failures", "overwrite", "update", "recheck", "discard_edits", "max_failures", "max_row_bytes", "format",
+    "with_videos", "cut",
 )  # fmt: skip
 """Options that are fields of `RunSettings`; the others are parameters of the operator."""
 
@@ -59,6 +60,11 @@ CUTS = click.Choice(["copy", "exact"])
 
 class Commands(click.Group):
     """A group that ends with one clear line where the user can mend what is wrong."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line; what is printed never decides how it ends."""
+        with words_come_second():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -103,12 +109,12 @@ def key_values(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...
 
 
 def _yaml(text: str, ctx: click.Context, param: click.Parameter) -> Any:
-    import yaml
+    from .runners.settings import read_yaml, shown
 
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise click.BadParameter(f"{text!r} is not YAML: {' '.join(str(exc).split())}", ctx, param) from exc
+        return read_yaml(text)
+    except SettingsError as exc:
+        raise click.BadParameter(f"{shown(text)} {exc}", ctx, param) from exc
 
 
 def options(*declared: Callable[[F], F]) -> Callable[[F], F]:
@@ -227,6 +233,8 @@ def failure_limit(ctx: click.Context, param: click.Parameter, text: str | None) 
 
 
 GO_OPTIONS = options(
+    count_option("--max-row-bytes", help="Stop at an input row that is larger than this, decompressed.  [default: 256 "
+                 "MiB]"),
     option("--max-failures", callback=failure_limit, metavar="N|P%", help="Stop with exit code 4 when more rows have "
            "failed than this number, or this share (from 100 rows on).  [default: no limit]"),
     option("--profile", type=PATH, metavar="FILE", help="Write how long each stage was at work to this JSON file."),
@@ -376,6 +384,7 @@ def retry(
     max_failures: Any,
     recheck: bool,
     discard_edits: bool,
+    max_row_bytes: int | None,
     **given: Any,
 ) -> None:
     """Try the failed videos of a run again, and put what succeeds in its place in OUTPUT.
@@ -391,6 +400,7 @@ def retry(
         "recheck": recheck,
         "discard_edits": discard_edits,
         "max_failures": max_failures,
+        "max_row_bytes": max_row_bytes,
         "caption": caption_file,
     }
     show(ctx, lambda progress: retry_file(output, progress=progress, **settings), profile=profile)
@@ -489,6 +499,7 @@ def run(
 
     operator = build_operator(parameters)
     caption_file = file_runner(cluster)
+    settings = {name: value for name, value in settings.items() if value is not None}
     try:
         show(
             ctx, lambda progress: caption_file(operator, source, output, progress=progress, **settings), profile=profile

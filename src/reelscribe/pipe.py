@@ -17,7 +17,17 @@ from typing import Any, Protocol
 from .errors import ModelError
 from .models.base import Captioner, captioner_advice, captioner_seconds
 from .plan import Plan, Planner, RowOutcome
-from .record import CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
+from .record import (
+    BadRow,
+    CaptionRequest,
+    CaptionResult,
+    Clip,
+    Failure,
+    RequestId,
+    Sample,
+    belongs_to_row,
+    internal_failure,
+)
 from .stages import BusyClock, Stage, StageTimes
 from .stores import StoredPath
 from .video.reader import ReadLimits
@@ -28,6 +38,8 @@ MAX_ROWS_AHEAD = 4096
 """Rows between the oldest that is not finished and the newest that was taken."""
 MAX_BYTES_AHEAD = 1 << 29
 """Bytes of texts and videos inside those rows."""
+VALUE_BYTES = 100
+"""What any other value of a row counts for: rows of tens of thousands of fields take memory too."""
 STALL_SECONDS = 30.0
 """Time without a finished row after which one more is taken in spite of the bounds: a captioner may need it."""
 
@@ -167,17 +179,39 @@ class _Pipe:
         with self._changed:
             self._plans[self._taken], self._results[self._taken] = plan, {}
             self._taken += 1
-            self._bytes_ahead += _weight(plan.sample)
+            self._bytes_ahead += weight_of(plan.sample)
             self._flush()
 
     def _unanswered(self, plan: Plan) -> Iterator[CaptionRequest]:
         """The requests that no earlier run has an answer for; the others are answered here."""
         for request in plan.requests:
-            known = self._kept.get(request) if self._kept is not None else None
+            known = self._known(request)
             if known is None:
                 yield request
             else:
                 self._settle(replace(known, request_id=request.id))
+
+    def _known(self, request: CaptionRequest) -> CaptionResult | None:
+        """What is kept for a request; the failure of its row where looking for it goes wrong."""
+        try:
+            return self._kept.get(request) if self._kept is not None else None
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            return CaptionResult(request.id, failure=internal_failure(exc))
+
+    def _keep(self, request: CaptionRequest, result: CaptionResult) -> CaptionResult:
+        """Keep an answer; one that cannot be kept is a failure of its row."""
+        if self._kept is None:
+            return result
+        try:
+            self._kept.put(request, result)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            result = CaptionResult(request.id, failure=internal_failure(exc))
+            self._kept.put(request, result)
+        return result
 
     def _wait_for_room(self) -> bool:
         with self._changed:
@@ -201,9 +235,7 @@ class _Pipe:
             return
         if request.id in self._asked_again:
             result = self._operator.planner.of_second_try(result)
-        if self._kept is not None:
-            self._kept.put(request, result)
-        self._settle(result)
+        self._settle(self._keep(request, result))
 
     def _request_of(self, id_: RequestId) -> CaptionRequest | None:
         with self._changed:
@@ -233,7 +265,7 @@ class _Pipe:
             row = self._next
             plan, results = self._plans.pop(row), self._results.pop(row)
             self._next += 1
-            self._bytes_ahead -= _weight(plan.sample)
+            self._bytes_ahead -= weight_of(plan.sample)
             self._asked_again.difference_update(request.id for request in plan.requests)
             self._changed.notify_all()
             self._emit(
@@ -302,14 +334,31 @@ class _Clips:
             self._stream.close()
 
 
-def _weight(sample: Sample) -> int:
-    """Bytes of what is long in a row: texts and videos."""
+class WeighedRow(dict[str, Any]):
+    """What is asked about a row that holds more than is needed to ask.
+
+    Args:
+        sample: what the operator is to see.
+        row: all of the row, which waits until it is done.
+    """
+
+    def __init__(self, sample: Sample, row: Sample) -> None:
+        super().__init__(sample)
+        self.weight = weight_of(row)
+
+
+def weight_of(sample: Sample) -> int:
+    """About how many bytes a row takes."""
+    if isinstance(sample, WeighedRow | BadRow) and sample.weight is not None:
+        return sample.weight
     return sum(_length(value) for value in sample.values())
 
 
 def _length(value: Any) -> int:
     if isinstance(value, str | bytes | bytearray):
-        return len(value)
+        return VALUE_BYTES + len(value)
     if isinstance(value, list | tuple):
-        return sum(_length(one) for one in value)
-    return _length(value.get("bytes")) if isinstance(value, dict) else 0
+        return VALUE_BYTES + sum(_length(one) for one in value)
+    if isinstance(value, dict):
+        return VALUE_BYTES + sum(_length(one) for one in value.values())
+    return VALUE_BYTES

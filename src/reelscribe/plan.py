@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import SettingsError
 from .record import (
+    BadRow,
     Candidate,
     CaptionRequest,
     CaptionResult,
@@ -17,7 +19,9 @@ from .record import (
     Sample,
     TimeWindow,
     Usage,
+    belongs_to_row,
     failure_to_dict,
+    internal_failure,
 )
 from .seeds import content_seed
 from .selection import SELECTORS, Choice
@@ -117,6 +121,16 @@ class Planner:
             sample: the row.
             row: its index in the stream.
         """
+        if isinstance(sample, BadRow):
+            return Plan(sample, failure=(0, sample.failure))
+        try:
+            return self._plan(sample, row)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            return Plan(sample, failure=(0, internal_failure(exc)))
+
+    def _plan(self, sample: Sample, row: int) -> Plan:
         videos = videos_of(sample.get(self.video_key))
         if not videos:
             return Plan(sample)
@@ -171,6 +185,14 @@ class Planner:
 
     def checked(self, result: CaptionResult) -> CaptionResult:
         """The result, or a failure where the numbers behind it are not finite, or its texts are empty."""
+        try:
+            return self._checked(result)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            return CaptionResult(result.request_id, failure=internal_failure(exc))
+
+    def _checked(self, result: CaptionResult) -> CaptionResult:
         if result.failure is not None:
             return result
         if any(one.mean_logprob is not None and not math.isfinite(one.mean_logprob) for one in result.candidates):
@@ -208,6 +230,14 @@ class Planner:
             results: one a request, in request order.
             row: index of the sample in the stream.
         """
+        try:
+            return self._finish(plan, results, row)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            return self._finish(Plan(plan.sample, failure=(0, internal_failure(exc))), [], row)
+
+    def _finish(self, plan: Plan, results: Sequence[CaptionResult], row: int) -> RowOutcome:
         failures = [(r.request_id.video, r.failure) for r in results if r.failure is not None]
         if plan.failure is not None:
             failures.append(plan.failure)
@@ -328,8 +358,23 @@ def _seconds(sample: Sample, key: str, video_index: int) -> float | None:
     if value is None or value != value:  # NaN is how pandas writes null
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise SettingsError(f"field {key!r} must be seconds, 0 or more, or null; got {value!r}")
-    return float(value)
+        raise SettingsError(f"field {key!r} must be seconds, 0 or more, or null; got {_shown(value)}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise SettingsError(f"field {key!r} must be seconds; got {_shown(value)}") from None
+
+
+def _digits(value: int) -> int:
+    """About how many digits a whole number has; writing a long one out takes a time that grows with its square."""
+    return int(value.bit_length() * 0.30103) + 1
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, which is one short line."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"a number of {_digits(value)} digits"
+    return reprlib.repr(value)
 
 
 def _empty_caption(texts: Sequence[str]) -> Failure:

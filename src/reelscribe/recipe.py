@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .data.base import check_regular
 from .errors import DataError, SettingsError
 from .mapper import OPERATOR_NAME
-from .runners.settings import check_names, parameter_names
+from .runners.settings import MAX_YAML_CHARACTERS, check_names, parameter_names, read_yaml, shown
 
 OPERATOR_DEFAULTS = {
     "text_keys": "text_key",
@@ -72,14 +73,16 @@ def read_recipe(path: str | Path) -> Recipe:
         DataError: the file cannot be read, or is not YAML.
         SettingsError: it asks for something that is not supported; the text names it.
     """
-    import yaml
-
+    check_regular(Path(path), role="recipe")
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as exc:
+        with Path(path).open(encoding="utf-8") as file:
+            text = file.read(MAX_YAML_CHARACTERS + 1)
+    except (OSError, ValueError) as exc:
         raise DataError(f"cannot read the recipe {str(path)!r}: {getattr(exc, 'strerror', None) or exc}") from exc
-    except yaml.YAMLError as exc:
-        raise DataError(f"the recipe {str(path)!r} is not YAML: {' '.join(str(exc).split())}") from exc
+    try:
+        values = read_yaml(text)
+    except SettingsError as exc:
+        raise DataError(f"the recipe {str(path)!r} {exc}") from exc
     if not isinstance(values, Mapping):
         raise SettingsError(f"the recipe {str(path)!r} must hold keys and values; it holds {type(values).__name__}")
     return parse_recipe(values)
@@ -104,11 +107,14 @@ def parse_recipe(values: Mapping[str, Any]) -> Recipe:
 def _check_keys(values: Mapping[str, Any]) -> None:
     for key, reason in REFUSED_KEYS.items():
         if values.get(key):
-            raise SettingsError(f"the recipe sets {key} to {values[key]!r}, which is not supported: {reason}")
+            raise SettingsError(f"the recipe sets {key} to {shown(values[key])}, which is not supported: {reason}")
+    for path in ("dataset_path", "export_path"):
+        if "\0" in str(values.get(path)):
+            raise SettingsError(f"{path} holds a character that no path can; got {shown(values[path])}")
     for key in values:
         close = difflib.get_close_matches(str(key), READ_KEYS, n=1, cutoff=0.9)
         if close and key not in READ_KEYS:
-            raise SettingsError(f"the recipe has a key {key!r}; did you mean {close[0]}?")
+            raise SettingsError(f"the recipe has a key {shown(key)}; did you mean {close[0]}?")
 
 
 def _ignored_keys(values: Mapping[str, Any]) -> list[str]:
@@ -119,7 +125,7 @@ def _ignored_keys(values: Mapping[str, Any]) -> list[str]:
 def _operator_entry(process: Any) -> Mapping[str, Any]:
     """The parameters of this operator, which must be the only one."""
     if not isinstance(process, list) or not process:
-        raise SettingsError(f"the recipe needs a list `process` that holds {OPERATOR_NAME}; got {process!r}")
+        raise SettingsError(f"the recipe needs a list `process` that holds {OPERATOR_NAME}; got {shown(process)}")
     entries = [_entry(item) for item in process]
     others = [name for name, _ in entries if name != OPERATOR_NAME]
     if others:
@@ -139,7 +145,7 @@ def _entry(item: Any) -> tuple[str, Mapping[str, Any]]:
         name, parameters = next(iter(item.items()))
         if parameters is None or isinstance(parameters, Mapping):
             return str(name), parameters or {}
-    raise SettingsError(f"each item of `process` must be an operator's name with its parameters; got {item!r}")
+    raise SettingsError(f"each item of `process` must be an operator's name with its parameters; got {shown(item)}")
 
 
 def _own_parameters(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -175,7 +181,7 @@ def _dataset_path(values: Mapping[str, Any]) -> str:
             raise SettingsError("the recipe has both dataset_path and dataset; leave one out")
         return _path_of_config(dataset)
     if not isinstance(path, str) or not path:
-        raise SettingsError(f"the recipe needs a dataset_path; got {path!r}")
+        raise SettingsError(f"the recipe needs a dataset_path; got {shown(path)}")
     return path
 
 
@@ -185,12 +191,12 @@ def _path_of_config(dataset: Any) -> str:
     if extra:
         raise SettingsError(f"the recipe sets dataset.{extra[0]}, which is not supported")
     if not isinstance(configs, list) or len(configs) != 1 or not isinstance(configs[0], Mapping):
-        raise SettingsError(f"dataset.configs must hold one entry with a type and a path; got {configs!r}")
+        raise SettingsError(f"dataset.configs must hold one entry with a type and a path; got {shown(configs)}")
     config = dict(configs[0])
     kind, path, _ = config.pop("type", "local"), config.pop("path", None), config.pop("weight", None)
     if kind != "local" or not isinstance(path, str) or config:
         raise SettingsError(
-            f"dataset.configs can hold `type: local` and a `path`, and nothing else, here; got {configs[0]!r}"
+            f"dataset.configs can hold `type: local` and a `path`, and nothing else, here; got {shown(configs[0])}"
         )
     return path
 
@@ -198,7 +204,7 @@ def _path_of_config(dataset: Any) -> str:
 def _export_path(values: Mapping[str, Any]) -> str:
     path, kind = values.get("export_path"), values.get("export_type")
     if not isinstance(path, str) or not path:
-        raise SettingsError(f"the recipe needs an export_path; got {path!r}")
+        raise SettingsError(f"the recipe needs an export_path; got {shown(path)}")
     if kind and f".{kind}" not in Path(path).suffixes:
-        raise SettingsError(f"export_type is {kind!r}, but the suffix of export_path decides; it is {path!r}")
+        raise SettingsError(f"export_type is {shown(kind)}, but the suffix of export_path decides; it is {shown(path)}")
     return path

@@ -5,6 +5,7 @@ All are frozen and picklable. Nothing here knows where a row comes from or which
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import SettingsError
+from .errors import ReelscribeError, SettingsError
 from .printable import printable
 
 Sample = dict[str, Any]
@@ -29,7 +30,7 @@ FAILURE_KINDS = {
     "timeout": "reading the video took longer than the time limit, twice",
     "crashed": "the process that read the video died twice while it worked on it",
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video, a field "
-    "to be written that holds a value)",
+    "to be written that holds a value), or cannot be read",
     "out_of_memory": "this video alone does not fit in the memory of the device, or reading it in the memory limit",
     "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
     "engine_died": "the engine died twice while it worked on this video",
@@ -37,6 +38,7 @@ FAILURE_KINDS = {
     "empty_caption": "the model gave no text, also with another seed",
     "not_finite": "the model computed NaN or infinities, also with another seed",
     "model_error": "the model raised an error for this video",
+    "internal_error": "an error of this package while it handled the row; the traceback is in the log of the run",
 }
 """Kinds of failure and what each means."""
 
@@ -152,11 +154,71 @@ class Failure:
     """How often reading was tried."""
     seconds: float = field(default=0.0, compare=False, repr=False)
     """Time spent on reading, over all tries."""
+    trace: str | None = field(default=None, compare=False, repr=False)
+    """The traceback of an error of this package, for the log of the run; it is kept nowhere else."""
 
     def __post_init__(self) -> None:
         if self.kind not in FAILURE_KINDS:
             raise ValueError(f"unknown failure kind {self.kind!r}; choose from {', '.join(FAILURE_KINDS)}")
         object.__setattr__(self, "message", printable(self.message))
+
+
+LONGEST_MESSAGE = 300
+"""Characters of an error's own text that a failure shows."""
+
+
+def belongs_to_row(exc: BaseException) -> bool:
+    """Whether an error can be that of one row: not one that is raised on purpose, of the machine, or of the user."""
+    return isinstance(exc, Exception) and not isinstance(exc, (ReelscribeError, OSError, MemoryError))
+
+
+def internal_failure(exc: BaseException) -> Failure:
+    """The failure of a row that an unexpected error belongs to."""
+    text = " ".join(f"{type(exc).__name__}: {exc}".split())[:LONGEST_MESSAGE]
+    return Failure("internal_error", text, trace="".join(traceback.format_exception(exc)))
+
+
+class BadRow(dict[str, Any]):
+    """A row that is not asked about: it fails, and is passed on as it came.
+
+    It holds the fields as far as they can be read; a value that Python cannot hold is an Arrow scalar or its JSON text.
+
+    Args:
+        fields: what can be read of the row.
+        failure: why nothing is asked.
+        line: the row as a line of JSON, where it came as one.
+        added: fields that `line` lacks.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        *,
+        failure: Failure,
+        line: bytes | None = None,
+        added: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(fields)
+        self.failure = failure
+        self.line = line
+        self.added = dict(added or {})
+        self.weight: int | None = None
+        """About how many bytes the row takes that this one stands for; None: what it holds."""
+
+    def with_fields(self, added: Mapping[str, Any]) -> BadRow:
+        """The same row with fields that the run adds."""
+        return BadRow({**self, **added}, failure=self.failure, line=self.line, added={**self.added, **added})
+
+    def without_fields(self) -> BadRow:
+        """Only why nothing is asked: plain values that travel to other processes."""
+        return BadRow({}, failure=self.failure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _bad_row, (dict(self), self.failure, self.line, self.added)
+
+
+def _bad_row(fields: Sample, failure: Failure, line: bytes | None, added: Sample) -> BadRow:
+    return BadRow(fields, failure=failure, line=line, added=added)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from ..video.signatures import still_format
-from .base import LeaveOut, NewFields, Sink, Source, by_suffix, reading
+from .base import MAX_ROW_BYTES, LeaveOut, NewFields, Sink, Source, by_suffix, check_regular, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text
 from .hf_dataset import saved_dataset
@@ -77,6 +77,7 @@ def open_source(
     images: bool = False,
     leave_out: LeaveOut | None = None,
     is_output: LeaveOut | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Source:
     """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
 
@@ -85,13 +86,16 @@ def open_source(
         images: whether still pictures of a folder, or of a tar shard's samples without a video, count as videos.
         leave_out: files of a folder or a pattern that are no part of the data set.
         is_output: data files that are no part of it where they lie among videos.
+        max_row_bytes: the largest row that is read into memory.
 
     Raises:
-        DataError: nothing is there, the suffix is unknown, or a folder holds several kinds.
+        DataError: nothing is there, it is no regular file, the suffix is unknown, or a folder holds several kinds.
     """
     source = _source_at(located(path), images=images, leave_out=leave_out, is_output=is_output)
     if isinstance(source, TarSource):
         source.images = images
+    if hasattr(source, "max_row_bytes"):
+        source.max_row_bytes = max_row_bytes
     return source
 
 
@@ -107,6 +111,7 @@ def _source_at(path: AnyPath, *, images: bool, leave_out: LeaveOut | None, is_ou
         return _matching(path, leave_out)
     if path.is_dir():
         return _folder_source(path, images=images, leave_out=leave_out, is_output=is_output)
+    check_regular(path, role="input")
     if not images and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
         _refuse_still(path)
     return by_suffix(SOURCES, path, role="input")(path)

@@ -1,14 +1,20 @@
-"""Rows as Arrow tables: types from values, wider types where values ask for them, errors that name the field."""
+"""Rows as Arrow tables and back: types from values, wider types where values ask for them, errors that name the field.
+
+A value that Python cannot hold (a time that no date has, a text that is not UTF-8) stays the scalar that it is in
+Arrow, so that it comes out as it came.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
 from ..batches import NEW_FIELD_TYPES, NewFields
 from ..errors import DataError
-from ..record import Sample
+from ..record import BadRow, Failure, Sample
+from .base import BYTES_PER_VALUE, MAX_ROW_BYTES, too_large
 
 PLAIN_EXTENSIONS = ("pyarrow", "datasets", "lance")
 """Packages whose extension types make plain values. Those of others need not: Ray's, which a process has as soon as Ray
@@ -80,6 +86,105 @@ def add_new_fields(schema: Any, new_fields: NewFields) -> Any:
     return base
 
 
+def plain_rows(batches: Iterable[Any], *, where: str, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[Sample]:
+    """The rows of record batches or tables as Python values.
+
+    A row with a value that Python cannot hold is a `BadRow`.
+
+    Args:
+        batches: what was read, one behind the other.
+        where: name of the file, for texts.
+        max_row_bytes: the largest row that is turned into Python values.
+
+    Raises:
+        DataError: a row is larger.
+    """
+    first = 0
+    for batch in map(plain, batches):
+        yield from _rows_of_batch(batch, first, where, max_row_bytes)
+        first += batch.num_rows
+
+
+def _rows_of_batch(batch: Any, first: int, where: str, max_row_bytes: int) -> Iterator[Sample]:
+    if not _is_within(batch, max_row_bytes):
+        if batch.num_rows == 1:
+            raise too_large(f"row {first} of {where!r} is larger", limit_bytes=max_row_bytes)
+        for i in range(batch.num_rows):
+            yield from _rows_of_batch(batch.slice(i, 1), first + i, where, max_row_bytes)
+        return
+    try:
+        rows = batch.to_pylist()
+    except MemoryError:
+        raise
+    except Exception:  # of any type's conversion: the row that it belongs to is looked for
+        rows = (_row_of(batch.slice(i, 1), first + i, where) for i in range(batch.num_rows))
+    yield from rows
+
+
+def _is_within(batch: Any, max_row_bytes: int) -> bool:
+    """Whether all rows together are within the limit of one."""
+    values = sum(_count(column) for column in batch.columns)
+    return int(batch.nbytes) <= max_row_bytes and values <= max_row_bytes // BYTES_PER_VALUE
+
+
+def _count(array: Any) -> int:
+    """Values in an array, those inside of lists too."""
+    import pyarrow as pa
+
+    if isinstance(array, pa.ChunkedArray):
+        return sum(map(_count, array.chunks))
+    if isinstance(array, pa.StructArray):
+        return len(array) + sum(map(_count, array.flatten()))
+    if isinstance(array, pa.MapArray) and len(array):
+        first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+        return (
+            len(array) + _count(array.keys.slice(first, last - first)) + _count(array.items.slice(first, last - first))
+        )
+    if isinstance(array, (pa.ListArray, pa.LargeListArray, pa.FixedSizeListArray)) and len(array):
+        return len(array) + _count(array.flatten())
+    return len(array)
+
+
+def _row_of(batch: Any, number: int, where: str) -> Sample:
+    """The one row of a batch; what Python cannot hold stays an Arrow scalar."""
+    fields: Sample = {}
+    problems = []
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            fields[name] = column[0].as_py()
+        except MemoryError:
+            raise
+        except Exception as exc:  # each type has its own
+            fields[name] = column[0]
+            problems.append(f"field {name!r} ({column.type}) holds what Python cannot: {exc}")
+    if not problems:
+        return fields
+    return BadRow(fields, failure=Failure("bad_sample", f"row {number} of {where!r}: {'; '.join(problems)}"))
+
+
+def scalar_value(value: Any) -> Any:
+    """An Arrow scalar as something that JSON can hold; any other value as it is.
+
+    A text that is not UTF-8 has lone surrogates for its bytes; a time that no date has is its number.
+    """
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(value, arrow.Scalar):
+        return value
+    if not value.is_valid:
+        return None
+    if isinstance(value, arrow.StructScalar):
+        return {name: scalar_value(value[i]) for i, name in enumerate(field.name for field in value.type)}
+    if isinstance(value, arrow.ListScalar | arrow.LargeListScalar | arrow.FixedSizeListScalar):
+        return [scalar_value(one) for one in value.values]
+    if isinstance(value, arrow.DictionaryScalar | arrow.ExtensionScalar):
+        return scalar_value(value.value)
+    with suppress(Exception):
+        return value.as_py()
+    if isinstance(value, arrow.StringScalar | arrow.LargeStringScalar | arrow.StringViewScalar):
+        return value.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+    return getattr(value, "value", None) if isinstance(getattr(value, "value", None), int) else str(value)
+
+
 def merge_schemas(schemas: Sequence[Any], *, where: str) -> Any:
     """A schema that can hold the rows of all.
 
@@ -115,7 +220,9 @@ def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: 
         place = known.get_field_index(name)
         try:
             column = _column(values, known.field(place).type if place >= 0 else None)
-        except (pa.ArrowException, TypeError, ValueError, OverflowError) as exc:
+        except MemoryError:
+            raise
+        except Exception as exc:  # what a value of any kind and Arrow make of each other
             span = f"field {name!r} of rows {first_row} to {first_row + len(rows) - 1}"
             raise DataError(f"cannot write {span} to {where!r}: {exc}") from exc
         fields.append(known.field(place).with_type(column.type) if place >= 0 else pa.field(name, column.type))
@@ -137,6 +244,7 @@ def _column(values: list[Any], known: Any) -> Any:
     if known is not None and _fits(values, known):
         with suppress(pa.ArrowException, TypeError, ValueError, OverflowError):
             return _array(values, known)
+    values = [scalar_value(value) for value in values]
     array = _array(values, None)
     if known is not None:
         array = _array(values, _common_type(known, array.type))
@@ -160,7 +268,7 @@ def _array(values: list[Any], type_: Any) -> Any:
         array = pa.array(values, type=type_)
     except UnicodeEncodeError:
         return _array([_replaced(value, _escaped) for value in values], type_)
-    if _contains(array.type, _is_empty_struct):
+    if contains(array.type, _is_empty_struct):
         return pa.array([_replaced(value, _none_if_empty) for value in values])
     return array
 
@@ -169,14 +277,14 @@ def _fits(values: Sequence[Any], type_: Any) -> bool:
     """Whether a type is settled and takes the values as they are."""
     import pyarrow as pa
 
-    return not _contains(type_, pa.types.is_null) and all(_is_kept(value, type_) for value in values)
+    return not contains(type_, pa.types.is_null) and all(_is_kept(value, type_) for value in values)
 
 
 def _is_kept(value: Any, type_: Any) -> bool:
     """Whether a type keeps all of a value; where it does not, Arrow would drop keys and fractions in silence."""
     import pyarrow as pa
 
-    if value is None:
+    if value is None or (isinstance(value, pa.Scalar) and value.type == type_):
         return True
     if pa.types.is_struct(type_):
         children = {field.name: field.type for field in type_}
@@ -202,9 +310,9 @@ def _is_scalar_kept(value: Any, type_: Any) -> bool:
     return True
 
 
-def _contains(type_: Any, test: Callable[[Any], bool]) -> bool:
+def contains(type_: Any, test: Callable[[Any], bool]) -> bool:
     """Whether a type or any type inside it passes a test."""
-    return test(type_) or any(_contains(type_.field(i).type, test) for i in range(type_.num_fields))
+    return test(type_) or any(contains(type_.field(i).type, test) for i in range(type_.num_fields))
 
 
 def _is_empty_struct(type_: Any) -> bool:

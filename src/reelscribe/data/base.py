@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from ..batches import NewFields
-from ..errors import DataError
+from ..errors import DataError, ReelscribeError
 from ..record import Sample, TimeWindow
 from ..stores import AnyPath
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
@@ -36,6 +36,69 @@ T = TypeVar("T")
 
 LeaveOut = Callable[[AnyPath], bool]
 """Whether a file of a folder, or of a pattern, is no part of the input."""
+MAX_ROW_BYTES = 256 * 2**20
+"""Most bytes of one row, as it is stored and without compression, unless the run says otherwise."""
+BYTES_PER_VALUE = 16
+"""A row holds at most one value for so many bytes of the limit: an empty list takes three bytes in a file, and some
+twenty times as many in memory."""
+
+
+def too_large(what: str, *, limit_bytes: int) -> DataError:
+    """The error for a row that is over the limit."""
+    size = f"{limit_bytes / 2**20:,.0f} MiB" if limit_bytes >= 2**20 else f"{limit_bytes:,} bytes"
+    return DataError(
+        f"{what}; a row may have {size} and {limit_bytes // BYTES_PER_VALUE:,} values: take it out, or give a larger "
+        "--max-row-bytes (max_row_bytes)"
+    )
+
+
+def check_regular(path: AnyPath, *, role: str) -> None:
+    """Stop before something is opened that is neither a file nor a folder: a pipe would be waited for.
+
+    Raises:
+        DataError: it is a pipe, a socket or a device.
+    """
+    if not isinstance(path, Path):
+        return
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return  # what is wrong with it is found where it is opened
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return
+    kinds = {
+        stat.S_ISFIFO: "a named pipe",
+        stat.S_ISSOCK: "a socket",
+        stat.S_ISCHR: "a device",
+        stat.S_ISBLK: "a device",
+    }
+    kind = next((name for test, name in kinds.items() if test(mode)), "no file")
+    raise DataError(f"the {role} {str(path)!r} is {kind}; name a regular file, which can be read more than once")
+
+
+@contextmanager
+def understanding(path: AnyPath, *, as_: str) -> Iterator[None]:
+    """Turn whatever a library raises while it reads a file into a `DataError` that names the file.
+
+    Raises:
+        DataError: the file is not what its name says.
+    """
+    try:
+        with reading(path):
+            yield
+    except ReelscribeError:
+        raise
+    except BaseException as exc:
+        # a panic of a library in Rust is no `Exception`, and Arrow has a `MemoryError` for sizes that a file makes up
+        if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
+            raise
+        if isinstance(exc, MemoryError) and type(exc).__name__ != "ArrowMemoryError":
+            raise
+        raise DataError(f"cannot read {str(path)!r} as {as_}: {_first_line(exc)}") from exc
+
+
+def _first_line(exc: BaseException) -> str:
+    return str(exc).strip().partition("\n")[0][:500] or type(exc).__name__
 
 
 class Source(Protocol):

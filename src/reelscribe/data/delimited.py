@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,55 +18,58 @@ from typing import Any, Self
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath
-from .base import DEFAULT_LAYOUT, Layout, reading, size_now, writing
+from .base import BYTES_PER_VALUE, DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, reading, size_now, too_large, writing
 from .jsonl import JsonlSink, JsonlSource, open_up_to
 from .temporary import TemporaryFile
 
-LONGEST_FIELD = 2**31 - 1
-"""Characters in one field; the default of the csv module, 131,072, is shorter than some texts."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 class DelimitedSource:
     """The rows of a CSV or TSV file."""
 
-    def __init__(self, path: AnyPath) -> None:
+    def __init__(self, path: AnyPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.path = path
         self.folder = path.parent
         self._delimiter = DELIMITERS[path.suffix.lower()]
         self.size = size_now(path)
         """Bytes of a local file that are read: what is appended later is left out."""
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
-        for line, values, header in self._records():
-            if len(values) != len(header):
-                raise DataError(f"{self.path}:{line} has {len(values)} values; the header names {len(header)} fields")
-            yield {name: value or None for name, value in zip(header, values, strict=True)}
+        with closing(self._records()) as records:
+            _, header = next(records, (1, []))
+            self._check_header(header)
+            for line, values in records:
+                if values and len(values) != len(header):
+                    raise DataError(
+                        f"{self.path}:{line} has {len(values)} values; the header names {len(header)} fields"
+                    )
+                if values:
+                    yield {name: value or None for name, value in zip(header, values, strict=True)}
 
-    def _records(self) -> Iterator[tuple[int, list[str], list[str]]]:
-        """(line number, values, header) of every row that is not blank."""
-        csv.field_size_limit(LONGEST_FIELD)
+    def _records(self) -> Generator[tuple[int, list[str]], None, None]:
+        """(line number, values) of the header and of every row."""
+        csv.field_size_limit(max(self.max_row_bytes, csv.field_size_limit()))
         with reading(self.path), _texts(self.path, self.size) as file:
-            reader = csv.reader(file, delimiter=self._delimiter, strict=True)
+            lines = _Lines(file, str(self.path), self._delimiter, self.max_row_bytes)
+            reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
             try:
-                header = self._checked_header(next(reader, []))
-                yield from ((reader.line_num, values, header) for values in reader if values)
+                for values in reader:
+                    yield reader.line_num, values
+                    lines.start_row()
             except (csv.Error, UnicodeDecodeError) as exc:
                 raise DataError(f"{self.path}:{reader.line_num} cannot be read as CSV: {exc}") from exc
 
-    def _checked_header(self, header: list[str]) -> list[str]:
-        twice = sorted({name for name in header if header.count(name) > 1})
+    def _check_header(self, header: list[str]) -> None:
+        twice = sorted(name for name, count in Counter(header).items() if count > 1)
         if twice:
             raise DataError(f"{self.path}:1 names the field {twice[0]!r} more than once")
-        return header
 
     def fields(self) -> list[str] | None:
         """The names of the header line."""
-        with reading(self.path), _texts(self.path, self.size) as file:
-            try:
-                return next(csv.reader(file, delimiter=self._delimiter), [])
-            except (csv.Error, UnicodeDecodeError) as exc:
-                raise DataError(f"{self.path}:1 cannot be read as CSV: {exc}") from exc
+        with closing(self._records()) as records:
+            return next(records, (1, []))[1]
 
     def count(self) -> int | None:
         """Unknown: a quoted value may hold line ends."""
@@ -77,6 +82,36 @@ class DelimitedSource:
     def files(self) -> Sequence[AnyPath]:
         """The file itself."""
         return [self.path]
+
+
+class _Lines:
+    """The lines of a file for the csv module, within the limit of a row, which may take several."""
+
+    def __init__(self, file: io.TextIOWrapper, where: str, delimiter: str, max_row_bytes: int) -> None:
+        self._file = file
+        self._where = where
+        self._delimiter = delimiter
+        self.max_row_bytes = max_row_bytes
+        self._number = 0
+        self.start_row()
+
+    def start_row(self) -> None:
+        """What comes is another row."""
+        self._length = self._values = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self.max_row_bytes + 1)
+        if not line:
+            raise StopIteration
+        self._number += 1
+        self._length += len(line)
+        self._values += line.count(self._delimiter)
+        if self._length > self.max_row_bytes or self._values > self.max_row_bytes // BYTES_PER_VALUE:
+            raise too_large(f"{self._where}:{self._number} is of a larger row", limit_bytes=self.max_row_bytes)
+        return line
 
 
 def _texts(path: AnyPath, size: int | None) -> io.TextIOWrapper:
@@ -150,7 +185,7 @@ def write_table(parts: Sequence[Path], target: Path, *, delimiter: str) -> None:
 
 
 def _rows(parts: Iterable[Path]) -> Iterator[Sample]:
-    return (row for part in parts for row in JsonlSource(part))
+    return (row for part in parts for row in JsonlSource(part, max_row_bytes=None))
 
 
 def _cell(value: Any) -> Any:

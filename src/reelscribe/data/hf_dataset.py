@@ -18,8 +18,8 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from .arrow import plain
-from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .arrow import plain_rows
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, understanding, writing
 from .media import opened_video
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
@@ -28,6 +28,8 @@ STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
 """Files that tell a data set, one with several splits, and the columns."""
 MAX_VALUE_BYTES = (1 << 31) - (1 << 20)
 """Bytes of a value that Arrow's columns of bytes hold; a larger video stays a path."""
+MAX_INFO_BYTES = 64 * 2**20
+"""Most bytes of a file that describes a data set."""
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
 
@@ -35,26 +37,25 @@ READ_ROWS = 64
 class HFDatasetSource:
     """The rows of a saved data set."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.path: AnyPath = path
         self._place = path
         self.folder: AnyPath = path
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
-        with reading(self.path):
-            for table in self._dataset.with_format("arrow").iter(READ_ROWS):
-                yield from plain(table).to_pylist()
+        return plain_rows(self._tables(), where=str(self.path), max_row_bytes=self.max_row_bytes)
+
+    def _tables(self) -> Iterator[Any]:
+        with understanding(self.path, as_="a saved data set"):
+            yield from self._dataset.with_format("arrow").iter(READ_ROWS)
 
     @cached_property
     def _dataset(self) -> Any:
-        import pyarrow as pa
         from datasets import load_from_disk
 
-        try:
-            with reading(self.path):
-                return load_from_disk(str(self.path))
-        except (pa.ArrowException, ValueError, KeyError, TypeError) as exc:
-            raise DataError(f"cannot read {str(self.path)!r} as a saved data set: {exc}") from exc
+        with understanding(self.path, as_="a saved data set"):
+            return load_from_disk(str(self.path))
 
     def fields(self) -> list[str] | None:
         """The columns."""
@@ -82,22 +83,15 @@ def _is_rows(path: Path) -> bool:
 class StoredHFDatasetSource:
     """The rows of a saved data set in an object store, file by file."""
 
-    def __init__(self, path: StoredPath) -> None:
+    def __init__(self, path: StoredPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.path: AnyPath = path
         self.folder: AnyPath = path
         self._place = path
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
-        import pyarrow as pa
-
         for file in self._arrow_files():
-            try:
-                with reading(file), file.open() as stored, pa.ipc.open_stream(stored) as batches:
-                    for batch in batches:
-                        for start in range(0, batch.num_rows, READ_ROWS):
-                            yield from plain(batch.slice(start, READ_ROWS)).to_pylist()
-            except pa.ArrowException as exc:
-                raise DataError(f"cannot read {str(file)!r} as a file of a saved data set: {exc}") from exc
+            yield from plain_rows(_stored_batches(file), where=str(file), max_row_bytes=self.max_row_bytes)
 
     def _arrow_files(self) -> list[StoredPath]:
         state = _read_json(self._place / STATE)
@@ -132,6 +126,19 @@ class StoredHFDatasetSource:
     def files(self) -> Sequence[AnyPath]:
         """What it is made of, and its rows."""
         return [self._place / STATE, self._place / INFO, *self._arrow_files()]
+
+
+def _stored_batches(file: StoredPath) -> Iterator[Any]:
+    import pyarrow as pa
+
+    with (
+        understanding(file, as_="a file of a saved data set"),
+        file.open() as stored,
+        pa.ipc.open_stream(stored) as batches,
+    ):
+        for batch in batches:
+            for start in range(0, batch.num_rows, READ_ROWS):
+                yield batch.slice(start, READ_ROWS)
 
 
 def join_hf_dataset(parts: Sequence[Path], output: Path, layout: Layout = DEFAULT_LAYOUT) -> None:
@@ -256,27 +263,40 @@ def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def saved_dataset(folder: AnyPath) -> HFDatasetSource | StoredHFDatasetSource | None:
+def saved_dataset(
+    folder: AnyPath, *, max_row_bytes: int = MAX_ROW_BYTES
+) -> HFDatasetSource | StoredHFDatasetSource | None:
     """What reads a folder; None: it is no saved data set.
 
     Raises:
         DataError: it holds several splits.
     """
     if (folder / SPLITS).exists():
-        names = ", ".join(str(folder / split) for split in sorted(_read_json(folder / SPLITS).get("splits", ())))
+        splits = _read_json(folder / SPLITS).get("splits", ())
+        names = ", ".join(str(folder / split) for split in sorted(map(str, splits if isinstance(splits, list) else ())))
         raise DataError(f"{str(folder)!r} holds several splits; name one of them: {names}")
     if not is_hf_dataset(folder):
         return None
-    return StoredHFDatasetSource(folder) if isinstance(folder, StoredPath) else HFDatasetSource(folder)
+    kind: Any = StoredHFDatasetSource if isinstance(folder, StoredPath) else HFDatasetSource
+    source: HFDatasetSource | StoredHFDatasetSource = kind(folder, max_row_bytes=max_row_bytes)
+    return source
 
 
 def _read_json(file: AnyPath) -> dict[str, Any]:
+    check_regular(file, role="file")
     try:
         with reading(file), file.open("rb") as opened:
-            found: dict[str, Any] = json.loads(opened.read())
-            return found
-    except ValueError as exc:
+            text = opened.read(MAX_INFO_BYTES + 1)
+            found = json.loads(text) if len(text) <= MAX_INFO_BYTES else None
+    except (ValueError, RecursionError) as exc:
         raise DataError(f"cannot read {str(file)!r}: {exc}") from exc
+    if len(text) > MAX_INFO_BYTES:
+        raise DataError(
+            f"{str(file)!r} is larger than {MAX_INFO_BYTES >> 20} MiB, which no description of a data set is"
+        )
+    if not isinstance(found, dict):
+        raise DataError(f"cannot read {str(file)!r}: it holds no JSON object")
+    return found
 
 
 def is_hf_dataset(folder: AnyPath) -> bool:

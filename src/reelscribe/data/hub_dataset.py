@@ -18,7 +18,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from .arrow import plain
+from .arrow import plain_rows
+from .base import MAX_ROW_BYTES
 
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
@@ -30,7 +31,8 @@ class HubSource:
     """The rows of one split of a data set on the hub, at the revision that is its newest when it is opened; `path` has
     that revision, so that what comes later finds the same rows."""
 
-    def __init__(self, path: StoredPath) -> None:
+    def __init__(self, path: StoredPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
+        self.max_row_bytes = max_row_bytes
         found = _REPOSITORY.fullmatch(path.url)
         assert found is not None
         query = urlsplit(path.url).query
@@ -45,9 +47,11 @@ class HubSource:
         self.path = replace(self.folder, url=f"{self.folder.url}?{query}" if query else self.folder.url)
 
     def __iter__(self) -> Iterator[Sample]:
+        return plain_rows(self._tables(), where=str(self.path), max_row_bytes=self.max_row_bytes)
+
+    def _tables(self) -> Iterator[Any]:
         with self._reading():
-            for table in self._dataset.with_format("arrow").iter(READ_ROWS):
-                yield from plain(table).to_pylist()
+            yield from self._dataset.with_format("arrow").iter(READ_ROWS)
 
     def _newest(self, asked: str | None) -> str:
         from huggingface_hub import HfApi

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import Sample
+from ..record import BadRow, Sample
 from ..stores import AnyPath
-from .base import DEFAULT_LAYOUT, Layout, UpTo, reading, size_now, writing
+from .arrow import scalar_value
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, UpTo, reading, size_now, too_large, writing
+from .json_row import check_values, read_row
 from .temporary import FileSink, TemporaryFile
 
 COUNT_LIMIT_BYTES = 256 * 2**20
@@ -104,22 +106,36 @@ WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
 class JsonlSource:
     """The objects of a file with one JSON object a line; blank lines are skipped, and so is what is appended later."""
 
-    def __init__(self, path: AnyPath) -> None:
+    def __init__(self, path: AnyPath, *, max_row_bytes: int | None = MAX_ROW_BYTES) -> None:
         self.path = path
         self.folder = path.parent
         self.size = size_now(path)
         """Bytes of a local file that are read: what is appended later is left out."""
         self._open = READERS.get(path.suffix.lower(), _read_plain)
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
         with reading(self.path), self._open(self.path, self.size) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(self._lines(file), start=1):
                 if line.strip():
                     yield self._row(line, number)
 
+    def _lines(self, file: io.BufferedIOBase) -> Iterator[bytes]:
+        """The lines, none of which is held before it is known to be within the limit."""
+        if self.max_row_bytes is None:
+            yield from file
+            return
+        number = 0
+        while line := file.readline(self.max_row_bytes + 1):
+            number += 1
+            if len(line) > self.max_row_bytes:
+                raise too_large(f"{self.path}:{number} is a longer line", limit_bytes=self.max_row_bytes)
+            check_values(line, limit_bytes=self.max_row_bytes, where=f"{self.path}:{number}")
+            yield line
+
     def _row(self, line: bytes, number: int) -> Sample:
         try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            row = read_row(line.decode("utf-8-sig" if number == 1 else "utf-8"), where=f"{self.path}:{number}")
         except (ValueError, RecursionError) as exc:
             raise DataError(f"{self.path}:{number} is not JSON: {_why(exc, line)}") from exc
         if not isinstance(row, dict):
@@ -235,11 +251,24 @@ def encode_row(row: Sample, *, number: int, path: Path) -> bytes:
     Raises:
         DataError: a value that JSON cannot hold, with the names of its field and row.
     """
+    if isinstance(row, BadRow) and row.line is not None:
+        return _extended(row)
     try:
         return _dump(row)
-    except TypeError as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         field = next((name for name, value in row.items() if not _fits(value)), "?")
         raise DataError(f"cannot write row {number} to {str(path)!r}: field {field!r}: {exc}") from exc
+
+
+def _extended(row: BadRow) -> bytes:
+    """The line that a row came as, with the fields that the run adds behind its own."""
+    assert row.line is not None
+    line = row.line.strip()
+    if not row.added:
+        return line + b"\n"
+    own = line[:-1].rstrip()
+    comma = b"" if own.endswith(b"{") else b", "
+    return own + comma + _dump(row.added).strip()[1:] + b"\n"
 
 
 def _dump(value: Any) -> bytes:
@@ -253,7 +282,7 @@ def _dump(value: Any) -> bytes:
 def _fits(value: Any) -> bool:
     try:
         _dump(value)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return False
     return True
 
@@ -268,6 +297,8 @@ def _plain(value: Any) -> Any:
         return str(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
         raise TypeError("JSON cannot hold bytes; write to a .parquet file, which can")
+    if (shown := scalar_value(value)) is not value:
+        return shown
     raise TypeError(f"JSON cannot hold a value of type {type(value).__name__}")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from .arrow import plain, plain_schema
-from .base import DEFAULT_LAYOUT, Layout, reading
+from .arrow import plain_rows, plain_schema
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, understanding
 from .parquet import file_schema, tables
 from .temporary import TemporaryFolder
 
@@ -25,35 +25,38 @@ VERSIONS = "_versions"
 class LanceSource:
     """The rows of a data set's newest version."""
 
-    def __init__(self, path: AnyPath) -> None:
+    def __init__(self, path: AnyPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.path: AnyPath = path
         self._place = path
         self.folder: AnyPath = path.parent
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
-        with reading(self.path):
-            for batch in self._dataset.to_batches(batch_size=READ_ROWS):
-                yield from plain(batch).to_pylist()
+        return plain_rows(self._batches(), where=str(self.path), max_row_bytes=self.max_row_bytes)
+
+    def _batches(self) -> Iterator[Any]:
+        with understanding(self.path, as_="Lance"):
+            yield from self._dataset.to_batches(batch_size=READ_ROWS)
 
     @cached_property
     def _dataset(self) -> Any:
         lance = _lance()
-        try:
+        with understanding(self.path, as_="Lance"):
             return lance.dataset(self.path.url if isinstance(self.path, StoredPath) else str(self.path))
-        except (OSError, ValueError) as exc:
-            raise DataError(f"cannot read {str(self.path)!r} as Lance: {str(exc).splitlines()[0]}") from exc
 
     def fields(self) -> list[str] | None:
         """The columns."""
-        return list(self._dataset.schema.names)
+        return list(self.schema().names)
 
     def count(self) -> int | None:
         """The number of rows."""
-        return int(self._dataset.count_rows())
+        with understanding(self.path, as_="Lance"):
+            return int(self._dataset.count_rows())
 
     def schema(self) -> Any:
         """The schema of the newest version."""
-        return plain_schema(self._dataset.schema)
+        with understanding(self.path, as_="Lance"):
+            return plain_schema(self._dataset.schema)
 
     def files(self) -> Sequence[AnyPath]:
         """The files of its versions: a change adds one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -9,16 +10,30 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import Sample
+from ..record import BadRow, Sample
 from ..stores import AnyPath
-from .arrow import add_new_fields, merge_schemas, plain, plain_schema, rows_to_table
-from .base import DEFAULT_LAYOUT, Layout, NewFields, reading, writing
+from .arrow import add_new_fields, contains, merge_schemas, plain, plain_rows, plain_schema, rows_to_table
+from .base import (
+    BYTES_PER_VALUE,
+    DEFAULT_LAYOUT,
+    MAX_ROW_BYTES,
+    Layout,
+    NewFields,
+    check_regular,
+    too_large,
+    understanding,
+    writing,
+)
 from .temporary import FileSink, TemporaryFile
 
 READ_BYTES = 32 * 2**20
 """Rows are turned into Python values in batches of about this size."""
 READ_ROWS = 1024
 """Most rows in such a batch."""
+READ_VALUES = 512 * 1024
+"""Most values in such a batch."""
+DICTIONARY_BYTES = 2**28
+"""Most bytes that the texts of a batch may come to where rows share them in the file."""
 GROUP_ROWS = 8192
 """Rows in a written row group."""
 GROUP_BYTES = 64 * 2**20
@@ -28,16 +43,19 @@ GROUP_BYTES = 64 * 2**20
 class ParquetSource:
     """The rows of a Parquet file, or of the files of a folder, one behind the other."""
 
-    def __init__(self, path: AnyPath, files: Sequence[AnyPath] | None = None) -> None:
+    def __init__(
+        self, path: AnyPath, files: Sequence[AnyPath] | None = None, *, max_row_bytes: int = MAX_ROW_BYTES
+    ) -> None:
         self.path = path
         self.folder = path if path.is_dir() else path.parent
         self._files = [path] if files is None else list(files)
+        self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
         empty: Sample = dict.fromkeys(self.schema().names)
         for path in self._files:
-            for batch in _batches(path):
-                yield from ({**empty, **row} for row in batch)
+            for row in plain_rows(_batches(path), where=str(path), max_row_bytes=self.max_row_bytes):
+                yield _completed(row, empty)
 
     def fields(self) -> list[str] | None:
         """The columns."""
@@ -55,38 +73,85 @@ class ParquetSource:
         """The files."""
         return self._files
 
+    def binary_columns(self) -> list[str]:
+        """Columns that hold bytes in some row, as far as the footers say."""
+        return sorted({name for footer, schema in self._footers for name in _binary_columns(footer, schema)})
+
     @cached_property
     def _footers(self) -> list[tuple[Any, Any]]:
-        return [_footer(path) for path in self._files]
+        return [self._checked_footer(path) for path in self._files]
+
+    def _checked_footer(self, path: AnyPath) -> tuple[Any, Any]:
+        """What the end of a file says, unless it is of rows that must not be read."""
+        footer, schema = _footer(path)
+        twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
+        if twice:
+            raise DataError(f"{str(path)!r} names the column {twice[0]!r} more than once")
+        for i in range(footer.num_row_groups):
+            group = footer.row_group(i)
+            values = sum(group.column(k).num_values for k in range(group.num_columns))
+            rows = max(1, group.num_rows)
+            most_values = self.max_row_bytes // BYTES_PER_VALUE
+            if group.total_byte_size > self.max_row_bytes * rows or values > most_values * rows:
+                raise too_large(f"row group {i} of {str(path)!r} is of larger rows", limit_bytes=self.max_row_bytes)
+        return footer, schema
+
+
+def _binary_columns(footer: Any, schema: Any) -> set[str]:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    binary = {field.name for field in schema if contains(field.type, lambda type_: any(one(type_) for one in kinds))}
+    found = set()
+    for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
+        for chunk in (group.column(k) for k in range(group.num_columns)):
+            name, statistics = chunk.path_in_schema.partition(".")[0], chunk.statistics
+            is_bytes = chunk.physical_type.endswith("BYTE_ARRAY") and statistics is not None
+            if name in binary and is_bytes and statistics.logical_type.type == "NONE" and statistics.num_values:
+                found.add(name)
+    return found
+
+
+def _completed(row: Sample, empty: Sample) -> Sample:
+    """A row with all columns of the data set."""
+    whole = {**empty, **row}
+    return BadRow(whole, failure=row.failure) if isinstance(row, BadRow) else whole
 
 
 def _footer(path: AnyPath) -> tuple[Any, Any]:
+    check_regular(path, role="Parquet file")
     with _open(path) as file:
         return file.metadata, plain_schema(file.schema_arrow)
 
 
-def _batches(path: AnyPath) -> Iterator[list[Sample]]:
+def _batches(path: AnyPath) -> Iterator[Any]:
+    check_regular(path, role="Parquet file")
     with _open(path) as file:
-        for batch in file.iter_batches(batch_size=_batch_rows(file.metadata)):
-            yield plain(batch).to_pylist()
+        yield from file.iter_batches(batch_size=_batch_rows(file.metadata))
 
 
 def _batch_rows(footer: Any) -> int:
-    size = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-    return int(max(1, min(READ_ROWS, READ_BYTES * footer.num_rows // max(1, size))))
+    """Rows that are decoded at once: as many as come to a bounded size, also where rows share a long text."""
+    size = values = shared = 0
+    for i in range(footer.num_row_groups):
+        group = footer.row_group(i)
+        size += group.total_byte_size
+        for k in range(group.num_columns):
+            chunk = group.column(k)
+            values += chunk.num_values
+            if chunk.physical_type == "BYTE_ARRAY" and any("DICTIONARY" in one for one in chunk.encodings):
+                shared = max(shared, chunk.total_uncompressed_size)
+    by_size = READ_BYTES * footer.num_rows // max(1, size)
+    by_values = READ_VALUES * footer.num_rows // max(1, values)
+    return int(max(1, min(READ_ROWS, by_size, by_values, DICTIONARY_BYTES // max(1, shared))))
 
 
 @contextmanager
 def _open(path: AnyPath) -> Iterator[Any]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with reading(path):
-        try:
-            with pq.ParquetFile(path if isinstance(path, Path) else path.open()) as file:
-                yield file
-        except pa.ArrowException as exc:
-            raise DataError(f"cannot read {str(path)!r} as Parquet: {exc}") from exc
+    with understanding(path, as_="Parquet"), pq.ParquetFile(path if isinstance(path, Path) else path.open()) as file:
+        yield file
 
 
 class ParquetSink(FileSink):

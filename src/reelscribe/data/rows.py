@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from ..errors import DataError
-from ..record import Failure, Sample, failure_to_dict
+from ..record import BadRow, Failure, Sample, failure_to_dict
 from ..text import DEFAULT_TOKENS, SpecialTokens, ordinary_text
 from .base import NewFields
 from .folder import IMAGE_SUFFIXES
@@ -64,10 +64,52 @@ class FieldNames:
     """Whether rows without captions stay in the output."""
     tokens: SpecialTokens = DEFAULT_TOKENS
     """What is not ordinary text."""
+    guarded: tuple[str, ...] = field(default=(), compare=False)
+    """Fields that the run writes and that the first rows do not have: where a later row has one, it is the user's."""
+
+    @property
+    def written(self) -> dict[str, str]:
+        """Fields of captions, failures and reasons that have a name, and the parameter that names each."""
+        names = {
+            self.caption_key: "caption_key",
+            self.failure_key: "failure_key",
+            self.finish_reason_key: "finish_reason_key",
+        }
+        return {name: parameter for name, parameter in names.items() if name is not None}
+
+    def own_fields(self, row: Sample) -> list[str]:
+        """Fields of a row that would be replaced although they hold something of the user's."""
+        return [name for name in self.guarded if row.get(name) is not None]
+
+    def refused(self, row: Sample, videos: Sequence[Any]) -> BadRow | None:
+        """Why a row with these videos is not asked about; None: it is."""
+        if isinstance(row, BadRow):
+            return row.without_fields()
+        own = self.own_fields(row)
+        if not own or not videos:
+            return None
+        option = self.written.get(own[0], "caption_key")
+        message = (
+            f"the row has a field {own[0]!r} of its own, which the first row lacks, and which would be replaced; name "
+            f"another with --{option.replace('_', '-')} ({option})"
+        )
+        return BadRow({}, failure=Failure("bad_sample", message))
+
+    def passed_on(self, row: Sample, new: Sample) -> Sample:
+        """A row as it came, with new fields where it has none of its own."""
+        own = self.own_fields(row)
+        added = {name: value for name, value in new.items() if name not in own}
+        if not isinstance(row, BadRow):
+            return {**row, **added}
+        return row.with_fields({name: value for name, value in added.items() if row.get(name) is None})
 
 
 class RowForm(Protocol):
     """One form of rows."""
+
+    @property
+    def names(self) -> FieldNames:
+        """How the fields are called."""
 
     def wrap(self, row: Sample) -> Sample:
         """The row as the operator takes it."""
@@ -93,11 +135,16 @@ class VideosForm:
 
     def wrap(self, row: Sample) -> Sample:
         """The row itself."""
-        return row
+        refused = self.names.refused(row, self.videos(row))
+        return row if refused is None else refused
 
-    def unwrap(self, row: Sample, outcome: Outcome) -> list[Sample]:  # noqa: ARG002
-        """What the operator made of it."""
-        return outcome.samples
+    def unwrap(self, row: Sample, outcome: Outcome) -> list[Sample]:
+        """What the operator made of it; what it was not asked about, as it came."""
+        if not isinstance(row, BadRow) and not self.names.own_fields(row):
+            return outcome.samples
+        if not self.names.keep_original:
+            return []
+        return [self.names.passed_on(row, _extra_fields(self.names, outcome, self.names.caption_key))]
 
     def videos(self, row: Sample) -> Sequence[Any]:
         """The list."""
@@ -129,6 +176,9 @@ class VideoForm:
 
     def wrap(self, row: Sample) -> Sample:
         """The video as a list of one, the row's text as its original caption, and the fields that steer the run."""
+        refused = self.names.refused(row, self.videos(row))
+        if refused is not None:
+            return refused
         start, end = self.names.window_keys
         sample = {key: number_of(row[key]) for key in (start, end) if key in row}
         if self.names.prompt_key in row:
@@ -143,12 +193,10 @@ class VideoForm:
         captions = [kept[0] for kept in outcome.captions] or None
         if captions is None and not self.names.keep_original:
             return []
-        made = {**row, self.caption_key: captions}
+        new = {**_extra_fields(self.names, outcome, self.caption_key), self.caption_key: captions}
         if self.names.finish_reason_key is not None:
-            made[self.names.finish_reason_key] = [reasons[0] for reasons in outcome.finish_reasons] or None
-        if self.names.failure_key is not None:
-            made[self.names.failure_key] = _first_failure(outcome)
-        return [made]
+            new[self.names.finish_reason_key] = [reasons[0] for reasons in outcome.finish_reasons] or None
+        return [self.names.passed_on(row, new)]
 
     def videos(self, row: Sample) -> Sequence[Any]:
         """The one video; none where the field is null or empty."""
@@ -175,15 +223,22 @@ def choose_form(rows: Iterable[Sample], names: FieldNames) -> RowForm:
         DataError: no row has a field with videos, or the captions would overwrite a field.
     """
     seen: dict[str, None] = {}
-    for row in rows:
+    wrong: DataError | None = None
+    for number, row in enumerate(rows):
         seen.update(dict.fromkeys(row))
-        form = _form_of(row, names)
+        try:
+            form = _form_of(row, names, number)
+        except DataError as exc:  # a row that does not fit fails alone where another one does
+            wrong = wrong or exc
+            continue
         if form is not None:
-            return _checked(form, row, names)
+            return _checked(form, seen, names)
+    if wrong is not None:
+        raise wrong
     if not seen or names.video_key in seen:
-        return VideosForm(names, names.video_key)
+        return _checked(VideosForm(names, names.video_key), seen, names)
     if VIDEO_COLUMN in seen:
-        return VideoForm(names, VIDEO_COLUMN)
+        return _checked(VideoForm(names, VIDEO_COLUMN), seen, names)
     raise DataError(
         f"no row has a field {names.video_key!r} or {VIDEO_COLUMN!r}; there are {', '.join(map(repr, seen))}"
         " (the option --video-key, or video_key, names the field)" + _hint(seen)
@@ -196,7 +251,7 @@ def _hint(fields: Iterable[str]) -> str:
     return "; still pictures are captioned with --allow-images (allow_images)" if has_images else ""
 
 
-def _form_of(row: Sample, names: FieldNames) -> RowForm | None:
+def _form_of(row: Sample, names: FieldNames, number: int) -> VideosForm | VideoForm | None:
     """The form a row shows; None where its fields are missing or null."""
     value = row.get(names.video_key)
     if isinstance(value, (list, tuple)):
@@ -206,27 +261,47 @@ def _form_of(row: Sample, names: FieldNames) -> RowForm | None:
             return VideoForm(names, column)
     if value is not None:
         kind = type(value).__name__
-        raise DataError(f"field {names.video_key!r} must hold a list of videos, or a video; got a value of type {kind}")
+        raise DataError(
+            f"field {names.video_key!r} must hold a list of videos, or a video; got a value of type {kind} in row "
+            f"{number}"
+        )
     return None
 
 
-def _checked(form: RowForm, row: Sample, names: FieldNames) -> RowForm:
-    if not isinstance(form, VideoForm):
-        return form
+def _checked(form: VideosForm | VideoForm, seen: Collection[str], names: FieldNames) -> RowForm:
+    """The form, which keeps what later rows have under the names of new fields."""
+    written = names.written
+    if isinstance(form, VideoForm):
+        _check_video_form(form, seen, names)
+        written = {form.caption_key: "caption_key", **written}
+    guarded = tuple(name for name in written if name not in seen)
+    return replace(form, names=replace(names, guarded=guarded))
+
+
+def _check_video_form(form: VideoForm, seen: Collection[str], names: FieldNames) -> None:
     if form.column in (names.caption_key, names.failure_key, names.finish_reason_key):
         raise DataError(f"captions or failures would replace the field {form.column!r} with the videos; name another")
-    if names.caption_key is None and CAPTIONS_FIELD in row:
+    if names.caption_key is None and CAPTIONS_FIELD in seen:
         raise DataError(
             f"the rows have a field {CAPTIONS_FIELD!r} already; name another with --caption-key (or caption_key), "
             "or that one to replace it"
         )
-    return form
 
 
 def _named(fields: dict[str | None, str], names: FieldNames) -> NewFields:
     """The fields that have a name, and those of reasons and failures if they have one."""
     all_fields = {**fields, names.finish_reason_key: "captions", names.failure_key: "failure"}
     return {key: kind for key, kind in all_fields.items() if key is not None}
+
+
+def _extra_fields(names: FieldNames, outcome: Outcome, caption_key: str | None) -> Sample:
+    """The fields that a row without captions gets, in their order."""
+    new: Sample = {} if caption_key is None else {caption_key: None}
+    if names.finish_reason_key is not None:
+        new[names.finish_reason_key] = None
+    if names.failure_key is not None:
+        new[names.failure_key] = _first_failure(outcome)
+    return new
 
 
 def _first_failure(outcome: Outcome) -> Any:

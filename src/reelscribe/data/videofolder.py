@@ -61,7 +61,7 @@ def join_videofolder(parts: Sequence[Path], output: Path, layout: Layout) -> Non
     suffixes = set[str]()
     with _lines(output) as lines:
         for part in parts:
-            for row in JsonlSource(part):
+            for row in JsonlSource(part, max_row_bytes=None):
                 made = _placed(row, output.parent, layout)
                 if made is not None:
                     lines.write(made)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import Sample
+from ..record import BadRow, Sample
 from ..stores import AnyPath
 from ..video.signatures import HEAD_BYTES
-from .base import DEFAULT_LAYOUT, Layout, reading, writing
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, too_large, understanding, writing
 from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, is_video
+from .json_row import check_values, read_row
 from .jsonl import encode_row
 from .media import captioned_video, opened_video, video_suffix
 from .member_names import DistinctNames, field_names, fields_by_suffix, key_name, unclear_fields
@@ -33,6 +35,12 @@ KEY = "__key__"
 """Field with the key of a sample."""
 TEXT_FIELD = "text"
 """Field of the `.txt` member."""
+MAX_HEADER_BYTES = 2**20
+"""Most bytes of a header in front of a member: a long name, or what PAX has to say of it."""
+_HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
+            tarfile.SOLARIS_XHDTYPE)  # fmt: skip
+_META = re.compile(r"__[^/]*__($|/)")
+"""Names of members that tell of the shard, which `webdataset` leaves out too."""
 _JSON, _TEXT = "json", "txt"
 _SPACE = " \t\r\n"
 
@@ -40,16 +48,20 @@ _SPACE = " \t\r\n"
 class TarSource:
     """The samples of a shard, or of several, one behind the other."""
 
-    def __init__(self, path: AnyPath, files: Sequence[AnyPath] | None = None) -> None:
+    def __init__(
+        self, path: AnyPath, files: Sequence[AnyPath] | None = None, *, max_row_bytes: int = MAX_ROW_BYTES
+    ) -> None:
         self.path = path
         self.folder = path if path.is_dir() else path.parent
         self._files = [path] if files is None else list(files)
+        self.max_row_bytes = max_row_bytes
+        """The largest sample that is read."""
         self.images = False
         """Whether the still picture of a sample without a video is its video."""
 
     def __iter__(self) -> Iterator[Sample]:
         for path in self._files:
-            yield from _samples(path, images=self.images)
+            yield from _samples(path, self.max_row_bytes, images=self.images)
 
     def fields(self) -> list[str] | None:
         """Unknown: samples may differ."""
@@ -68,32 +80,63 @@ class TarSource:
         return self._files
 
 
-def _samples(path: AnyPath, *, images: bool) -> Iterator[Sample]:
+def _samples(path: AnyPath, max_row_bytes: int, *, images: bool) -> Iterator[Sample]:
     from webdataset.tariterators import group_by_keys
 
-    with reading(path):
-        try:
-            with path.open("rb") as file:
-                for sample in group_by_keys(_members(file, path)):
-                    yield _row(sample, path, images=images)
-        except (tarfile.TarError, ValueError) as exc:
-            raise DataError(f"cannot read {str(path)!r} as a tar shard: {exc.args[0] if exc.args else exc}") from exc
+    check_regular(path, role="tar shard")
+    with understanding(path, as_="a tar shard"), path.open("rb") as file:
+        for sample in group_by_keys(_members(file, path, max_row_bytes)):
+            yield _row(sample, path, max_row_bytes, images=images)
 
 
-def _members(file: Any, path: AnyPath) -> Iterator[dict[str, Any]]:
-    from webdataset.tariterators import tar_file_iterator
+class _Member(tarfile.TarInfo):
+    """A member whose header is bounded, and that is no sparse file: a few bytes would stand for any number."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _HEADERS and self.size > MAX_HEADER_BYTES:
+            raise DataError(f"{str(tar.name or 'a tar shard')!r} has a header of {self.size:,} bytes; that is no name")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise DataError(_sparse(self.name))
+        member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
+        return member
+
+
+def _sparse(name: str) -> str:
+    return f"the member {name!r} is a sparse file, which is not read; pack it without --sparse"
+
+
+def _members(file: Any, path: AnyPath, max_row_bytes: int) -> Iterator[dict[str, Any]]:
+    """Name and bytes of each file of a shard, as `tar_file_iterator` of `webdataset` gives them, within the limit."""
+    from webdataset.tariterators import base_plus_ext
 
     if not file.peek(1):
         return
-    for member in tar_file_iterator(file):
-        yield {**member, "__url__": str(path)}
+    sample, size = None, 0
+    with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as shard:
+        for member in shard:
+            shard.members = []  # type: ignore[attr-defined]  # a list that would grow with the shard
+            if not member.isreg() or _META.match(member.name):
+                continue
+            if member.issparse():
+                raise DataError(f"{path}: {_sparse(member.name)}")
+            key, _ = base_plus_ext(member.name)
+            sample, size = key, member.size + (size if key == sample else 0)
+            if size > max_row_bytes:
+                raise too_large(f"{path}: the sample {key or member.name!r} is larger", limit_bytes=max_row_bytes)
+            data = shard.extractfile(member)
+            assert data is not None
+            yield {"fname": member.name, "data": data.read(), "__url__": str(path)}
 
 
-def _row(sample: dict[str, Any], path: AnyPath, *, images: bool) -> Sample:
+def _row(sample: dict[str, Any], path: AnyPath, max_row_bytes: int, *, images: bool) -> Sample:
     row: Sample = {KEY: sample[KEY]}
     members = {suffix: data for suffix, data in sample.items() if not suffix.startswith("__")}
+    stored: Sample = {}
     if _JSON in members:
-        row |= _fields(members.pop(_JSON), where=f"{path}:{sample[KEY]}.json")
+        where = f"{path}:{sample[KEY]}.json"
+        check_values(members[_JSON], limit_bytes=max_row_bytes, where=where)
+        stored = _fields(members.pop(_JSON), where=where)
+        row |= stored
     still = _still(members) if images and not row.get(VIDEO_FIELD) else None
     fields: dict[str, str] | None = None
     for suffix, data in members.items():
@@ -106,7 +149,10 @@ def _row(sample: dict[str, Any], path: AnyPath, *, images: bool) -> Sample:
                 fields = fields_by_suffix(name for name, value in row.items() if value is None)
             field = fields.get(suffix, suffix)
             row[field] = data if row.get(field) is None else row[field]
-    return row
+    if not isinstance(stored, BadRow):
+        return row
+    added = {name: value for name, value in row.items() if name not in stored or value is not stored[name]}
+    return BadRow(row, failure=stored.failure, line=stored.line, added=added)
 
 
 def _last(suffix: str) -> str:
@@ -135,7 +181,7 @@ def _video_name(row: Sample) -> str:
 
 def _fields(data: bytes, *, where: str) -> Sample:
     try:
-        value = json.loads(data)
+        value = read_row(data.decode(json.detect_encoding(data), "surrogatepass"), where=where)
     except (ValueError, RecursionError) as exc:
         raise DataError(f"{where} is not JSON: {exc}") from exc
     return value if isinstance(value, dict) else {_JSON: value}
@@ -248,6 +294,8 @@ class TarSink(FileSink):
                 plain[name] = without_bytes(value)
         members[_JSON] = encode_row(plain, number=self._rows, path=self.path)
         captions = self._captions(row)
+        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
+            captions = None  # a field of the user's that has this name
         return members | ({_TEXT: "\n".join(captions).encode("utf-8", "backslashreplace")} if captions else {})
 
     def _captions(self, row: Sample) -> Any:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 from ..batches import fields_until
 from ..data import Source, Target
+from ..data.base import check_regular
 from ..data.folder import VIDEO_FIELD, VideoFileSource
+from ..data.jsonl import JsonlSink
 from ..data.links import check_file
+from ..data.parquet import ParquetSource
 from ..data.rows import FieldNames, RowForm, VideoForm
 from ..data.videofolder import check_videos, video_path
 from ..errors import DataError
@@ -65,7 +68,7 @@ def check_failures_place(failures: Path, *, is_named: bool) -> None:
     check_file(failures.resolve() if is_named else failures, "the file of failures")
 
 
-def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: bool) -> None:
+def check_rows(target: Target, source: Source, form: RowForm, *, limit: int | None, overwrite: bool) -> None:
     """Stop early where captions could not be placed."""
     if target.format.name == "datasets" and target.layout.with_videos and target.layout.video_field is None:
         raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
@@ -75,6 +78,7 @@ def check_rows(target: Target, source: Source, *, limit: int | None, overwrite: 
             "next time; name another folder for the output"
         )
     if target.format.name == "videofolder":
+        check_own_fields(form, source, limit=limit)
         fresh = not overwrite and not run_folder(target.path).exists()
         check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
 
@@ -104,6 +108,20 @@ def check_copies(target: Target, source: Source, *, limit: int | None) -> None:
             raise DataError(
                 f"the copy of {str(video)!r} in {str(into)!r} would be read as another video of {str(folder)!r} by the "
                 "next command; name an output outside of that folder, or the folder itself"
+            )
+
+
+def check_own_fields(form: RowForm, source: Source, *, limit: int | None) -> None:
+    """Stop before a table is written that has no room for rows with captions of their own beside those that are made.
+
+    Raises:
+        DataError: naming the first such row and its field.
+    """
+    for number, row in enumerate(islice(source, limit)):
+        if own := form.names.own_fields(row):
+            raise DataError(
+                f"row {number} of {str(source.path)!r} has a field {own[0]!r} of its own, which would be replaced; "
+                "name another for captions with --caption-key (caption_key)"
             )
 
 
@@ -153,6 +171,8 @@ def check_outputs(output: Path, failures: Path, source: Source) -> None:
     for path in (output, failures):
         if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
             raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
+    check_regular(output, role="output")
+    check_regular(failures, role="file of failures")
     targets = {path.resolve(): path for path in (output, failures) if path.exists()}
     for read in source.files() if targets else ():
         real = read.resolve()
@@ -174,11 +194,17 @@ def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, 
         operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
 
 
-def check_first_row(target: Target, source: Source, form: RowForm) -> None:
+def check_first_row(target: Target, source: Source, form: RowForm, *, limit: int | None = None) -> None:
     """Stop early where the output's format cannot hold the values of the rows."""
     sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
     for row in islice(source, 1):
         sink.check({**row, **dict.fromkeys(form.new_fields())})
+    if isinstance(sink, JsonlSink) and limit is None and isinstance(source, ParquetSource):
+        for name in source.binary_columns():
+            raise DataError(
+                f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "
+                ".parquet file, which can"
+            )
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data import open_sink
+from ..data.arrow import scalar_value
 from ..data.rows import RowForm
 from ..errors import SettingsError
 from ..printable import redacted
@@ -16,6 +19,8 @@ from .summary import Counts
 
 FAILURES_SUFFIX = ".failures.jsonl"
 """Added to the output's name."""
+MAX_ID_BITS = 8192
+"""Size of a number that goes into the file of failures as it is."""
 FEWEST_ROWS = 100
 """Rows after which a share of failures says something."""
 
@@ -93,7 +98,7 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
     video = videos[video_index] if video_index < len(videos) else None
     entry: Sample = {"row": number}
     if row.get("id") is not None:
-        entry["id"] = row["id"] if isinstance(row["id"], int) else redacted(str(row["id"]))
+        entry["id"] = _name_of(row["id"])
     return {
         **entry,
         "video": describe_video(video),
@@ -107,11 +112,24 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
 
 def describe_video(video: Any) -> str | None:
     """A video's path, an address without credentials, or what there is instead of one."""
+    video = scalar_value(video)
     if isinstance(video, dict):
-        return describe_video(video.get("path") or video.get("bytes"))
+        path = scalar_value(video.get("path"))
+        if path:
+            return redacted(path) if isinstance(path, str) else reprlib.repr(path)
+        return describe_video(video.get("bytes"))
     if isinstance(video, (bytes, bytearray)):
         return f"<{len(video):,} bytes>"
-    return None if video is None else redacted(str(video))
+    if video is None:
+        return None
+    return redacted(str(video)) if isinstance(video, str | os.PathLike) else reprlib.repr(video)
+
+
+def _name_of(value: Any) -> int | str:
+    """A row's own name as it goes into a file; a number with thousands of digits cannot be written out."""
+    if isinstance(value, int) and value.bit_length() <= MAX_ID_BITS:
+        return value
+    return redacted(value if isinstance(value, str) else str(scalar_value(value)))
 
 
 def failures_path(output: Path) -> Path:

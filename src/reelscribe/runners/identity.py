@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import BY_NAME, Source, Target
-from ..data.base import size_now
+from ..data.base import MAX_ROW_BYTES, size_now
 from ..data.folder import VideoFileSource
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import model_revision
@@ -193,6 +193,7 @@ def command_of(
     format: str | None = None,  # noqa: A002
     with_videos: bool = False,
     cut: str | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> dict[str, Any] | None:
     """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
     given = portable_parameters(operator)
@@ -214,6 +215,7 @@ def command_of(
         "format": format,
         "with_videos": with_videos,
         "cut": cut,
+        "max_row_bytes": max_row_bytes,
         "parameters": _plain(given),
     }
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -24,6 +24,7 @@ from ..data.links import check_file, check_folder, check_sole_name, check_tree
 from ..data.videofolder import NAMES as TABLE_NAMES
 from ..errors import DataError
 from ..record import Candidate, CaptionResult, Failure, RequestId, Sample, Usage
+from .summary import Counts
 
 DATABASE = "journal.sqlite"
 OWNER = "owner.json"
@@ -203,6 +204,7 @@ class Journal:
         it also works on network file systems."""
         path = self.folder / DATABASE
         database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        database.text_factory = bytes  # a text that is not UTF-8 is a bad value of one row, not of the journal
         try:
             database.execute("PRAGMA trusted_schema = OFF")  # it may lie in a folder that others have filled
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -253,6 +255,8 @@ class Journal:
             raise DataError(
                 f"the journal in {str(self.folder)!r} is damaged ({exc}); start afresh (--overwrite)"
             ) from exc
+        except UnicodeDecodeError as exc:  # SQLite's own message had bytes of the file in it
+            raise self._damaged(str(exc)) from exc
         except OSError as exc:
             raise DataError(f"cannot write the journal in {str(self.folder)!r}: {exc.strerror or exc}") from exc
 
@@ -301,15 +305,49 @@ class Journal:
     def fact(self, name: str) -> Any:
         """A plain value that was kept under this name; None: there is none."""
         found = self._rows("SELECT value FROM facts WHERE name = ?", name)
-        return self._plain(found[0][0]) if found else None
-
-    def _plain(self, text: Any) -> Any:
         try:
-            return json.loads(text)
+            return json.loads(found[0][0]) if found else None
         except (ValueError, TypeError, RecursionError) as exc:
-            raise DataError(
-                f"the journal in {str(self.folder)!r} is damaged ({exc}); start afresh (--overwrite)"
-            ) from exc
+            raise self._damaged(f"its value of {name!r} is no JSON") from exc
+
+    def identity(self) -> Any:
+        """What the run is (see `RunIdentity.as_dict`); None: it is new.
+
+        Raises:
+            DataError: what is kept is no identity.
+        """
+        kept = self.fact("identity")
+        if kept is None:
+            return None
+        if not isinstance(kept, dict) or not all(
+            isinstance(part, dict) and names <= part.keys()
+            for part, names in ((kept.get("rows"), _ROW_NAMES), (kept.get("writing"), _WRITING_NAMES))
+        ):
+            raise self._damaged("it does not say which run it is of")
+        return kept
+
+    def command(self) -> dict[str, Any] | None:
+        """What does the run again; None: it was given a captioner from Python.
+
+        Raises:
+            DataError: what is kept is no command.
+        """
+        kept = self.fact("command")
+        if kept is None:
+            return None
+        if (
+            not isinstance(kept, dict)
+            or not isinstance(kept.get("parameters"), dict)
+            or not isinstance(kept.get("input"), str)
+            or not {"limit", "failures"} <= kept.keys()
+            or not isinstance(kept["limit"], int | None)
+            or not isinstance(kept["failures"], str | None)
+        ):
+            raise self._damaged("it does not say with what settings the run was made")
+        return kept
+
+    def _damaged(self, what: str) -> DataError:
+        return DataError(f"the journal in {str(self.folder)!r} is damaged ({what}); start afresh (--overwrite)")
 
     def keep(self, **facts: Any) -> None:
         """Keep plain values; those there are under these names are replaced."""
@@ -435,9 +473,19 @@ class Journal:
     # parts
 
     def parts(self) -> list[Part]:
-        """The finished parts, in order."""
-        found = self._rows("SELECT number, counts FROM parts ORDER BY number")
-        return [Part(number, self._plain(counts)) for number, counts in found]
+        """The finished parts, in order, up to the first of which the counts or the failures are no good."""
+        parts: list[Part] = []
+        for number, text in self._rows("SELECT number, counts FROM parts ORDER BY number"):
+            counts = _counts_of(text)
+            if counts is None or not isinstance(number, int) or not self._are_entries(number):
+                break
+            parts.append(Part(number, counts))
+        return parts
+
+    def _are_entries(self, part: int) -> bool:
+        """Whether all failures of a part can be read."""
+        entries = self._rows("SELECT entry FROM failures WHERE part = ?", part)
+        return all(isinstance(_json_of(entry), dict) for (entry,) in entries)
 
     def add_part(self, part: Part, failures: Iterable[Sample], written: Iterable[WrittenRow] = ()) -> None:
         """A part has its final name: its rows are done, and these are their failures, and digests of what it holds."""
@@ -461,7 +509,7 @@ class Journal:
         """The failures of all finished parts, in the order of the rows."""
         for part in self.parts():
             for (entry,) in self._rows("SELECT entry FROM failures WHERE part = ? ORDER BY place", part.number):
-                yield self._plain(entry)
+                yield json.loads(entry)
 
     def finish(self, **facts: Any) -> None:
         """The output has its final name: the parts are not needed any more; answers stay for `retry`.
@@ -654,6 +702,30 @@ def _drop_parts(db: sqlite3.Connection) -> None:
     db.execute("DELETE FROM facts WHERE name = 'finished'")
 
 
+_ROW_NAMES = {"input", "allow_remote", "media_root", "max_source_seconds", "max_source_pixels", "max_source_frames",
+              "max_source_bytes"}  # fmt: skip
+_WRITING_NAMES = {"model_revision"}
+"""Names without which an identity cannot be compared."""
+
+
+def _json_of(text: Any) -> Any:
+    """The value of a text of JSON; None: it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+
+
+def _counts_of(text: Any) -> dict[str, Any] | None:
+    """The counts of a part; None: it has none that add up with others."""
+    counts = _json_of(text)
+    if not isinstance(counts, dict) or not isinstance(counts.get("failures"), dict) or "rows_in" not in counts:
+        return None
+    numbers = [*counts["failures"].values(), *(value for name, value in counts.items() if name != "failures")]
+    whole = all(isinstance(number, int) and number >= 0 for number in numbers)
+    return counts if whole and counts.keys() <= {one.name for one in fields(Counts)} else None
+
+
 def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
     """A result as JSON in ASCII: lone surrogates are escaped, numbers come back as they were."""
     value: dict[str, Any] = {"u": [result.usage.prompt_tokens, result.usage.completion_tokens]}
@@ -672,7 +744,7 @@ def mark_of(payload: str) -> Any:
     return json.loads(payload).get("m", UNKNOWN)
 
 
-def result_of(id_: RequestId, payload: str) -> CaptionResult:
+def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:
     """The result that became this JSON, as the answer to a request.
 
     Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import SINKS, Source, Target, open_source, passed_over
-from ..data.base import by_suffix
+from ..data.base import MAX_ROW_BYTES, by_suffix
 from ..data.pieces import remove_waiting
 from ..data.rows import RowForm, choose_form
 from ..data.temporary import remove_leftovers
@@ -23,9 +23,18 @@ from ..errors import DataError, FailedSamplesError, SettingsError, TooManyFailur
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import server_addresses
 from ..models.base import captioner_notes
-from ..pipe import Results
+from ..pipe import Results, WeighedRow, weight_of
 from ..plan import RowOutcome
-from ..record import CaptionRequest, CaptionResult, RequestId, Sample
+from ..record import (
+    BadRow,
+    CaptionRequest,
+    CaptionResult,
+    Failure,
+    RequestId,
+    Sample,
+    belongs_to_row,
+    internal_failure,
+)
 from ..stages import Stage, StageTimes
 from ..stores import AnyPath, StoredPath, located
 from .checks import (
@@ -56,6 +65,9 @@ from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
 from .writing import Writer
+
+ERRORS_LOG = "errors.log"
+"""In the folder of the run: tracebacks of errors of this package, each with its row."""
 
 __all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
 
@@ -94,6 +106,12 @@ class RunSettings:
     cut: str | None = None
     """How the parts of videos that rows are about are cut out for a `videofolder` with videos, `copy` or `exact`; None:
     whole videos are copied."""
+    max_row_bytes: int = MAX_ROW_BYTES
+    """The largest row that is read into memory, in bytes without compression."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_row_bytes, int) or self.max_row_bytes < 1:
+            raise SettingsError(f"max_row_bytes must be at least 1 byte; got {self.max_row_bytes!r}")
 
 
 def caption_file(
@@ -177,16 +195,22 @@ def _run_file(
     adopt_earlier_folder(output)
     failures = settings.failures or failures_path(output)
     own = OwnFiles.of([output, failures, *([address] if address else [])]) if run_folder(output).exists() else None
-    source = open_source(input, images=operator.limits.allow_images, leave_out=own, is_output=is_output)
+    source = open_source(
+        input,
+        images=operator.limits.allow_images,
+        leave_out=own,
+        is_output=is_output,
+        max_row_bytes=settings.max_row_bytes,
+    )
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     check_failures_place(failures, is_named=settings.failures is not None)
     form = choose_form(islice(source, settings.limit), field_names(operator))
     check_prompt_key(operator, source, limit=settings.limit)
     target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
-    check_first_row(target, source, form)
+    check_first_row(target, source, form, limit=settings.limit)
     check_copies(target, source, limit=settings.limit)
-    check_rows(target, source, limit=settings.limit, overwrite=settings.overwrite)
+    check_rows(target, source, form, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
         stack.enter_context(relative_to(operator, source.folder))
@@ -348,7 +372,7 @@ class Run:
 
     def _kept_identity(self) -> Any:
         """What the journal says the run is, as this version would say it."""
-        kept = self._journal.fact("identity")
+        kept = self._journal.identity()
         return kept if kept is None else self._identity.brought_up(kept, self._source)
 
     def _explained(self, differences: list[str]) -> list[str]:
@@ -410,6 +434,7 @@ class Run:
             format=self._settings.format,
             with_videos=self._settings.with_videos,
             cut=self._settings.cut,
+            max_row_bytes=self._settings.max_row_bytes,
         )
         self._journal.keep(identity=self._identity.as_dict(), command=command, input_bytes=self._input_bytes)
 
@@ -421,6 +446,7 @@ class Run:
         if self.summary.failures and not self._failures.exists():
             write_failures(self._failures, self._journal.failures())
         self.summary.failures_path = self._failures if self.summary.failures else None
+        self._point_to_log()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
@@ -494,6 +520,7 @@ class Run:
         self.summary.kept_edits += self._edits.texts_kept
         if write_failures(self._failures, self._journal.failures()):
             self.summary.failures_path = self._failures
+        self._point_to_log()
         made = self._edits.made(self.summary.rows_out)
         self._journal.finish(made=made, joining=False, discard_edits=False, texts_kept=self._edits.texts_kept)
         forget_leave(self._journal)
@@ -605,19 +632,55 @@ class Run:
         return "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
 
     def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
-        for number, row in enumerate(rows, start=first):
+        for number, row in enumerate(self._read(rows, first), start=first):
             self._waiting[number] = row
-            yield self._form.wrap(row)
+            yield self._wrap(row)
+
+    def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
+        """The rows; an error that no format knows of says where it was."""
+        number = first
+        try:
+            for row in rows:
+                yield row
+                number += 1
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            failure = internal_failure(exc)
+            self._log_error(number, failure)
+            raise DataError(
+                f"cannot read row {number} of {str(self._source.path)!r}: {failure.message}; the traceback is in "
+                f"{str(self._log_path)!r}"
+            ) from exc
+
+    def _wrap(self, row: Sample) -> Sample:
+        """A row as the operator takes it; one that it cannot take is its own failure."""
+        try:
+            sample = self._form.wrap(row)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            sample = BadRow({}, failure=internal_failure(exc))
+        if isinstance(sample, BadRow):
+            sample.weight = weight_of(row)
+        if isinstance(sample, BadRow) or sample is row:
+            return sample
+        return WeighedRow(sample, row)
 
     def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
         row = self._waiting.pop(outcome.row)
         outcome = self._with_part(outcome, row)
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
-        made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))
-        failed = [
-            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
-        ]
+        try:
+            made, failed, edits = self._made(row, outcome)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            outcome = replace(outcome, captions=[], finish_reasons=[], failures=[(0, internal_failure(exc))])
+            made, failed, edits = self._made(BadRow(row, failure=outcome.failures[0][1]), outcome)
+        for _, failure in outcome.failures:
+            self._log_error(outcome.row, failure)
         written = self._digests.written(outcome.row, row, made)
         parts.write(outcome, made, failed, written=written, kept_edits=edits)
         self.summary.add(outcome, rows_out=len(made), kept_edits=edits)
@@ -625,12 +688,37 @@ class Run:
         self._progress.update(self.summary)
         self._check_failures()
 
+    def _made(self, row: Sample, outcome: RowOutcome) -> tuple[list[Sample], list[Sample], int]:
+        """The rows of the output and of the file of failures for a row, and how many hold what a person wrote."""
+        failures = [
+            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
+        ]
+        made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))
+        return made, failures, edits
+
     def _count_known(self, outcome: RowOutcome) -> None:
         """Count what was answered before when its row is done, as everything else."""
         self.summary.known_videos += self._answered.pop(outcome.row, 0)
         replayed = self._replayed.pop(outcome.row, 0)
         self.summary.answers_left -= replayed
         self.summary.replayed_rows += bool(outcome.videos) and replayed == outcome.videos
+
+    @property
+    def _log_path(self) -> Path:
+        return self._journal.folder / ERRORS_LOG
+
+    def _point_to_log(self) -> None:
+        """Let the summary name the log that an earlier go has written."""
+        if self.summary.failures["internal_error"] and self._log_path.exists():
+            self.summary.errors_path = self._log_path
+
+    def _log_error(self, row: int, failure: Failure) -> None:
+        """Keep the traceback of an error of this package where it can be sent from."""
+        if failure.trace is None:
+            return
+        self.summary.errors_path = self._log_path
+        with suppress(OSError), self._log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"row {row}: {failure.message}\n{failure.trace}\n")
 
     def _check_failures(self) -> None:
         if self._settings.max_failures.is_passed(self.summary):

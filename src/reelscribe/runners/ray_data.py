@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,12 +23,13 @@ from typing import Any, Protocol
 from .. import errors
 from ..batches import batch_fields, batch_to_rows, rows_to_batch
 from ..data import LeaveOut, open_source
+from ..data.base import MAX_ROW_BYTES
 from ..data.rows import RowForm
 from ..errors import FailedSamplesError, MissingExtraError, ModelError, ReelscribeError, SettingsError
 from ..errors import TooManyFailuresError as TooMany
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..plan import Plan, Planner
-from ..record import CaptionRequest, CaptionResult, Clip, Failure, Sample
+from ..record import BadRow, CaptionRequest, CaptionResult, Clip, Failure, Sample
 from ..stages import BusyClock, Stage, StageTimes
 from ..stores import AnyPath, StoredPath
 from ..video.pool import usable_processors
@@ -543,6 +545,8 @@ class FileJob:
     """The input; read by a process beside the driver."""
     limit: int | None
     """Rows that are taken; None: all."""
+    max_row_bytes: int
+    """The largest row that is read into memory."""
     form: RowForm
     """The form of the rows."""
     identity: RunIdentity
@@ -615,18 +619,27 @@ def _rows_of(file: FileJob, *, images: bool) -> Any:
 
         def get_read_tasks(self, parallelism: int, *_args: Any, **_options: Any) -> list[Any]:  # noqa: ARG002
             metadata = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
-            return [ReadTask(lambda: row_tables(path, limit, images=images, leave_out=file.leave_out), metadata)]
+            task = partial(
+                row_tables, path, limit, images=images, leave_out=file.leave_out, max_row_bytes=file.max_row_bytes
+            )
+            return [ReadTask(task, metadata)]
 
     return RowsDatasource()
 
 
 def row_tables(
-    path: AnyPath, limit: int | None, *, images: bool = False, leave_out: LeaveOut | None = None
+    path: AnyPath,
+    limit: int | None,
+    *,
+    images: bool = False,
+    leave_out: LeaveOut | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Iterator[Any]:
-    """The rows of a file as tables of index and pickled row."""
+    """The rows of a file as tables of index and pickled row; of a row that is not asked about, only why."""
     import pyarrow as pa
 
-    rows = enumerate(islice(open_source(path, images=images, leave_out=leave_out), limit))
+    source = islice(open_source(path, images=images, leave_out=leave_out, max_row_bytes=max_row_bytes), limit)
+    rows = enumerate(row.without_fields() if isinstance(row, BadRow) else row for row in source)
     while some := list(islice(rows, SOURCE_ROWS)):
         numbers = pa.array([number for number, _ in some], pa.int64())
         yield pa.table({ROW: numbers, SAMPLE: pa.array([pickle.dumps(row) for _, row in some], pa.binary())})

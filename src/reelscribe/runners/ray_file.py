@@ -112,7 +112,7 @@ class RayRun(Run):
     def _agree(self) -> None:
         """As for any run; answers that a cluster gave are in the journal before anything of it is set aside."""
         usable = self._take_answers()
-        kept = self._journal.fact("identity")
+        kept = self._journal.identity()
         super()._agree()
         if kept is not None and not self._settings.update:
             # a version that was not known then may be now: answers go by what was written down
@@ -150,6 +150,7 @@ class RayRun(Run):
         return FileJob(
             source=self._source.path,
             limit=self._settings.limit,
+            max_row_bytes=self._settings.max_row_bytes,
             form=self._form,
             identity=RunIdentity(self._identity.rows, self._identity.writing),
             answers=self._answers,
@@ -195,7 +196,7 @@ class RayRun(Run):
     def _known_rows(self) -> Iterator[int]:
         """Rows of which every video is answered."""
         for number, row in enumerate(self._source):
-            plan = self._operator.planner.plan(self._form.wrap(row), number)
+            plan = self._operator.planner.plan(self._wrap(row), number)
             if all(self._known(request) for request in plan.requests):
                 yield number
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data.base import MAX_ROW_BYTES
 from ..errors import DataError, SettingsError
 from ..record import FAILURE_KINDS
 from ..stores import AnyPath, StoredPath, located
@@ -26,6 +27,7 @@ def retry_file(
     recheck: bool = False,
     discard_edits: bool = False,
     max_failures: FailureLimit | None = None,
+    max_row_bytes: int | None = None,
     progress: Progress | None = None,
     caption: Callable[..., RunSummary] = caption_file,
 ) -> RunSummary:
@@ -40,6 +42,7 @@ def retry_file(
         recheck: ask again about videos that were replaced since they were captioned.
         discard_edits: drop captions that were edited by hand in the output, instead of keeping them.
         max_failures: how many rows may fail.
+        max_row_bytes: the largest row that is read; None: the run's.
         progress: what is told about each row.
         caption: what runs it, wherever it ran first: `caption_file`, or `caption_file_ray` with its cluster.
 
@@ -63,6 +66,7 @@ def retry_file(
         format=command.get("format"),
         with_videos=command.get("with_videos", False),
         cut=command.get("cut"),
+        max_row_bytes=max_row_bytes or command.get("max_row_bytes", MAX_ROW_BYTES),
     )
     try:
         return caption(operator, command["input"], place, progress=progress, settings=settings)
@@ -90,7 +94,7 @@ def _command_of(output: Path) -> dict[str, Any]:
             f"no run with the output {str(output)!r} is known here: {str(run_folder(output))!r} is not there"
         )
     with Journal(run_folder(output)) as journal:
-        command: dict[str, Any] | None = journal.fact("command")
+        command: dict[str, Any] | None = journal.command()
     if command is None:
         raise SettingsError(
             f"the run with the output {str(output)!r} had a captioner given from Python: call caption_file with that "

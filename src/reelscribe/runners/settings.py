@@ -12,6 +12,14 @@ from pydantic import ValidationError
 from ..errors import SettingsError
 from ..mapper import VideoCaptioningFromVLMMapper
 
+MAX_YAML_CHARACTERS = 2**20
+"""Characters of settings, with aliases written out."""
+MAX_YAML_DEPTH = 100
+"""Lists and mappings inside each other in settings."""
+LONGEST_VALUE = 500
+"""Characters of a value that a message shows."""
+_TOO_DEEP = f"is nested more than {MAX_YAML_DEPTH} levels deep"
+
 
 def parameter_names() -> list[str]:
     """The operator's parameters that plain values can set, in the order of its signature."""
@@ -46,6 +54,62 @@ def check_names(names: Iterable[str], known: Iterable[str], *, what: str) -> Non
             raise SettingsError(f"{what} {name!r}; {hint}")
 
 
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text that a user wrote.
+
+    Raises:
+        SettingsError: it is not YAML, or too large, too deeply nested, or refers to itself again and again.
+    """
+    import yaml
+
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise SettingsError(f"is too long for settings: more than {MAX_YAML_CHARACTERS:,} characters")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        _check_size(node)
+        return yaml.safe_load(text)
+    except (SettingsError, MemoryError):
+        raise
+    except RecursionError:
+        raise SettingsError(_TOO_DEEP) from None
+    except Exception as exc:  # values such as a 13th month raise what Python has for them
+        raise SettingsError(f"is not YAML: {' '.join(str(exc).split())}") from exc
+
+
+def _check_size(node: Any) -> None:
+    """Stop where aliases stand for more than anyone writes."""
+    sizes: dict[int, int | None] = {}
+
+    def size(one: Any, depth: int) -> int:
+        if depth > MAX_YAML_DEPTH:
+            raise SettingsError(_TOO_DEEP)
+        if id(one) in sizes:
+            known = sizes[id(one)]
+            if known is None:
+                raise SettingsError("refers to itself with an alias, which no setting can")
+            return known
+        sizes[id(one)] = None
+        inside: list[Any] = []
+        if isinstance(one.value, list):
+            for item in one.value:
+                inside += item if isinstance(item, tuple) else [item]
+        own = 1 + (len(one.value) if isinstance(one.value, str) else 0)
+        found = own + sum(size(item, depth + 1) for item in inside)
+        if found > MAX_YAML_CHARACTERS:
+            raise SettingsError("stands for more than settings can be: its aliases repeat each other")
+        sizes[id(one)] = found
+        return found
+
+    if node is not None:
+        size(node, 0)
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
 def one_line(exc: ValidationError) -> str:
     """What pydantic found, as `parameter: rule; got value`.
 
@@ -53,7 +117,8 @@ def one_line(exc: ValidationError) -> str:
     "caption_num: input should be greater than 0; got 0"
     """
     return " | ".join(
-        f"{'.'.join(map(str, error['loc']))}: {_rule(error['msg'])}; got {error['input']!r}" for error in exc.errors()
+        f"{'.'.join(map(str, error['loc']))}: {_rule(error['msg'])}; got {shown(error['input'])}"
+        for error in exc.errors()
     )
 
 

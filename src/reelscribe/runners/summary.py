@@ -104,6 +104,8 @@ class RunSummary(Counts):
     """Where the run keeps its journal, for `retry` and for going on."""
     failures_path: AnyPath | None = None
     """Where the failures are, if there are any."""
+    errors_path: AnyPath | None = None
+    """Where tracebacks of errors of this package are, if there were any."""
     is_old: bool = False
     """Whether everything had been done before."""
     too_many_failed: bool = False
@@ -171,7 +173,7 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "cut", f"{summary.cut_captions:,} captions were cut at the token limit (--max-tokens)"
     yield "failed", f"{summary.failed_rows:,} rows"
     for kind, count in sorted(summary.failures.items(), key=lambda item: (-item[1], item[0])):
-        yield f"  {kind}", f"{count:,}  {FAILURE_KINDS[kind]}"
+        yield f"  {kind}", f"{count:,}  {FAILURE_KINDS.get(kind, '')}"
     tokens_per_second = summary.tokens_per_second
     speed = "" if tokens_per_second is None else f", {tokens_per_second:,.1f} tokens/s"
     if not summary.is_old:
@@ -187,6 +189,8 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
         yield "failures", str(summary.failures_path)
     if summary.run_folder is not None:
         yield "journal", f"{summary.run_folder} (`reelscribe runs` lists and removes them)"
+    if summary.errors_path is not None:
+        yield "errors", str(summary.errors_path)
     if summary.stages is not None:
         yield "bound", summary.stages.line()
 

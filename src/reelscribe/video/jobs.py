@@ -93,6 +93,8 @@ def plain_video(video: Any) -> str | bytes | None:
     if isinstance(video, Mapping):
         data = video.get("bytes")
         video = video.get("path") if data is None else data
+        if data is None and not isinstance(video, str | os.PathLike):  # bytes there would be a path
+            return None
     if isinstance(video, bytearray | memoryview):
         return bytes(video)
     if isinstance(video, os.PathLike):

@@ -250,6 +250,8 @@ def find_source(video: Any, *, root: Path | StoredPath | None, limits: ReadLimit
     if isinstance(video, Mapping):
         data = video.get("bytes")
         video = video.get("path") if data is None else data
+        if data is None and isinstance(video, bytes | bytearray | memoryview):
+            raise RejectedError("bad_sample", "the 'path' of a video must be a text; got bytes, which go to 'bytes'")
     if isinstance(video, bytes | bytearray | memoryview):
         data = bytes(video)
         return _of_size(VideoSource(data, limits), len(data), limits)
