@@ -104,7 +104,23 @@ class Digests:
         if self.is_videofolder:
             return (self.place(row) or (None, None))[0]
         value = _parsed(row.get(self._column))
-        return [_video(video) for video in (value if isinstance(value, list) else [value])]
+        videos = [_video(video) for video in (value if isinstance(value, list) else [value])]
+        return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
+
+    def _path(self, video: Any, root: Any) -> Any:
+        """What names a video in a saved data set, where paths are relative to it: the file itself, or, where it is
+        inside, its name."""
+        if not isinstance(video, str) or "://" in video:
+            return video
+        if self.target.layout.with_videos:
+            return Path(video).name
+        path = Path(root if isinstance(root, Path) else "", video).absolute()
+        return str(path.parent.resolve() / path.name)
+
+    def at_home(self, row: Sample) -> Sample:
+        """A row of an output whose paths are relative to it, with what they lead to."""
+        video = row.get(self._column) if self.is_saved_dataset else None
+        return row if not isinstance(video, str) else {**row, self._column: self._path(video, self.target.path)}
 
     def place(self, row: Sample) -> tuple[str, str] | None:
         """Where the video and the captions of a row go in a videofolder, relative to its table; None: nowhere."""
@@ -120,6 +136,11 @@ class Digests:
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
         return self.target.format.name == "videofolder"
+
+    @property
+    def is_saved_dataset(self) -> bool:
+        """Whether the output is a folder of the `datasets` library."""
+        return self.target.format.name == "datasets"
 
     def value(self, row: Sample) -> Any:
         """What a person may have corrected."""
@@ -290,7 +311,7 @@ class Edits:
                 for row, text in captioned_samples(shard):
                     yield self._with_text(row, text, found)
         else:
-            yield from open_source(path)
+            yield from map(self._digests.at_home, open_source(path))
 
     def _with_text(self, row: Sample, text: str | None, found: Found) -> Sample:
         """A sample of a shard, with the captions of its text where that was edited and its row was not."""

@@ -537,7 +537,7 @@ class Journal:
         """What was written, and what is being made, of rows with this key, in their order."""
         sql = "SELECT row, place, key, said, rest, text FROM {} WHERE key = ? ORDER BY row, place"
         written, making = (self._rows(sql.format(table), key) for table in ("written", "making"))
-        return [WrittenRow(*found) for found in written], [WrittenRow(*found) for found in making]
+        return [_written_row(*found) for found in written], [_written_row(*found) for found in making]
 
     def is_known(self, key: bytes, said: bytes, rest: bytes) -> bool:
         """Whether a row was written, or is being made, as it is."""
@@ -569,7 +569,7 @@ class Journal:
             "SELECT row, place, key, said, rest, text FROM written WHERE (row, place) > (?, ?) AND text IS NOT NULL "
             "ORDER BY row, place LIMIT 4096", *last
         ):  # fmt: skip
-            yield from (WrittenRow(*values) for values in found)
+            yield from (_written_row(*values) for values in found)
             last = found[-1][:2]
 
     def index_written(self) -> None:
@@ -610,6 +610,11 @@ class Journal:
         with self._errors():
             shutil.rmtree(self.part_folder, ignore_errors=True)
             self.part_folder.mkdir(exist_ok=True)
+
+
+def _written_row(*values: Any) -> WrittenRow:
+    row, place, key, said, rest, text = values
+    return WrittenRow(row, place, key, said, rest, text.decode("utf-8", "replace") if isinstance(text, bytes) else None)
 
 
 def adopt_earlier_folder(output: Path) -> None:
