@@ -1,4 +1,4 @@
-"""A few files of `benchmarks.sweep`: clips are as a plain decode of everything, and the table says where they are not."""
+"""A few files of `benchmarks.sweep`: clips are as a plain decode of everything, and the table counts the others."""
 
 from __future__ import annotations
 
