@@ -6,6 +6,7 @@ here makes those, so its bits are written one by one.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from itertools import count
@@ -199,3 +200,41 @@ def appended(path: Path, parts: Iterable[Path], *, step: int = 40) -> Path:
                     at += step
                     made.mux(packet)
     return path
+
+
+# edit lists
+
+
+def edited(path: Path, entries: Sequence[tuple[int, int]]) -> Path:
+    """Give the only track of an mp4 or mov file, whose index stands at its end, an edit list.
+
+    Args:
+        path: the file.
+        entries: length in milliseconds, and where in the media it begins, after its own first edit; -1: nothing.
+    """
+    data = bytearray(path.read_bytes())
+    movie = struct.unpack_from(">I", data, data.index(b"mvhd") + 16)[0]
+    media = struct.unpack_from(">I", data, data.index(b"mdhd") + 16)[0]
+    start = 0
+    at = data.find(b"edts")
+    if at >= 0:
+        start = max(0, struct.unpack_from(">i", data, data.index(b"elst") + 16)[0])
+        _replaced(data, at - 4, struct.unpack_from(">I", data, at - 4)[0], b"")
+    table = b"".join(
+        struct.pack(">IiI", length * movie // 1000, begin if begin < 0 else start + begin * media // 1000, 1 << 16)
+        for length, begin in entries
+    )
+    table = struct.pack(">II", 0, len(entries)) + table
+    box = struct.pack(">I4s", 8 + len(table), b"elst") + table
+    tkhd = data.index(b"tkhd") - 4
+    _replaced(data, tkhd + struct.unpack_from(">I", data, tkhd)[0], 0, struct.pack(">I4s", 8 + len(box), b"edts") + box)
+    path.write_bytes(data)
+    return path
+
+
+def _replaced(data: bytearray, at: int, size: int, new: bytes) -> None:
+    """Put bytes into the track; the boxes around it grow."""
+    for kind in (b"trak", b"moov"):
+        start = data.rindex(kind, 0, at) - 4
+        struct.pack_into(">I", data, start, struct.unpack_from(">I", data, start)[0] + len(new) - size)
+    data[at : at + size] = new

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -155,6 +156,29 @@ def test_one_absurd_time_among_many_is_not_believed() -> None:
     assert filled([None, 50, None, None], step=10).tolist() == [40, 50, 60, 70]
 
 
+# one time that is wrong
+
+
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("mkv", "libx264"), ("mp4", "libx264"), ("webm", "libvpx-vp9"), ("flv", "libx264")]
+)
+@pytest.mark.parametrize("ahead", [100, 5_000, 100_000])
+def test_one_time_far_ahead_moves_that_frame_alone(
+    tmp_path: Path, packets: Packets, suffix: str, codec: str, ahead: int
+) -> None:
+    times = [40 * n for n in range(50)]
+    with av.open(str(packets(50, codec))) as given, av.open(str(tmp_path / f"x.{suffix}"), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        for n, packet in enumerate(one for one in given.demux(video=0) if one.size):
+            packet.stream, packet.time_base = stream, remuxed.MILLISECOND
+            packet.dts, packet.pts = times[n], times[n] + (ahead if n == 20 else 0)
+            made.mux(packet)
+    clip = clip_of(tmp_path / f"x.{suffix}")
+    assert clips.numbers_of(clip.frames) == list(range(50))
+    assert np.delete(clip.pts_seconds, 20) == pytest.approx(np.delete(times, 20) / 1000, abs=1e-3)
+    assert times[19] / 1000 < clip.pts_seconds[20] < times[21] / 1000
+
+
 # two fields a frame
 
 
@@ -207,17 +231,72 @@ def test_a_last_picture_that_stays_counts_and_moments_go_by_time(tmp_path: Path,
     assert late.window_seconds == pytest.approx(38.04, abs=0.05)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx-vp9"), ("ts", "libx264")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("mkv", "libx264"), ("webm", "libvpx-vp9"), ("ts", "libx264"), ("nut", "libx264"), ("fragments.mp4", "libx264")],
+)
 def test_pictures_shorter_than_the_sound_are_no_damage(
     tmp_path: Path, packets: Packets, suffix: str, codec: str
 ) -> None:
     times = [8_000 + 40 * n for n in range(250)]
-    muxer = {"mpegts_copyts": "1"} if suffix == "ts" else None
+    options = {"ts": {"mpegts_copyts": "1"}, "fragments.mp4": {"movflags": "frag_keyframe+delay_moov"}}
+    muxer = options.get(suffix)
     path = remuxed.retimed(packets(250, codec), tmp_path / f"x.{suffix}", times, sound=(0.0, 30.0), options=muxer)
     clip = clip_of(path, TWO_A_SECOND)
     assert clip.duration_seconds == pytest.approx(10, abs=0.05)
     assert clip.pts_seconds[0] == pytest.approx(8, abs=0.2)
     assert abs(len(clip.pts_seconds) - 20) <= 1
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("wmv", "wmv2"), ("nut", "libx264"), ("wtv", "mpeg2video")])
+def test_a_file_that_starts_late_ends_with_its_last_frame(
+    tmp_path: Path, packets: Packets, suffix: str, codec: str
+) -> None:
+    path = remuxed.retimed(packets(50, codec), tmp_path / f"x.{suffix}", [6_000 + 40 * n for n in range(50)])
+    clip = clip_of(path)
+    assert clip.pts_seconds == pytest.approx(6 + np.arange(50) / 25, abs=1e-3)
+    assert clip.duration_seconds == pytest.approx(2, abs=0.05)
+
+
+def test_slides_whose_lengths_are_told_as_a_tick_each_stay(tmp_path: Path, packets: Packets) -> None:
+    times = np.cumsum([0, *np.random.default_rng(0).integers(500, 9000, 29)]).tolist()
+    source = packets(30, "libvpx")
+    clip = clip_of(remuxed.retimed(source, tmp_path / "x.mkv", times, lengths=[*np.diff(times).tolist(), 4_000]))
+    assert clip.duration_seconds - clip.pts_seconds[-1] > 1
+
+
+@pytest.mark.parametrize("share", [0.35, 0.8])
+def test_a_cut_mxf_file_ends_where_it_was_cut(tmp_path: Path, share: float) -> None:
+    noisy = [np.random.default_rng(n).integers(0, 255, (64, 96, 3), dtype=np.uint8) for n in range(60)]
+    options = {"g": "10", "bf": "0", "q:v": "2"}
+    whole = clips.render_video(tmp_path / "whole.mxf", codec="mpeg2video", fps=25, frames=noisy, options=options)
+    assert clip_of(whole).duration_seconds == pytest.approx(2.4)
+    made = read_clip(str(clips.cut(whole, tmp_path / "x.mxf", share=share)), EVERY_FRAME)
+    if share < 0.5:
+        assert isinstance(made, Failure)
+        assert "cut short" in made.message
+    else:
+        assert isinstance(made, Clip)
+        assert made.duration_seconds == pytest.approx(len(made.frames) / 25, abs=0.01)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize(
+    "entries",
+    [[(1000, -1), (1400, 600)], [(1400, 600)], [(2000, -1), (960, 1040)], [(500, -1), (2000, 0)]],
+    ids=["empty and skipped", "skipped", "to a key frame", "empty"],
+)
+def test_what_an_edit_list_leaves_out_does_not_count(
+    tmp_path: Path, packets: Packets, suffix: str, entries: list[tuple[int, int]]
+) -> None:
+    path = remuxed.retimed(packets(50), tmp_path / f"x.{suffix}", [40 * n for n in range(50)])
+    remuxed.edited(path, entries)
+    clip = clip_of(path)
+    first = entries[-1][1] // 40
+    assert clips.numbers_of(clip.frames) == list(range(first, 50))
+    begin = entries[0][0] / 1000 if len(entries) == 2 else 0.0
+    assert clip.pts_seconds == pytest.approx(begin + np.arange(50 - first) / 25, abs=1e-3)
+    assert clip.duration_seconds == pytest.approx((50 - first) / 25, abs=0.01)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "flv", "avi"])

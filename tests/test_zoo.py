@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import numpy as np
 import pytest
 
 import zoo
@@ -91,6 +92,16 @@ def test_a_bad_video_ends_as_it_should(outcome: tuple[Any, dict[str, Any], float
     if isinstance(made, Failure):
         assert made.message.isprintable()
         assert len(made.message) < 300
+
+
+@pytest.mark.parametrize("name", [name for name, animal in zoo.ZOO.items() if animal.kind is zoo.GOOD])
+def test_an_odd_video_that_can_be_read_has_its_own_times(outcome: tuple[Any, dict[str, Any], float], name: str) -> None:
+    clip, shown = outcome[1][name], zoo.ZOO[name].shown
+    assert len(clip.pts_seconds) == shown.frames
+    assert clip.pts_seconds[0] == 0
+    assert clip.pts_seconds[-1] == pytest.approx(shown.last_seconds, abs=1e-3)
+    assert clip.duration_seconds == pytest.approx(shown.duration_seconds, abs=1e-3)
+    assert (np.diff(clip.pts_seconds[: shown.frames - 1]) > 0).all()
 
 
 def test_good_rows_are_untouched_by_the_bad_ones(

@@ -31,6 +31,18 @@ Make = Callable[[Path], Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Shown:
+    """What a clip of two frames a second of a readable video holds."""
+
+    frames: int = 4
+    """How many."""
+    last_seconds: float = 1.9
+    """Time of the last one; the first comes at zero."""
+    duration_seconds: float = 2.0
+    """Of the whole video."""
+
+
+@dataclass(frozen=True, slots=True)
 class Animal:
     """One bad video."""
 
@@ -38,6 +50,8 @@ class Animal:
     """Kind of its failure; None: it gives a clip."""
     make: Make
     """Makes it in an empty folder, and returns the video's value."""
+    shown: Shown = Shown()
+    """What comes of it, where it gives a clip; twenty frames at ten a second, unless it says otherwise."""
 
 
 # pieces
@@ -403,19 +417,21 @@ ZOO: dict[str, Animal] = {
     # cut and damaged
     **{f"cut at {share:.0%}": Animal("unreadable", cut("x.mp4", share)) for share in (0.01, 0.1, 0.5)},
     "cut in its index": Animal("no_frames", cut("x.mp4", 0.9)),
-    "cut behind its index": Animal(GOOD, cut("x.mp4", 0.99)),
+    "cut behind its index": Animal(GOOD, cut("x.mp4", 0.99), Shown(8, 3.9, 4.0)),
     "index in front, cut at 10%": Animal("no_video_stream", cut("x.mp4", 0.1, **FRONT)),
     "index in front, cut at 40%": Animal("unreadable", cut("x.mp4", 0.4, **FRONT)),
-    "index in front, cut at 95%": Animal(GOOD, cut("x.mp4", 0.95, **FRONT)),
+    "index in front, cut at 95%": Animal(GOOD, cut("x.mp4", 0.95, **FRONT), Shown(6, 3.3, 3.4)),
     "Matroska cut at 1%": Animal("unreadable", cut("x.mkv", 0.01)),
     "Matroska cut at 55%": Animal("unreadable", cut("x.mkv", 0.55)),
-    "Matroska cut at 90%": Animal(GOOD, cut("x.mkv", 0.9)),
-    "transport stream cut at 60%": Animal(GOOD, cut("x.ts", 0.6)),
+    "Matroska cut at 90%": Animal(GOOD, cut("x.mkv", 0.9), Shown(8, 3.4, 3.5)),
+    "transport stream cut at 60%": Animal(GOOD, cut("x.ts", 0.6), Shown(4, 2.3, 2.4)),
     "index missing": Animal("unreadable", changed("x.mp4", replaced(b"moov", b"mewl"))),
     "index that calls itself free": Animal(GOOD, changed("x.mp4", replaced(b"moov", b"free"))),
     "data missing": Animal("unreadable", changed("x.mp4", lambda data: data[data.index(b"moov") - 4 :])),
     "data blank": Animal("no_frames", changed("x.mp4", lambda data: blank(data, 1.0), count=40)),
-    "end of the data blank": Animal(GOOD, changed("x.mp4", lambda data: blank(data, 0.2), count=40)),
+    "end of the data blank": Animal(
+        GOOD, changed("x.mp4", lambda data: blank(data, 0.2), count=40), Shown(6, 2.7, 2.8)
+    ),
     "boxes in boxes": Animal("unreadable", written(boxes_in_boxes(5000))),
     "index that says it unpacks to 2 GB": Animal("unreadable", written(packed_index(b"moov" * 99, told=2**31 - 1))),
     "index that unpacks to 256 MB": Animal("unreadable", written(packed_index(bytes(1 << 28), told=1 << 28))),
@@ -423,15 +439,16 @@ ZOO: dict[str, Animal] = {
     "table of 2 GB": Animal("unreadable", changed("x.mp4", lambda data: put(data, b"stss", 4, b"\x20\0\0\1"))),
     "no frames": Animal("unreadable", no_frames_written),
     # odd, but videos
-    "one frame": Animal(GOOD, rendered(count=1)),
-    "size changes": Animal(GOOD, ts_of_sizes),
+    "one frame": Animal(GOOD, rendered(count=1), Shown(2, 0.0, 0.1)),
+    "size changes": Animal(GOOD, ts_of_sizes, Shown(8, 3.9, 4.0)),
     "times below zero": Animal(GOOD, remuxed(lambda n: 100 * n - 1000)),
-    "times that repeat": Animal(GOOD, remuxed(lambda n: n // 2)),
-    "all at once": Animal(GOOD, remuxed(lambda n: 0)),
+    "times that repeat": Animal(GOOD, remuxed(lambda n: n // 2), Shown(4, 0.0095, 0.01)),
+    "all at once": Animal(GOOD, remuxed(lambda n: 0), Shown(4, 0.001, 0.001)),
     "length of nothing": Animal(GOOD, changed("x.mp4", lambda data: put(data, b"mdhd", 12 + 4, bytes(4)))),
     # lies
     "ten years by the header": Animal(
-        GOOD, changed("x.mp4", lambda data: put(data, b"mdhd", 12, struct.pack(">II", 1, TEN_YEARS)))
+        GOOD, changed("x.mp4", lambda data: put(data, b"mdhd", 12, struct.pack(">II", 1, TEN_YEARS))),
+        Shown(2, 0.0, 1024.0),
     ),
     "ten years by the header (mkv)": Animal(
         "too_long", changed("x.mkv", replaced(b"00:00:02.000000000", b"87600:00:02.000000"))

@@ -77,7 +77,9 @@ class Clock:
             if self._last is not None:
                 self._go_on(dts, self._last)
             self._last = dts
-            self._step = packet.duration or self._step
+            length = packet.duration or 0
+            if length and not length <= 2 * self._step <= 4 * length:  # after a pause, or at the start
+                self._step = length
         if not self.shift:
             return
         if pts is not None:

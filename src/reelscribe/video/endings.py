@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 MAX_PARTS = 100_000
 """Parts of a file that are looked at."""
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_MXF_KEY = bytes.fromhex("060e2b34")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _ASF_HEADER_BYTES = 1 << 16
@@ -112,6 +113,19 @@ def _tags(read: Read) -> Iterator[int]:
         yield at
 
 
+def _klvs(read: Read) -> Iterator[int]:
+    """Ends of the keys with their values of an MXF file."""
+    at = 0
+    for _ in range(MAX_PARTS):
+        head = read(at, at + 25)
+        if len(head) < 17 or not head.startswith(_MXF_KEY):
+            return
+        count = head[16] & 0x7F if head[16] & 0x80 else 0
+        length = int.from_bytes(head[17 : 17 + count], "big") if count else head[16]
+        at += 17 + count + length
+        yield at
+
+
 def _announced_bytes(read: Read) -> Iterator[int]:
     """The length of the file that the header of an ASF or WMV file tells, unless it was sent live."""
     head = read(0, _ASF_HEADER_BYTES)
@@ -127,5 +141,6 @@ PARTS: dict[str, Callable[[Read], Iterator[int]]] = {
     "flv": _tags,
     "live_flv": _tags,
     "asf": _announced_bytes,
+    "mxf": _klvs,
 }
 """FFmpeg's name of a container, up to the first comma, to where its parts end."""

@@ -43,7 +43,7 @@ def filled(times: Sequence[int | None], *, step: float) -> Ticks | None:
     Returns:
         int64 `[N]`, ascending, perhaps with equal ones; None where no time is known.
     """
-    known = np.array(_longest_ascent(times), np.int64)
+    known = np.array(longest_ascent(times), np.int64)
     if not len(known):
         return None
     ticks = np.array([times[index] for index in known], np.int64)
@@ -54,7 +54,7 @@ def filled(times: Sequence[int | None], *, step: float) -> Ticks | None:
     return found
 
 
-def _longest_ascent(times: Sequence[int | None]) -> list[int]:
+def longest_ascent(times: Sequence[int | None]) -> list[int]:
     """Positions of the most known times that never go back (patience sorting)."""
     ends: list[int] = []
     last: list[int] = []

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -59,8 +59,10 @@ __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 MIN_SHARE = 0.5
 """Least share of a video's frames, and of its announced length, that must be there."""
 WHOLE = TimeWindow()
-LENGTH_EACH = frozenset({"mov", "avi", "nut", "mxf", "asf"})
+LENGTH_EACH = frozenset({"mov", "avi", "mxf"})
 """Containers, by FFmpeg's name up to the first comma, that give each stream its length."""
+ENDS = frozenset({"nut", "asf", "wtv"})
+"""Containers for which FFmpeg calls the end of the last stream, counted from zero, the length of all."""
 INSTANT = Fraction(1, 100)
 
 Allocate = Callable[..., NDArray[Any]]
@@ -174,7 +176,8 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
         raise RejectedError("unreadable", f"{source.name} is encrypted")
     timeline = packet_timeline(times, container, stream)
     if timeline is not None:
-        timeline = _until_announced(source, container, stream, timeline, window)
+        announced = _announced_end(container, stream, begin=float(timeline.seconds[0]), times=times)
+        timeline = _until_announced(source, container, stream, timeline, announced, window)
         _check_seconds(source, timeline.duration_seconds, limits)
     return times, timeline
 
@@ -201,15 +204,22 @@ def _by_timeline(read: _ClipReader, timeline: Timeline) -> Clip | None:
 
 
 def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
-    timeline = what_decodes(read.video.source, times)
-    _check_seconds(read.video.source, timeline.duration_seconds, read.limits)
+    source = read.video.source
+    timeline = what_decodes(source, times)
+    with source.open(times_only=True) as (container, stream):
+        announced = _announced_end(container, stream, begin=float(timeline.seconds[0]), times=times)
+        if announced is not None:
+            announced = announced._replace(is_own=False)  # frames that do not come out may have been its last ones
+        timeline = _until_announced(source, container, stream, timeline, announced, read.window)
+    _check_seconds(source, timeline.duration_seconds, read.limits)
     return read.clip(timeline)
 
 
 def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
     size = stream.codec_context.height, stream.codec_context.width
     _check_pixels(source, *(size if all(size) else source.header_size()), limits)
-    _check_seconds(source, _announced_end(container, stream), limits)
+    announced = _announced_end(container, stream)
+    _check_seconds(source, None if announced is None else announced.seconds, limits)
     _check_frames(source, stream.frames, limits)
 
 
@@ -233,7 +243,18 @@ def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimi
         )
 
 
-def _announced_end(container: InputContainer, stream: VideoStream, *, begin: float = 0.0) -> float | None:
+class _AnnouncedEnd(NamedTuple):
+    """When a video stream ends by the file's header."""
+
+    seconds: float
+    """On the file's clock."""
+    is_own: bool = True
+    """Whether it is the stream's, so that its last picture stays until then."""
+
+
+def _announced_end(
+    container: InputContainer, stream: VideoStream, *, begin: float = 0.0, times: PacketTimes | None = None
+) -> _AnnouncedEnd | None:
     """When the video stream ends by the file's header, if it begins at a time. A container's own length counts only
     for its sole stream, though FFmpeg gives it to all that have none; nothing counts where it is a guess from a clock
     that may jump."""
@@ -241,21 +262,39 @@ def _announced_end(container: InputContainer, stream: VideoStream, *, begin: flo
         return None
     end = _matroska_end(stream)
     if end is not None:
-        return end
+        return _AnnouncedEnd(end)
     if (
         container.format.name == "avi" and stream.frames and stream.average_rate
     ):  # FFmpeg shortens the length of a cut one
-        return begin + float(stream.frames / stream.average_rate)
-    if stream.duration and stream.time_base and not _is_containers(stream.duration * stream.time_base, container):
-        return begin + float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration and len(container.streams) == 1 else None
+        return _AnnouncedEnd(begin + float(stream.frames / stream.average_rate))
+    is_sole = len(container.streams) == 1
+    if not stream.duration or not stream.time_base:
+        return _AnnouncedEnd(container.duration / av.time_base) if container.duration and is_sole else None
+    length = stream.duration * stream.time_base
+    if container.format.name.split(",")[0] in ENDS:
+        return _AnnouncedEnd(float(length), is_own=is_sole)
+    if _is_containers(length, container, begin=begin):
+        return None
+    return _AnnouncedEnd(begin + float(length), is_own=_lets_stay(container, stream, times))
 
 
-def _is_containers(seconds: Fraction, container: InputContainer) -> bool:
-    """Whether a stream's length may be only that of the container, in a format that has none for each stream."""
-    if container.format.name.split(",")[0] in LENGTH_EACH or len(container.streams) == 1:
+def _lets_stay(container: InputContainer, stream: VideoStream, times: PacketTimes | None) -> bool:
+    """Whether a last picture may stay until the end of the stream's length. In MXF all frames are equally long; in mp4
+    the length is that of decoding, of frames that an edit list leaves out too."""
+    kind = container.format.name.split(",")[0]
+    if kind == "mov" and times is not None:
+        return not times.reordered and stream.frames <= times.count
+    return kind != "mxf"
+
+
+def _is_containers(length: Fraction, container: InputContainer, *, begin: float) -> bool:
+    """Whether the length of a stream that begins at a time may be only that of its container, which FFmpeg gives to
+    streams without one. Where each has one, it is none that would end after everything."""
+    if len(container.streams) == 1 or container.duration is None:
         return False
-    return container.duration is not None and abs(seconds - Fraction(container.duration, av.time_base)) < INSTANT
+    first = (container.start_time or 0) / av.time_base
+    has_each = container.format.name.split(",")[0] in LENGTH_EACH and begin <= first + INSTANT
+    return not has_each and abs(length - Fraction(container.duration, av.time_base)) < INSTANT
 
 
 def _matroska_end(stream: VideoStream) -> float | None:
@@ -269,22 +308,26 @@ def _matroska_end(stream: VideoStream) -> float | None:
 
 
 def _until_announced(
-    source: VideoSource, container: InputContainer, stream: VideoStream, timeline: Timeline, window: TimeWindow
+    source: VideoSource,
+    container: InputContainer,
+    stream: VideoStream,
+    timeline: Timeline,
+    announced: _AnnouncedEnd | None,
+    window: TimeWindow,
 ) -> Timeline:
     """The timeline up to the end that the file announces, where its last picture stays until then.
 
     Raises:
         RejectedError: the file was cut before half of what is looked at.
     """
-    announced = _announced_end(container, stream, begin=float(timeline.seconds[0]))
     if announced is None:
         return timeline
-    longer = with_last_frame_until(timeline, announced)
+    longer = with_last_frame_until(timeline, announced.seconds)
     if longer is timeline:
         return timeline
     with source.raw() as file:
         if not reaches_behind(container, stream, file, size=source.size()):
-            return longer
+            return longer if announced.is_own else timeline
     _check_enough(source, timeline, longer.end_seconds, window)
     return timeline
 

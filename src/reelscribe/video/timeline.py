@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .clock import clock_of, may_jump, packets
 from .memory import check_memory
-from .moments import apart, filled, last_step
+from .moments import apart, filled, last_step, longest_ascent
 from .sampling import LONG_LAST_FRAME, is_constant_rate
 from .source import VideoSource
 
@@ -33,6 +33,8 @@ _SHOWN_BIT = 0x10
 _MAX_DRIFT_FRAMES = 1.01
 """A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
 get the length of the last frame wrong."""
+MOST = 0.75
+"""Share of the decoder's times that must be in order, so that only the others are replaced."""
 _FRAMES_HELD, _PIXEL_BYTES = 4, 4
 """Frames that a decoder may be about to ask for, and what a pixel of theirs takes."""
 _NONE = np.zeros(0, np.int64)
@@ -189,6 +191,8 @@ def packet_timeline(times: PacketTimes, container: InputContainer, stream: Video
         return None
     in_file = np.frombuffer(times.ticks, np.int64)
     ticks = np.sort(in_file)
+    if not stream.codec_context.has_b_frames and (ticks != in_file).any():  # some time is wrong
+        return None
     keys = np.searchsorted(ticks, np.array(sorted(times.keys), np.int64))
     anchors = np.unique(np.searchsorted(ticks, in_file[np.maximum.accumulate(in_file) == in_file]))
     frames = _Frames(_to_seconds(apart(ticks), container, stream), ticks, keys, anchors)
@@ -234,10 +238,11 @@ def _frame_ticks(
     is_clean = len(found) == len(pts) and bool((np.diff(found) > 0).all())
     if is_clean and not _stores_no_pts(container):
         return found
-    if len(times.ticks) == len(pts):
-        return np.sort(np.frombuffer(times.ticks, np.int64))
+    is_whole = len(times.ticks) == len(pts)
     if _stores_no_pts(container):
-        return None
+        return np.sort(np.frombuffer(times.ticks, np.int64)) if is_whole else None
+    if is_whole and len(longest_ascent(pts)) < MOST * len(pts):
+        return np.sort(np.frombuffer(times.ticks, np.int64))
     return filled(pts, step=1 / _header_rate(stream) / float(stream.time_base or 1))
 
 
@@ -292,8 +297,11 @@ class _Frames(NamedTuple):
 
 def _last_length(times: PacketTimes, ticks: NDArray[np.int64]) -> int:
     """How long the last frame stays, in ticks, 0 if the file does not tell: some give each frame one usual length,
-    whatever its own is."""
-    if len(ticks) > 1 and times.last_length == times.first_length != int(ticks[1] - ticks[0]):
+    whatever its own is, or a tick."""
+    steps = np.diff(ticks)
+    if len(steps) and times.last_length == times.first_length != int(steps[0]):
+        return 0
+    if steps.any() and 2 * times.last_length < int(steps[steps > 0].min()):
         return 0
     return times.last_length
 
