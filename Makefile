@@ -10,7 +10,7 @@ DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-c
 BENCH_VENV := .venv-bench
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_server.py tests/test_captioner_contract.py
-DATA_JUICER_TESTS := tests/test_data_juicer.py
+DATA_JUICER_TESTS := tests/test_data_juicer.py tests/test_data_juicer_pyav.py
 
 .PHONY: help demo test test-vllm test-data-juicer bench lint types imports check-install clean
 

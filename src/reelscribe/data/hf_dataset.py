@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import DataError
 from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from .arrow import plain_rows
+from .arrow import plain, plain_rows
 from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, understanding, writing
 from .media import opened_video
 from .parquet import file_schema, tables
@@ -199,6 +199,7 @@ class _Videos:
         if field is None or field not in table.column_names:
             yield table
             return
+        table = plain(table)
         place = table.column_names.index(field)
         form = schema.field(field)
         if not self.layout.with_videos:
