@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import av
 import numpy as np
@@ -164,6 +165,7 @@ class _Feed:
     way: Shortcuts
     following: Iterator[Packet[VideoStream]]
     leapt_to: int | None = None
+    _key: Packet[VideoStream] | None = None
     _places: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -211,7 +213,7 @@ class _Feed:
         unreferenced = self.way.skips and context.name in SKIPS_UNREFERENCED
         alone = self.way.skips and bool(context.codec.intra_only) and not self._has_palette
         missing, skipping = sum(wanted.values()), None
-        for packet in self.following:
+        for packet in self._packets():
             found = packet.pts is not None and packet.pts in wanted
             needed = found or packet.pts is None
             missing -= found
@@ -235,9 +237,9 @@ class _Feed:
         if self.way.seeks and left_out >= SEEK_FRAMES:
             self._seek(key_ticks)
         self.stream.codec_context.flush_buffers()
-        for packet in self.following:
+        for packet in self._packets():
             if packet.is_keyframe and packet.pts == key_ticks:
-                self.following = _chain(packet, self.following)
+                self._key = packet
                 self.leapt_to = key
                 return
         raise MismatchError
@@ -251,7 +253,7 @@ class _Feed:
             raise MismatchError from exc
         self.following = packets(self.container, self.stream, clock=clock_of(self.container, self.stream))
 
-
-def _chain(first: Packet[VideoStream], rest: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-    yield first
-    yield from rest
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        """Those from here on, with the key frame that was leapt to."""
+        key, self._key = self._key, None
+        return self.following if key is None else chain([key], self.following)
