@@ -122,6 +122,19 @@ def test_a_wanted_frame_is_the_second_of_two_with_one_time(tmp_path: Path, packe
     assert clips.numbers_of(clip.frames) == [51]
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "flv"])
+@pytest.mark.parametrize("wanted", [49, 50])
+def test_a_key_frame_with_the_time_of_the_frame_before_it_is_not_taken_for_that(
+    tmp_path: Path, packets: Packets, suffix: str, wanted: int
+) -> None:
+    times = [40 * n for n in range(100)]
+    times[50] = times[49]
+    path = remuxed.retimed(packets(100), tmp_path / f"x.{suffix}", times)
+    begin = 1.95 if wanted == 49 else 1.97
+    clip = clip_of(path, start_seconds=begin, end_seconds=begin + 0.02)
+    assert clips.numbers_of(clip.frames) == [wanted]
+
+
 ticks = st.lists(st.integers(0, 1 << 40), min_size=1, max_size=60)
 
 

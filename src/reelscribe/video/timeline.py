@@ -50,7 +50,8 @@ class Timeline:
     """The decoder's pts of each frame, `[N]`, ascending, perhaps with equal ones; None where frames can only be told
     by their order."""
     keys: NDArray[np.int64]
-    """Positions of the key frames, ascending; empty where they are not known."""
+    """Positions of the key frames, ascending, without those that share their time with another frame; empty where they
+    are not known."""
     anchors: NDArray[np.int64]
     """Positions of the frames that are shown later than all those before them in the file, ascending: key frames and
     those that others refer to; empty where they are not known."""
@@ -193,10 +194,17 @@ def packet_timeline(times: PacketTimes, container: InputContainer, stream: Video
     ticks = np.sort(in_file)
     if not stream.codec_context.has_b_frames and (ticks != in_file).any():  # some time is wrong
         return None
-    keys = np.searchsorted(ticks, np.array(sorted(times.keys), np.int64))
+    keys = _told_apart(ticks, np.array(sorted(times.keys), np.int64))
     anchors = np.unique(np.searchsorted(ticks, in_file[np.maximum.accumulate(in_file) == in_file]))
     frames = _Frames(_to_seconds(apart(ticks), container, stream), ticks, keys, anchors)
     return _timeline(frames, stream, times, length=_last_length(times, ticks))
+
+
+def _told_apart(ticks: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the frames with these times, where only one frame has it."""
+    first, end = (np.searchsorted(ticks, wanted, side=side) for side in ("left", "right"))
+    positions: NDArray[np.int64] = first[end - first == 1]
+    return positions
 
 
 @dataclass(frozen=True, slots=True)
