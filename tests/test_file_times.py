@@ -312,6 +312,44 @@ def test_what_an_edit_list_leaves_out_does_not_count(
     assert clip.duration_seconds == pytest.approx((50 - first) / 25, abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "sound"),
+    [("mov", "libx264", None), ("nut", "libx264", (0.0, 30.0)), ("mp4", "libx264", (0.0, 30.0))],
+)
+def test_a_picture_that_begins_late_does_not_stay_longer_for_it(
+    tmp_path: Path, packets: Packets, suffix: str, codec: str, sound: tuple[float, float] | None
+) -> None:
+    times = [8_000 + 40 * n for n in range(50)]
+    clip = clip_of(remuxed.retimed(packets(50, codec), tmp_path / f"x.{suffix}", times, sound=sound), TWO_A_SECOND)
+    assert clip.duration_seconds == pytest.approx(2, abs=0.05)
+    assert clip.pts_seconds == pytest.approx([8, 8.64, 9.32, 9.96], abs=0.05)
+
+
+@pytest.mark.parametrize("tag", ["00:00:09.000000000", "11:00:00.000000000", "00:00:nan", "00:00:inf", "?"])
+def test_a_tag_of_matroska_that_goes_beyond_the_file_is_not_believed(
+    tmp_path: Path, packets: Packets, tag: str
+) -> None:
+    path = remuxed.retimed(packets(50), tmp_path / "x.mkv", [40 * n for n in range(50)])
+    right = b"00:00:02.000000000"
+    data = path.read_bytes()
+    assert data.count(right) == 1
+    path.write_bytes(data.replace(right, tag.encode().ljust(len(right), b"\0")))
+    clip = clip_of(path, TWO_A_SECOND)
+    assert clip.duration_seconds == pytest.approx(2)
+    assert clip.pts_seconds == pytest.approx([0, 0.64, 1.32, 1.96], abs=0.05)
+
+
+def test_a_length_that_is_a_guess_from_a_rate_of_bits_is_not_believed(tmp_path: Path) -> None:
+    path = clips.render_video(tmp_path / "x.m1v", codec="mpeg1video", count=50, fps=25, options={"bf": "0"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"\0\0\1\xb3") + 8
+    data[at : at + 3] = (int.from_bytes(data[at : at + 3], "big") & 0x3F | 1 << 6).to_bytes(3, "big")  # 400 bit/s
+    path.write_bytes(data)
+    clip = clip_of(path)
+    assert clips.numbers_of(clip.frames) == list(range(50))
+    assert clip.duration_seconds == pytest.approx(2, abs=0.05)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "webm", "flv", "avi"])
 def test_a_file_of_which_a_third_is_there_is_cut_short(tmp_path: Path, suffix: str) -> None:
     options = {"movflags": "faststart"} if suffix == "mp4" else None

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import av
 import numpy as np
 from av.container import InputContainer
+from av.format import Flags
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -257,19 +258,20 @@ def _announced_end(
 ) -> _AnnouncedEnd | None:
     """When the video stream ends by the file's header, if it begins at a time. A container's own length counts only
     for its sole stream, though FFmpeg gives it to all that have none; nothing counts where it is a guess from a clock
-    that may jump."""
-    if may_jump(container):
+    that may jump, or, in raw streams, from a rate of bits."""
+    if may_jump(container) or Flags.no_timestamps in Flags(container.format.flags):
         return None
+    whole = container.duration / av.time_base if container.duration else None
     end = _matroska_end(stream)
-    if end is not None:
-        return _AnnouncedEnd(end)
+    if end is not None:  # a tag may be left over from a longer file
+        return _AnnouncedEnd(end, is_own=whole is None or end <= whole + INSTANT)
     if (
         container.format.name == "avi" and stream.frames and stream.average_rate
     ):  # FFmpeg shortens the length of a cut one
         return _AnnouncedEnd(begin + float(stream.frames / stream.average_rate))
     is_sole = len(container.streams) == 1
     if not stream.duration or not stream.time_base:
-        return _AnnouncedEnd(container.duration / av.time_base) if container.duration and is_sole else None
+        return _AnnouncedEnd(whole) if whole is not None and is_sole else None
     length = stream.duration * stream.time_base
     if container.format.name.split(",")[0] in ENDS:
         return _AnnouncedEnd(float(length), is_own=is_sole)
@@ -302,9 +304,10 @@ def _matroska_end(stream: VideoStream) -> float | None:
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        end = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
         return None
+    return end if math.isfinite(end) else None
 
 
 def _until_announced(
