@@ -347,4 +347,4 @@ def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:
     measured = steps / float(seconds[-1] - seconds[0])
     if header_fps and math.isfinite(header_fps) and abs(measured / header_fps - 1) * steps <= _MAX_DRIFT_FRAMES:
         return header_fps
-    return measured
+    return float(f"{measured:.9g}")  # a rate of 25.000000000000004 is one of 25, for which one frame more is shown
