@@ -425,6 +425,7 @@ class _ClipReader:
         pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, look=look, padded=padded)
         usual = _most_frequent(sizes)
         if usual != size:
+            del pixels  # before there is memory for as many again
             decoding, _ = self._decoding(timeline, chosen, way=way)
             pixels, _ = self._written(decoding, len(chosen), source_size=usual, look=look, padded=padded)
         return pixels, usual
