@@ -132,7 +132,7 @@ def attempt(
                     return clip
                 with closing(OpenedVideo(source)) as video:
                     times, timeline = scan(video, window, limits)
-                    read = _ClipReader(video, policy, window, limits, times.first, allocate)
+                    read = _ClipReader(video, policy, window, times.first, allocate)
                     return _decode(read, times, None if plain else timeline)
             finally:
                 source.check_arrived()
@@ -164,7 +164,7 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
     """What the header and the packets tell; nothing is decoded."""
     source = video.source
     container, stream = video.to_scan()
-    _check_header(source, container, stream, limits)
+    _check_header(source, container, stream)
     times = scan_packets(
         container,
         stream,
@@ -172,14 +172,14 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
         max_packets=limits.max_frames,
         keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
     )
-    _check_frames(source, times.count, limits)
+    source.check_frames(times.count)
     if times.encrypted:
         raise RejectedError("unreadable", f"{source.name} is encrypted")
     timeline = packet_timeline(times, container, stream)
     if timeline is not None:
         announced = _announced_end(container, stream, begin=float(timeline.seconds[0]), times=times)
         timeline = _until_announced(source, container, stream, timeline, announced, window)
-        _check_seconds(source, timeline.duration_seconds, limits)
+        source.check_seconds(timeline.duration_seconds)
     return times, timeline
 
 
@@ -212,36 +212,16 @@ def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
         if announced is not None:
             announced = announced._replace(is_own=False)  # frames that do not come out may have been its last ones
         timeline = _until_announced(source, container, stream, timeline, announced, read.window)
-    _check_seconds(source, timeline.duration_seconds, read.limits)
+    source.check_seconds(timeline.duration_seconds)
     return read.clip(timeline)
 
 
-def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream, limits: ReadLimits) -> None:
+def _check_header(source: VideoSource, container: InputContainer, stream: VideoStream) -> None:
     size = stream.codec_context.height, stream.codec_context.width
-    _check_pixels(source, *(size if all(size) else source.header_size()), limits)
+    source.check_pixels(*(size if all(size) else source.header_size()))
     announced = _announced_end(container, stream)
-    _check_seconds(source, None if announced is None else announced.seconds, limits)
-    _check_frames(source, stream.frames, limits)
-
-
-def _check_frames(source: VideoSource, count: int, limits: ReadLimits) -> None:
-    if count > limits.max_frames:
-        raise RejectedError("too_long", f"{source.name} has more frames than the limit of {limits.max_frames}")
-
-
-def _check_seconds(source: VideoSource, seconds: float | None, limits: ReadLimits) -> None:
-    if seconds is not None and seconds > limits.max_duration_seconds:
-        raise RejectedError(
-            "too_long", f"{source.name} is longer than the limit of {limits.max_duration_seconds:g} seconds"
-        )
-
-
-def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimits) -> None:
-    if height * width > limits.max_frame_pixels:
-        raise RejectedError(
-            "too_large",
-            f"{source.name} has frames of {height}x{width} pixels; the limit is {limits.max_frame_pixels} pixels",
-        )
+    source.check_seconds(None if announced is None else announced.seconds)
+    source.check_frames(stream.frames)
 
 
 class _AnnouncedEnd(NamedTuple):
@@ -366,7 +346,6 @@ class _ClipReader:
     video: OpenedVideo
     policy: FramePolicy
     window: TimeWindow
-    limits: ReadLimits
     first: FirstPacket
     allocate: Allocate
 
@@ -421,7 +400,7 @@ class _ClipReader:
         first = next(decoding)
         look = Look.of(self.policy, stream)
         size = upright_size(first, aspect=look.aspect)
-        _check_pixels(self.video.source, first.height, first.width, self.limits)
+        self.video.source.check_pixels(first.height, first.width)
         pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, look=look, padded=padded)
         usual = _most_frequent(sizes)
         if usual != size:
@@ -445,7 +424,7 @@ class _ClipReader:
         pixels = self.allocate((padded, height, width, 3), np.uint8)
         sizes: Counter[Size] = Counter()
         for index, frame in enumerate(decoding):
-            _check_pixels(self.video.source, frame.height, frame.width, self.limits)
+            self.video.source.check_pixels(frame.height, frame.width)
             sizes[upright_size(frame, aspect=look.aspect)] += 1
             converter.write(frame, pixels[index])
         pixels[count:] = pixels[count - 1]

@@ -110,6 +110,38 @@ class VideoSource:
             kind = "timeout" if isinstance(lost, TimeoutError) else "unreadable"
             raise RejectedError(kind, f"{self.name} does not arrive: {reason(lost)}") from lost
 
+    def check_pixels(self, height: int, width: int) -> None:
+        """Refuse a picture of more pixels than the limit.
+
+        Raises:
+            RejectedError: `too_large`.
+        """
+        if height * width > self.limits.max_frame_pixels:
+            raise RejectedError(
+                "too_large",
+                f"{self.name} has frames of {height}x{width} pixels; the limit is {self.limits.max_frame_pixels} "
+                "pixels",
+            )
+
+    def check_frames(self, count: int) -> None:
+        """Refuse a video of more frames than the limit.
+
+        Raises:
+            RejectedError: `too_long`.
+        """
+        if count > self.limits.max_frames:
+            raise RejectedError("too_long", f"{self.name} has more frames than the limit of {self.limits.max_frames}")
+
+    def check_seconds(self, seconds: float | None) -> None:
+        """Refuse a video that is longer than the limit, if its length is known.
+
+        Raises:
+            RejectedError: `too_long`.
+        """
+        limit = self.limits.max_duration_seconds
+        if seconds is not None and seconds > limit:
+            raise RejectedError("too_long", f"{self.name} is longer than the limit of {limit:g} seconds")
+
     @contextmanager
     def open(self, *, times_only: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
         """The container and its video stream, ready to be decoded with one thread.

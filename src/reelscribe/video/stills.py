@@ -81,7 +81,7 @@ def picture_clip(
         file.seek(0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _clip(pictures, _Decoder(source, file, limits), policy, window=window, allocate=allocate)
+            return _clip(pictures, _Decoder(source, file), policy, window=window, allocate=allocate)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def _opened(source: VideoSource) -> Iterator[IO[bytes] | None]:
 def _pictures(source: VideoSource, file: IO[bytes], limits: ReadLimits) -> _Pictures | None:
     head = file.read(HEAD_BYTES)
     if is_animated_webp(head):
-        return _animated_webp(source, file, head, limits)
+        return _animated_webp(source, file, head)
     file.seek(0)
     kind = still_format(file)
     if kind is None:
@@ -119,23 +119,19 @@ def _pictures(source: VideoSource, file: IO[bytes], limits: ReadLimits) -> _Pict
     return _Pictures(READABLE[kind], np.zeros(1), 1 / FALLBACK_FPS)
 
 
-def _animated_webp(source: VideoSource, file: IO[bytes], head: bytes, limits: ReadLimits) -> _Pictures:
+def _animated_webp(source: VideoSource, file: IO[bytes], head: bytes) -> _Pictures:
     """Times and number of the pictures, from their headers."""
     width, height = (int.from_bytes(head[at : at + 3], "little") + 1 for at in (24, 27))
-    _check_pixels(source, height, width, limits)
+    source.check_pixels(height, width)
     lengths = []
     for length in _webp_lengths(file):
         lengths.append(length or UNTIMED_MS)
-        if len(lengths) > limits.max_frames:
-            message = f"{source.name} has more frames than the limit of {limits.max_frames}"
-            raise RejectedError("too_long", message)
+        source.check_frames(len(lengths))
     if not lengths:
         raise RejectedError("no_frames", f"{source.name} is an animated WebP picture without a frame")
     ends = np.cumsum(lengths, dtype=np.int64)
     duration = float(ends[-1]) / 1000
-    if duration > limits.max_duration_seconds:
-        message = f"{source.name} is longer than the limit of {limits.max_duration_seconds:g} seconds"
-        raise RejectedError("too_long", message)
+    source.check_seconds(duration)
     return _Pictures(READABLE["WebP"], (ends - lengths) / 1000, duration)
 
 
@@ -194,7 +190,6 @@ class _Decoder:
 
     source: VideoSource
     file: IO[bytes]
-    limits: ReadLimits
 
     def decoded(self, pictures: _Pictures, chosen: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """The pictures at these ascending positions, upright."""
@@ -203,7 +198,7 @@ class _Decoder:
         name = self.source.name
         try:
             with Image.open(self.file, formats=pictures.formats) as image:
-                _check_pixels(self.source, image.height, image.width, self.limits)
+                self.source.check_pixels(image.height, image.width)
                 if (found := getattr(image, "n_frames", 1)) < len(pictures.seconds):
                     message = f"{name} is damaged: {found} of {len(pictures.seconds)} frames can be decoded"
                     raise RejectedError("unreadable", message)
@@ -235,11 +230,3 @@ def _upright(image: Image) -> NDArray[np.uint8]:
     if turned.mode in ("I", "F"):
         raise ValueError("its pixels are numbers of 32 bits, which no rule brings to shades of grey")
     return np.ascontiguousarray(turned.convert("RGB"), dtype=np.uint8)
-
-
-def _check_pixels(source: VideoSource, height: int, width: int, limits: ReadLimits) -> None:
-    if height * width > limits.max_frame_pixels:
-        raise RejectedError(
-            "too_large",
-            f"{source.name} has frames of {height}x{width} pixels; the limit is {limits.max_frame_pixels} pixels",
-        )
