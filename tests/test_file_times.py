@@ -410,6 +410,21 @@ def test_streams_that_were_joined_go_on_by_the_order_of_the_file(
     assert clips.numbers_of(late.frames) == [25, 26, 27]
 
 
+@pytest.mark.parametrize("options", [{}, {"live": "1"}], ids=["with an index", "live"])
+@pytest.mark.parametrize(("suffix", "codec"), [("mkv", "libx264"), ("webm", "libvpx-vp9")])
+def test_matroska_files_that_were_joined_go_on_by_the_order_of_the_file(
+    tmp_path: Path, packets: Packets, suffix: str, codec: str, options: dict[str, str]
+) -> None:
+    source = packets(50, codec)
+    one = remuxed.retimed(source, tmp_path / f"1.{suffix}", [40 * n for n in range(50)], options=options)
+    path = remuxed.joined(tmp_path / f"x.{suffix}", [one, one])
+    clip = clip_of(path)
+    assert clips.numbers_of(clip.frames) == [*range(50)] * 2
+    assert clip.pts_seconds == pytest.approx(np.arange(100) / 25, abs=0.002)
+    assert clip.duration_seconds == pytest.approx(4, abs=0.01)
+    assert clips.numbers_of(clip_of(path, start_seconds=3.0, end_seconds=3.1).frames) == [25, 26, 27]
+
+
 def test_three_parts_with_rates_and_sizes_of_their_own(tmp_path: Path, packets: Packets) -> None:
     large = remuxed.numbered_packets(tmp_path, 60, height=128, width=192)
     parts = [

@@ -24,6 +24,8 @@ WRAPPING = frozenset({"mpegts", "mpeg"})
 """Containers whose timestamps have 33 bits and begin again at zero after 26.5 hours."""
 APPENDED = frozenset({"flv", "live_flv"})
 """Other containers that are joined end to end, or written by recorders that connect again."""
+RESTARTED = "matroska,"
+"""A container whose decoding times FFmpeg guesses; of files that were joined, each begins with a key frame."""
 _TURN = 1 << 33
 
 
@@ -32,15 +34,17 @@ def may_jump(container: InputContainer) -> bool:
     return Flags.ts_discont in Flags(container.format.flags)
 
 
-def clock_of(container: InputContainer, stream: VideoStream) -> Clock | None:
+def clock_of(container: InputContainer, stream: VideoStream) -> Clock | RestartedClock | None:
     """What puts the packets of the stream on one clock; None where the container has an index, or its times cannot
     jump."""
     if may_jump(container) or container.format.name in APPENDED:
         return Clock(container, stream)
-    return None
+    return RestartedClock(stream) if container.format.name.startswith(RESTARTED) else None
 
 
-def packets(container: InputContainer, stream: VideoStream, *, clock: Clock | None) -> Iterator[Packet[VideoStream]]:
+def packets(
+    container: InputContainer, stream: VideoStream, *, clock: Clock | RestartedClock | None
+) -> Iterator[Packet[VideoStream]]:
     """The packets of the stream from here on, on one clock, and the empty one that flushes the decoder.
 
     Ends early where the file is damaged. Where the clock jumps, times are right only from the file's start.
@@ -109,3 +113,32 @@ class Clock:
     def _moved(self, begin: int, end: int) -> int:
         """Ticks from one time to another, the shorter way round."""
         return (end - begin + _TURN // 2) % _TURN - _TURN // 2 if self._wraps else end - begin
+
+
+class RestartedClock:
+    """Timestamps of a stream's packets where a key frame may begin another file, on a clock that starts again."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        self.shift = 0
+        """Ticks that are added to what the file says."""
+        self._back = round(BACK_SECONDS / (stream.time_base or Fraction(1)))
+        self._first: int | None = None
+        self._last = 0
+        self._step = 0
+
+    def set(self, packet: Packet[VideoStream]) -> None:
+        """Move the packet's times to the clock that began with the first packet."""
+        pts, dts = packet.pts, packet.dts
+        if pts is None:
+            return
+        if self._first is None:
+            self._first = self._last = pts
+        if packet.is_keyframe and pts <= self._first + self._back and pts + self.shift < self._last - self._back:
+            self.shift = self._last + self._step - pts
+        if self.shift:
+            packet.pts = pts + self.shift
+            packet.dts = None if dts is None else dts + self.shift
+        moved = pts + self.shift - self._last
+        if moved > 0:
+            self._step = packet.duration or moved
+            self._last += moved

@@ -75,7 +75,7 @@ def _rewound(
     except (av.FFmpegError, OSError) as exc:
         check_memory(exc)
         return None
-    following = packets(container, stream, clock=None)
+    following = packets(container, stream, clock=clock_of(container, stream))
     packet = next(following, None)
     if packet is None or FirstPacket.of(packet) != first:
         return None
