@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, NamedTuple
 
 import av
@@ -11,7 +10,9 @@ from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-_log = logging.getLogger(__name__)
+from ..printable import logger
+
+_log = logger(__name__)
 _QUARTER = 90
 
 
