@@ -522,6 +522,9 @@ ATTACKS = [
     *(Attack(f"a journal where {name} is {value}", journal_attack(kept_fact(name, value)), 1, "damaged", 2)
       for name, value in (("made", "5"), ("made", '{"state": 1}'), ("made", '{"state": 1, "ns": "x"}'),
                           ("texts_kept", '"x"'), ("finished", deep(3000)))),
+    Attack("a journal of a run whose input is a number",
+           journal_attack("UPDATE facts SET value = json_set(value, '$.rows.input', 5) WHERE name = 'identity'"), 1,
+           "damaged", 2),
     Attack("a journal whose input has grown from a text", grown_from_a_text, 1, "damaged", 2),
     *(Attack(f"a journal with answers that are {value[:9]}",
              journal_attack(f"UPDATE results SET payload = '{value}'", again=("--recheck",)), 0, rows=2)
@@ -535,7 +538,7 @@ ATTACKS = [
            "damaged", 2),
     *(Attack(f"retry of a run whose {' and '.join(changes)} is {changes}"[:90], retry_attack(**changes), 1, "error: ",
              2)
-      for changes in ({"format": []}, {"format": {}}, {"cut": []}, {"max_row_bytes": "x"}, {"failures": "a\0"},
+      for changes in ({"format": []}, {"format": {}}, {"cut": []}, {"max_row_bytes": "x"}, {"failures": "a\0"}, {"failures": "\ud800"},
                       {"input": "a\0"}, {"input": "/dev/zero"}, {"limit": -1}, {"parameters": {"hf_model": {}}},
                       {"parameters": {"model_params": 5}}, {"parameters": {"no": 1}})),
     Attack("retry of another's run, which sends a key of the environment to its server",
@@ -551,6 +554,7 @@ ATTACKS = [
     Attack("a note that names another folder", notes_elsewhere, 0, "no run"),
     *(Attack(f"a note that is {text[:30]}", lambda ground, text=text: note(ground, text), 0)
       for text in (deep(3000), "[]", '{"folder": "a\\u0000.run", "output": "x"}', '{"folder": 5, "output": "x"}')),
+    Attack("a model whose name no hub has", of_rows(options=("--model", "a b")), 0, rows=1),  # loading it would say so
     # recipes
     *(Attack(f"a recipe that reads {source}", of_recipe(source), 1, "error: ")
       for source in ('"\\0"', '"\\ud800.jsonl"', "/dev/zero", "DATA/recipe.yaml", "[a]")),

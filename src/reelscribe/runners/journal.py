@@ -326,9 +326,13 @@ class Journal:
         kept = self.fact("identity")
         if kept is None:
             return None
-        if not isinstance(kept, dict) or not all(
-            isinstance(part, dict) and names <= part.keys()
-            for part, names in ((kept.get("rows"), _ROW_NAMES), (kept.get("writing"), _WRITING_NAMES))
+        if (
+            not isinstance(kept, dict)
+            or not all(
+                isinstance(part, dict) and names <= part.keys()
+                for part, names in ((kept.get("rows"), _ROW_NAMES), (kept.get("writing"), _WRITING_NAMES))
+            )
+            or not isinstance(kept["rows"]["input"], str)
         ):
             raise self._damaged("it does not say which run it is of")
         return kept
@@ -345,12 +349,12 @@ class Journal:
         if (
             not isinstance(kept, dict)
             or not isinstance(kept.get("parameters"), dict)
-            or not isinstance(kept.get("input"), str)
+            or not _is_path(kept.get("input"))
             or not {"limit", "failures"} <= kept.keys()
             or not (kept["limit"] is None or (_is_count(kept["limit"]) and 0 <= kept["limit"] <= sys.maxsize))
-            or not all(isinstance(kept.get(name), str | None) for name in ("failures", "format", "cut"))
+            or not all(isinstance(kept.get(name), str | None) for name in ("format", "cut"))
+            or not (kept["failures"] is None or _is_path(kept["failures"]))
             or not isinstance(kept.get("max_row_bytes"), int | None)
-            or any("\0" in str(kept[name]) for name in ("input", "failures"))
         ):
             raise self._damaged("it does not say with what settings the run was made")
         return kept
@@ -759,6 +763,14 @@ def _json_of(text: Any) -> Any:
         return None
 
 
+def _is_path(value: Any) -> bool:
+    """Whether a value is a text that can name a file."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def _is_any(_value: Any) -> bool:
     return True
 
@@ -777,7 +789,7 @@ def _is_made(value: Any) -> bool:
 
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "made": _is_made, "texts_kept": _is_count, "input_bytes": _is_count,
-    "failures": lambda value: isinstance(value, str) and "\0" not in value,
+    "failures": _is_path,
 }  # fmt: skip
 """Name of a fact to whether a value can be one."""
 
