@@ -538,7 +538,8 @@ ATTACKS = [
            "damaged", 2),
     *(Attack(f"retry of a run whose {' and '.join(changes)} is {changes}"[:90], retry_attack(**changes), 1, "error: ",
              2)
-      for changes in ({"format": []}, {"format": {}}, {"cut": []}, {"max_row_bytes": "x"}, {"failures": "a\0"}, {"failures": "\ud800"},
+      for changes in ({"format": []}, {"format": {}}, {"cut": []}, {"max_row_bytes": "x"}, {"failures": "a\0"},
+                      {"failures": "\ud800"},
                       {"input": "a\0"}, {"input": "/dev/zero"}, {"limit": -1}, {"parameters": {"hf_model": {}}},
                       {"parameters": {"model_params": 5}}, {"parameters": {"no": 1}})),
     Attack("retry of another's run, which sends a key of the environment to its server",
