@@ -53,17 +53,18 @@ def check_folders(path: Path, base: Path, what: str) -> None:
 
 
 def check_tree(root: Path, what: str) -> None:
-    """See that a folder, if it is there, holds no links at any depth.
+    """See that a folder, if it is there, holds files and folders alone at any depth: no links, and nothing that waits
+    when it is opened, as a pipe does.
 
     Raises:
-        DataError: it does, or it is no folder.
+        DataError: it holds something else, or it is no folder.
     """
     check_folder(root, what)
     for folder, _, _ in os.walk(root):
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    raise DataError(_link(Path(entry.path), "a file of the run"))
+                if not entry.is_dir(follow_symlinks=False):
+                    check_file(Path(entry.path), "a file of the run")
 
 
 def check_sole_name(path: Path, what: str) -> None:

@@ -35,7 +35,11 @@ def _cached_commit(spec: ModelSpec) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
     revision = spec.options.get("revision")
-    path = try_to_load_from_cache(spec.model, "config.json", cache_dir=spec.options.get("cache_dir"), revision=revision)
+    cache = spec.options.get("cache_dir")
+    try:
+        path = try_to_load_from_cache(spec.model, "config.json", cache_dir=cache, revision=revision)
+    except (ValueError, TypeError):  # no name on the hub, or no folder; reported when it is loaded
+        return None
     return Path(path).parent.name if isinstance(path, str) else revision
 
 

@@ -24,6 +24,7 @@ from ..data import Target, open_source
 from ..data.base import writing
 from ..data.delimited import DelimitedSource
 from ..data.jsonl import JsonlSource
+from ..data.links import check_file, check_folders
 from ..data.rows import FieldNames, RowForm, VideoForm, VideosForm
 from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of
 from ..data.webdataset import KEY, captioned_samples, without_bytes
@@ -254,14 +255,24 @@ class Edits:
             return False
         for row in self._journal.written_texts():
             try:
-                if row.said != NOTHING and os.stat(self._text(row)).st_mtime_ns > since_ns:  # noqa: PTH116
+                if row.said != NOTHING and os.lstat(self._text(row)).st_mtime_ns > since_ns:
                     return True
             except OSError:
                 return True
         return False
 
     def _text(self, row: WrittenRow) -> Path:
-        return self._digests.target.path.parent / str(row.text)
+        """The file with a row's captions.
+
+        Raises:
+            DataError: the journal, which others may have filled, names one that is none of the folder's.
+        """
+        folder, name = self._digests.target.path.parent, str(row.text)
+        if Path(name).is_absolute() or ".." in Path(name).parts or not name.endswith(".txt") or "\0" in name:
+            raise DataError(f"the journal is damaged (it has captions in {name!r}); start from scratch (--overwrite)")
+        check_folders((folder / name).parent, folder, "the folder")
+        check_file(folder / name, "the caption file")
+        return folder / name
 
     def _compared(self, path: Path) -> Found:
         found = Found()

@@ -11,9 +11,10 @@ import os
 import shutil
 import socket
 import sqlite3
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -28,6 +29,8 @@ from .summary import Counts
 
 DATABASE = "journal.sqlite"
 OWNER = "owner.json"
+ERRORS_LOG = "errors.log"
+"""Tracebacks of errors of this package, each with its row."""
 PARTS = "parts"
 PIECES = "pieces"
 """Parts of videos that wait for the output, and what tells those that are in it."""
@@ -97,7 +100,8 @@ def check_run_folder(folder: Path) -> None:
     for place in reversed(above if folder.parent.name == KEPT_FROM_UPLOADS.name else []):
         check_folder(place, "the folder")
     check_tree(folder, "the folder of the run")
-    check_sole_name(folder / DATABASE, "the journal")
+    for name in (DATABASE, ERRORS_LOG):
+        check_sole_name(folder / name, "the journal" if name == DATABASE else "the log")
     for name in (OWNER, *(DATABASE + end for end in ("-wal", "-shm", "-journal"))):
         check_file(folder / name, "a file of the run")
 
@@ -206,7 +210,7 @@ class Journal:
         database = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         database.text_factory = bytes  # a text that is not UTF-8 is a bad value of one row, not of the journal
         try:
-            database.execute("PRAGMA trusted_schema = OFF")  # it may lie in a folder that others have filled
+            check_schema(database)
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
@@ -306,9 +310,12 @@ class Journal:
         """A plain value that was kept under this name; None: there is none."""
         found = self._rows("SELECT value FROM facts WHERE name = ?", name)
         try:
-            return json.loads(found[0][0]) if found else None
+            value = json.loads(found[0][0]) if found else None
         except (ValueError, TypeError, RecursionError) as exc:
             raise self._damaged(f"its value of {name!r} is no JSON") from exc
+        if value is not None and not _FACTS.get(name, _is_any)(value):
+            raise self._damaged(f"its value of {name!r} is of another kind")
+        return value
 
     def identity(self) -> Any:
         """What the run is (see `RunIdentity.as_dict`); None: it is new.
@@ -319,9 +326,13 @@ class Journal:
         kept = self.fact("identity")
         if kept is None:
             return None
-        if not isinstance(kept, dict) or not all(
-            isinstance(part, dict) and names <= part.keys()
-            for part, names in ((kept.get("rows"), _ROW_NAMES), (kept.get("writing"), _WRITING_NAMES))
+        if (
+            not isinstance(kept, dict)
+            or not all(
+                isinstance(part, dict) and names <= part.keys()
+                for part, names in ((kept.get("rows"), _ROW_NAMES), (kept.get("writing"), _WRITING_NAMES))
+            )
+            or not isinstance(kept["rows"]["input"], str)
         ):
             raise self._damaged("it does not say which run it is of")
         return kept
@@ -338,10 +349,12 @@ class Journal:
         if (
             not isinstance(kept, dict)
             or not isinstance(kept.get("parameters"), dict)
-            or not isinstance(kept.get("input"), str)
+            or not _is_path(kept.get("input"))
             or not {"limit", "failures"} <= kept.keys()
-            or not isinstance(kept["limit"], int | None)
-            or not isinstance(kept["failures"], str | None)
+            or not (kept["limit"] is None or (_is_count(kept["limit"]) and 0 <= kept["limit"] <= sys.maxsize))
+            or not all(isinstance(kept.get(name), str | None) for name in ("format", "cut"))
+            or not (kept["failures"] is None or _is_path(kept["failures"]))
+            or not isinstance(kept.get("max_row_bytes"), int | None)
         ):
             raise self._damaged("it does not say with what settings the run was made")
         return kept
@@ -560,7 +573,15 @@ class Journal:
     def edit(self, key: bytes) -> Any:
         """What a person wrote into the first row with this key; None: nothing."""
         found = self._rows("SELECT value FROM edits WHERE key = ? AND nth = 0 AND place = 0", key)
-        return json.loads(found[0][0]) if found else None
+        return self._edit_of(found[0][0]) if found else None
+
+    def _edit_of(self, text: Any) -> Any:
+        """What a person wrote: captions, or the fields of a row that hold them."""
+        value = _json_of(text)
+        parts = value.values() if isinstance(value, dict) else [value]
+        if value is None or not all(one is None or isinstance(one, str) or _are_texts(one) for one in parts):
+            raise self._damaged("a caption that was edited by hand is no text")
+        return value
 
     def written_texts(self) -> Iterator[WrittenRow]:
         """Rows whose captions have a file of their own, a bounded number at a time."""
@@ -581,7 +602,7 @@ class Journal:
     def edits(self) -> list[tuple[bytes, int, int, Any]]:
         """What persons wrote: key, which of the rows with that key, place, value."""
         found = self._rows("SELECT key, nth, place, value FROM edits ORDER BY key, nth, place")
-        return [(key, nth, place, json.loads(value)) for key, nth, place, value in found]
+        return [(key, nth, place, self._edit_of(value)) for key, nth, place, value in found]
 
     def add_edits(self, edits: Iterable[tuple[bytes, int, int, Any]]) -> None:
         """Keep what persons wrote, as `edits` gives it."""
@@ -685,12 +706,33 @@ def is_finished(folder: Path) -> bool | None:
     try:
         with closing(sqlite3.connect(f"{(folder / DATABASE).absolute().as_uri()}?mode=rw", timeout=0, uri=True)) as db:
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            check_schema(db)
             found = db.execute("SELECT value FROM facts WHERE name = 'finished'").fetchone()
     except sqlite3.DatabaseError as exc:
         if "locked" in str(exc):
             return None
         raise DataError(f"cannot read the journal in {str(folder)!r}: {exc}") from exc
     return found is not None and found[0] == "true"
+
+
+def check_schema(database: sqlite3.Connection) -> None:
+    """See that a database, which may lie in a folder that others have filled, has tables that only hold values: a view,
+    a trigger or a computed column could go on without end, or fill the memory.
+
+    Raises:
+        sqlite3.DatabaseError: it has more than that.
+    """
+    database.execute("PRAGMA trusted_schema = OFF")
+    found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
+    for kind, name, sql in found:
+        kind, name, sql = (
+            one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in (kind, name, sql)
+        )
+        if kind not in ("table", "index") or "VIRTUAL" in str(sql)[:20].upper():
+            raise sqlite3.DatabaseError(f"it has a {kind} {name!r}, which no run makes")
+        columns = database.execute("SELECT hidden FROM pragma_table_xinfo(?)", (name,)).fetchall()
+        if kind == "table" and any(hidden for (hidden,) in columns):
+            raise sqlite3.DatabaseError(f"the table {name!r} computes values, which no run makes")
 
 
 def _usable(id_: RequestId, found: list[tuple[Any, ...]]) -> CaptionResult | None:
@@ -721,6 +763,37 @@ def _json_of(text: Any) -> Any:
         return None
 
 
+def _is_path(value: Any) -> bool:
+    """Whether a value is a text that can name a file."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+def _is_any(_value: Any) -> bool:
+    return True
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _is_made(value: Any) -> bool:
+    return isinstance(value, dict) and "state" in value and _is_count(value.get("ns"))
+
+
+_FACTS: dict[str, Callable[[Any], bool]] = {
+    "made": _is_made, "texts_kept": _is_count, "input_bytes": _is_count,
+    "failures": _is_path,
+}  # fmt: skip
+"""Name of a fact to whether a value can be one."""
+
+
 def _counts_of(text: Any) -> dict[str, Any] | None:
     """The counts of a part; None: it has none that add up with others."""
     counts = _json_of(text)
@@ -744,9 +817,10 @@ def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def mark_of(payload: str) -> Any:
+def mark_of(payload: str | bytes) -> Any:
     """What the video was that this JSON is the answer for, or `UNKNOWN`."""
-    return json.loads(payload).get("m", UNKNOWN)
+    value = _json_of(payload)
+    return value.get("m", UNKNOWN) if isinstance(value, dict) else UNKNOWN
 
 
 def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:

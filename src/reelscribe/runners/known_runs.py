@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.links import check_file
 from ..errors import DataError
 from ..stores import AnyPath, StoredPath
 from .journal import DATABASE, KEPT_FROM_UPLOADS, is_finished, open_new, remove_run_folder, run_folder
@@ -99,6 +100,18 @@ def clean(runs: Iterable[KnownRun]) -> Iterator[tuple[KnownRun, str | None]]:
             yield run, None
 
 
+def is_noted(folder: Path) -> bool:
+    """Whether this user has begun the run in a folder, on this machine."""
+    return any(_is_same(folder, one) for one, _ in _noted())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
+
+
 def _note(folder: Path) -> Path:
     digest = hashlib.blake2b(os.fsencode(folder.absolute()), digest_size=16).hexdigest()
     return state_folder() / NOTES / f"{digest}.json"
@@ -108,7 +121,8 @@ def _noted() -> Iterator[tuple[Path, str]]:
     """Folders of runs that are noted and still there; notes of others are dropped."""
     with suppress(OSError, RuntimeError):
         for path in sorted((state_folder() / NOTES).glob("*.json")):
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(DataError, OSError, ValueError, KeyError, TypeError, RecursionError):
+                check_file(path, "the note of a run")
                 note = json.loads(path.read_text("utf-8"))
                 folder = Path(note["folder"])
                 if _is_run(folder):
@@ -168,7 +182,7 @@ def _state(folder: Path, output: str) -> str:
         return RUNNING
     if not finished:
         return UNFINISHED
-    return FINISHED if "://" in output or Path(output).exists() else GONE
+    return FINISHED if "://" in output or os.path.exists(output) else GONE  # noqa: PTH110 - false for what no path can be
 
 
 def _size(number: float) -> str:

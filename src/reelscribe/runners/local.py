@@ -57,7 +57,7 @@ from .destination import bring_back, check_destination, local_place, upload
 from .edits import Digests, Edits
 from .failures import FailureLimit, failure_row, failures_path, write_failures
 from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
-from .journal import PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .journal import ERRORS_LOG, PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
 from .known_runs import note_run
 from .marks import video_mark
 from .own_files import OwnFiles, is_output
@@ -65,9 +65,6 @@ from .parts import PART_ROWS, PartedOutput
 from .progress import NoProgress, Progress
 from .summary import Counts, RunSummary
 from .writing import Writer
-
-ERRORS_LOG = "errors.log"
-"""In the folder of the run: tracebacks of errors of this package, each with its row."""
 
 __all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
 
@@ -216,7 +213,6 @@ def _run_file(
         stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
         remember_leave(journal, target)
-        note_run(journal.folder, output)
         watch = stack.enter_context(progress or NoProgress())
         run = make_run(operator, source, form, journal, watch, target, settings)
         run.leave_out = own
@@ -268,6 +264,7 @@ class Run:
     def run(self) -> RunSummary:
         """Do what is left to do."""
         self._agree()
+        note_run(self._journal.folder, self._target.path)  # from here on its settings are this user's
         if self._journal.fact("finished") and not self._has_to_make():
             return self._as_it_was()
         if not self._journal.fact("finished"):

@@ -13,10 +13,14 @@ from ..stores import AnyPath, StoredPath, located
 from .destination import local_place
 from .failures import FailureLimit
 from .journal import Journal, run_folder
+from .known_runs import is_noted
 from .local import RunSettings, caption_file
 from .progress import Progress
 from .settings import build_operator
 from .summary import RunSummary
+
+_TRUSTED = ("trust_remote_code", "base_url", "api_key_env", "proxies", "token", "cache_dir")
+"""Parts of `model_params` that are taken from a journal only where this user has begun the run."""
 
 
 def retry_file(
@@ -93,6 +97,7 @@ def _command_of(output: Path) -> dict[str, Any]:
         raise DataError(
             f"no run with the output {str(output)!r} is known here: {str(run_folder(output))!r} is not there"
         )
+    is_own = is_noted(run_folder(output))
     with Journal(run_folder(output)) as journal:
         command: dict[str, Any] | None = journal.command()
     if command is None:
@@ -100,4 +105,21 @@ def _command_of(output: Path) -> dict[str, Any]:
             f"the run with the output {str(output)!r} had a captioner given from Python: call caption_file with that "
             "one and retry=()"
         )
+    named = [] if is_own else _trusted(command)
+    if named:
+        raise SettingsError(
+            f"the run in {str(run_folder(output))!r} was not started by this user on this machine, and names "
+            f"{', '.join(named)}: give the `reelscribe caption` command with your own settings once, then retry"
+        )
     return command
+
+
+def _trusted(command: Mapping[str, Any]) -> list[str]:
+    """What of a run's settings only the user's own run may name: where keys and videos are sent, code that is run, and
+    files that are replaced."""
+    parameters = command["parameters"]
+    model = parameters.get("model_params")
+    named = [f"{name}={model[name]!r}" for name in _TRUSTED if isinstance(model, dict) and model.get(name)]
+    named += [f"failures={command['failures']!r}"] if command["failures"] is not None else []
+    named += [f"{name}={parameters[name]!r}" for name in ("captioner", "video_cache") if parameters.get(name)]
+    return named
