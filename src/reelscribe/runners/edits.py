@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..data.base import writing
 from ..data.delimited import DelimitedSource
 from ..data.jsonl import JsonlSource
 from ..data.rows import FieldNames, RowForm, VideoForm, VideosForm
-from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of
+from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row
 from ..data.webdataset import KEY, captioned_samples, without_bytes
 from ..errors import DataError, SettingsError
 from ..record import Sample
@@ -93,16 +93,14 @@ class Digests:
     """How the fields are called."""
 
     def key(self, row: Sample) -> bytes:
-        """Of the video, the time window and the row's `id`."""
+        """Of the video, the time window and the `id` of a row as it is in the output."""
         windows = [_number(row.get(name)) for name in self.names.window_keys]
         return digest([self.video(row), windows, _text(row.get("id"))])
 
     def video(self, row: Sample) -> Any:
         """What names the video: its place in a videofolder, else its path, or a digest of its bytes."""
-        if FILE_NAME in row and self.is_videofolder:
-            return row[FILE_NAME]
         if self.is_videofolder:
-            return (self.place(row) or (None, None))[0]
+            return row.get(FILE_NAME)
         value = _parsed(row.get(self._column))
         videos = [_video(video) for video in (value if isinstance(value, list) else [value])]
         return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
@@ -121,6 +119,13 @@ class Digests:
         """A row of an output whose paths are relative to it, with what they lead to."""
         video = row.get(self._column) if self.is_saved_dataset else None
         return row if not isinstance(video, str) else {**row, self._column: self._path(video, self.target.path)}
+
+    def as_written(self, row: Sample) -> Sample:
+        """A row on its way to the output as it is there: in a videofolder that of the table."""
+        if not self.is_videofolder:
+            return row
+        place = self.place(row)
+        return table_row(row, place and place[0], captions_of(row.get(self._caption_key)), self.target.layout)
 
     def place(self, row: Sample) -> tuple[str, str] | None:
         """Where the video and the captions of a row go in a videofolder, relative to its table; None: nowhere."""
@@ -143,7 +148,7 @@ class Digests:
         return self.target.format.name == "datasets"
 
     def value(self, row: Sample) -> Any:
-        """What a person may have corrected."""
+        """What a person may have corrected in a row as it is in the output."""
         if isinstance(self.form, VideosForm):
             given = {self.names.text_key: row.get(self.names.text_key)}
             if self.names.caption_key is None:
@@ -152,8 +157,7 @@ class Digests:
         captions = captions_of(row.get(self._caption_key))
         if not self.is_videofolder:
             return captions
-        captions = captions or captions_of([row[CAPTION]] if row.get(CAPTION) is not None else None)
-        if CAPTION in row and captions and row[CAPTION] != captions[0]:
+        if self._caption_key != CAPTION and row.get(CAPTION) is not None:  # the first stands there, too
             captions = captions_of([row[CAPTION]]) + captions[1:]
         return [" ".join(one.split()) for one in captions]
 
@@ -169,7 +173,7 @@ class Digests:
             rest = {name: without_bytes(value) for name, value in rest.items()}
         return digest(rest)
 
-    def places(self, made: Sequence[Sample]) -> Iterator[tuple[int, Sample]]:
+    def places(self, made: Iterable[Sample]) -> Iterator[tuple[int, Sample]]:
         """The rows that a row became, each with its place."""
         first = ORIGINAL if isinstance(self.form, VideosForm) and self.names.keep_original else 0
         yield from enumerate(made, start=first)
@@ -192,12 +196,10 @@ class Digests:
         return {*made, *video, self._column, self._caption_key}
 
     def written(self, number: int, source: Sample, made: Sequence[Sample]) -> Iterator[WrittenRow]:
-        """What is kept of the rows that a row became; nothing where the table's own fields would hide the row's."""
-        if self.is_videofolder and (CAPTION in source or FILE_NAME in source):
-            return
+        """What is kept of the rows that a row became."""
         with suppress(*ODD_VALUES):
-            key, text = self.key(source), (self.place(source) or (None, None))[1]
-            for place, row in self.places(made):
+            key, text = self.key(self.as_written(source)), (self.place(source) or (None, None))[1]
+            for place, row in self.places(map(self.as_written, made)):
                 yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
@@ -305,13 +307,28 @@ class Edits:
             DataError: it cannot be read.
         """
         if self._digests.is_videofolder:
-            yield from DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path)
+            for row in DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path):
+                yield self._with_list(row, found)
         elif self._digests.target.format.name in ("tar", "webdataset"):
             for shard in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
                 for row, text in captioned_samples(shard):
                     yield self._with_text(row, text, found)
         else:
             yield from map(self._digests.at_home, open_source(path))
+
+    def _with_list(self, row: Sample, found: Found) -> Sample:
+        """A row of a videofolder's table, where a first caption stands twice, with the one that was edited."""
+        field = self._digests.target.layout.caption_field
+        captions = captions_of(row.get(field)) if field not in (None, CAPTION) else []
+        other = {**row, CAPTION: captions[0]} if captions and CAPTION in row else row
+        value, listed = self._digests.value(row), self._digests.value(other)
+        if value == listed:
+            return row
+        known = {one.said for rows in self._journal.known_rows(self._digests.key(row)) for one in rows}
+        if self._digests.said(value) in known:
+            return other
+        found.unclear += self._digests.said(listed) not in known
+        return row
 
     def _with_text(self, row: Sample, text: str | None, found: Found) -> Sample:
         """A sample of a shard, with the captions of its text where that was edited and its row was not."""
@@ -392,7 +409,7 @@ class Edits:
         if not self._edits:
             return made, 0
         try:
-            key = self._digests.key(source)
+            key = self._digests.key(self._digests.as_written(source))
         except ODD_VALUES:
             return made, 0
         if key not in self._edits:
@@ -403,12 +420,10 @@ class Edits:
         changed = 0
         for place, value in edits.items():
             row = placed.get(place)
-            if row is None:
-                placed[place] = self._with(source, value)
-            elif self._digests.value(row) != value:
-                placed[place] = self._with(row, value)
-            else:
+            said = None if row is None else self._digests.value(self._digests.as_written(row))
+            if said == value or (said == [] and self._digests.is_videofolder):  # of a failed one `keep` decides
                 continue
+            placed[place] = self._with(source if row is None else row, value)
             changed += 1
         return [placed[place] for place in sorted(placed)], changed
 
@@ -436,20 +451,25 @@ class Edits:
     def keep(self, row: Sample, text: Path, captions: list[str]) -> list[str]:
         """See `Layout.keep`."""
         lines = caption_lines(text)
-        if lines is None or lines == [" ".join(one.split()) for one in captions if one]:
+        if captions and (lines is None or lines == [" ".join(one.split()) for one in captions if one]):
             return captions
         key = self._digests.key(row)
-        said = self._digests.said(lines)
-        if self._journal.edit(key) == (lines or [""]):  # found by a join that was ended
-            self.texts_kept += 1
-            return lines or [""]
-        written, making = self._journal.known_rows(key)
-        if any(one.said == said for one in (*written, *making)):
-            return captions
-        self._journal.add_edits([(key, 0, 0, lines or [""])])
+        edit = self._journal.edit(key)
+        said = NOTHING if lines is None else self._digests.said(lines)
+        is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
+        if lines is None or (not is_found and self._is_ours(key, said)):
+            if captions or edit is None:
+                return captions
+            lines, said = edit, self._digests.said(edit)
+        elif not is_found:
+            self._journal.add_edits([(key, 0, 0, lines or [""])])
         self._journal.mark_made(key, said)
         self.texts_kept += 1
         return lines or [""]
+
+    def _is_ours(self, key: bytes, said: bytes) -> bool:
+        """Whether the run has written these captions of a row, or is about to."""
+        return any(one.said == said for rows in self._journal.known_rows(key) for one in rows)
 
     def made(self, rows_out: int) -> dict[str, Any] | None:
         """What is kept of the output that has its name now; None: an earlier version wrote rows of it, of which no
@@ -522,6 +542,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _kept(path: Path) -> Path:
     """Give an output a second name, or another one where it is a folder."""
+    path = path.resolve() if path.is_dir() else path  # a link that was named goes on leading to the output
     number = next(number for number in range(1, 10**6) if not os.path.lexists(kept_name(path, number)))
     target = kept_name(path, number)
     with writing(target):
@@ -632,10 +653,12 @@ def _number(value: Any) -> Any:
         return _text(value)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _text(value: Any) -> Any:
+    """What every format gives back of a value; None where it is empty."""
+    made = plain(value)
+    return None if made in _EMPTY else made
 
 
 def _counted(count: int, what: str) -> str:
-    first, *rest = what.split(" ")
-    return f"{count:,} {first}{'s' if count != 1 else ''} {' '.join(rest)}".strip()
+    many = "" if count == 1 else "s"
+    return f"{count:,} {what.replace('caption', f'caption{many}').replace('row', f'row{many}')}"
