@@ -632,3 +632,49 @@ def test_a_link_to_a_folder_goes_on_leading_to_the_output(source: Path, tmp_path
         }
     kept = tmp_path / "disk/out.edited-1"
     assert len(captions_in(kept)) == 5
+
+
+def edit_videos_inside(path: Path, captions: dict[int, str]) -> None:
+    """Change captions in a saved data set that holds videos, by `id`, and leave the rest of the file."""
+    from datasets import load_from_disk
+    from datasets.arrow_writer import ArrowWriter
+
+    saved = load_from_disk(str(path))
+    rows = [row | ({"captions": [captions[row["id"]]]} if row["id"] in captions else {}) for row in open_source(path)]
+    file = next(path.glob("*.arrow"))
+    with ArrowWriter(features=saved.features, path=str(file) + ".new") as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=saved.features.arrow_schema))
+        writer.finalize()
+    Path(f"{file}.new").replace(file)
+
+
+def test_edits_of_a_saved_dataset_stay_with_their_videos_whether_these_are_inside_or_not(tmp_path: Path) -> None:
+    names = ["x/a.mp4", "y/a.mp4", "z/a.mp4", "b.mp4"]
+    for name in [*names, "w/a.mp4"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [{"video": name, "id": i} for i, name in enumerate(names)]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "saved"
+
+    def run(prompt: str, fn: Any = None, **given: Any) -> tuple[list[str], int]:
+        summary = caption_file(operator(fn, prompt=prompt), source, output, format="datasets", **given)
+        return [str((row["captions"] or [""])[0]) for row in open_source(output)], summary.kept_edits
+
+    run("First")
+    edit_videos_inside(output, {1: "mine", 3: "too"})
+    assert run("Other", update=True, with_videos=True) == (["a 0 Other", "mine", "a 0 Other", "too"], 2)
+    edit_videos_inside(output, {2: "mine as well"})
+    jsonl(source, [{"video": "w/a.mp4", "id": None}, rows[1], rows[2], rows[3]])
+    expected = ["a 0 Third", "mine", "mine as well", "too"], 3
+    assert run("Third", update=True, with_videos=True) == expected
+    assert run("Third", update=True) == expected
+    assert run("Third", Words(("b",)), update=True, with_videos=True) == expected
+
+
+def test_a_text_that_the_run_wrote_before_its_video_failed_is_no_edit(clips: Path) -> None:
+    in_folder(clips)
+    for prompt in ("Other", "Third"):
+        in_folder(clips, fn=Words(("b",)), prompt=prompt, update=True)
+    assert "b.mp4" not in table(clips)
+    summary = in_folder(clips, prompt="Third", retry=())
+    assert (table(clips)["b.mp4"], texts(clips)["b.mp4"], summary.kept_edits) == ("b 0 Third", "b 0 Third", 0)

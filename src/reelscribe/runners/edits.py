@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ LARGEST_GROUP = 1000
 """Rows of one video and time window that are told apart; of more, none is."""
 ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
 """What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
+INSIDE = "://"
+"""Before the name of a video that is known by it alone; no path has it there."""
 ORIGINAL = -1
 """Place of the original row, before those that were generated from it."""
 
@@ -93,9 +96,22 @@ class Digests:
     """How the fields are called."""
 
     def key(self, row: Sample) -> bytes:
-        """Of the video, the time window and the `id` of a row as it is in the output."""
+        """Of the video, the time window and the `id` of a row; in a videofolder of one as it is in the table."""
         windows = [_number(row.get(name)) for name in self.names.window_keys]
         return digest([self.video(row), windows, _text(row.get("id"))])
+
+    def other_key(self, row: Sample) -> bytes | None:
+        """The same with the name of the video alone, which is all that a saved data set has of one that is inside."""
+        video = row.get(self._column)
+        path = video.get("path") if isinstance(video, Mapping) else video
+        if not self.is_saved_dataset or isinstance(self.form, VideosForm) or not isinstance(path, str):
+            return None
+        return self.key({**row, self._column: {"path": INSIDE + Path(path).name}})
+
+    def key_there(self, row: Sample) -> bytes:
+        """The key of a row on the disk: one of both."""
+        other = self.other_key(row) if isinstance(row.get(self._column), Mapping) else None
+        return other or self.key(row)
 
     def video(self, row: Sample) -> Any:
         """What names the video: its place in a videofolder, else its path, or a digest of its bytes."""
@@ -106,12 +122,9 @@ class Digests:
         return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
 
     def _path(self, video: Any, root: Any) -> Any:
-        """What names a video in a saved data set, where paths are relative to it: the file itself, or, where it is
-        inside, its name."""
+        """What names a video in a saved data set, where paths are relative to it: the file itself."""
         if not isinstance(video, str) or "://" in video:
             return video
-        if self.target.layout.with_videos:
-            return Path(video).name
         path = Path(root if isinstance(root, Path) else "", video).absolute()
         return str(path.parent.resolve() / path.name)
 
@@ -199,6 +212,8 @@ class Digests:
         """What is kept of the rows that a row became."""
         with suppress(*ODD_VALUES):
             key, text = self.key(self.as_written(source)), (self.place(source) or (None, None))[1]
+            if (other := self.other_key(source)) is not None:
+                text = other.hex()
             for place, row in self.places(map(self.as_written, made)):
                 yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
@@ -288,7 +303,7 @@ class Edits:
         try:
             for row in self._rows(path, found):
                 value = self._digests.value(row)
-                key, said, rest = self._digests.key(row), self._digests.said(value), self._digests.rest(row)
+                key, said, rest = self._digests.key_there(row), self._digests.said(value), self._digests.rest(row)
                 known = self._journal.is_known(key, said, rest)
                 new = None if known else json.dumps(value, default=str)
                 rows.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (count, key, said, rest, new))
@@ -368,15 +383,15 @@ class Edits:
         changed = [(row, value) for row, (said, _, value) in pairs if row.said != said]
         edited = [(row, value) for row, value in changed if value is not None]
         found.unclear += len(changed) - len(edited)
-        nth = {number: place for place, number in enumerate(sorted({row.row for row in written}))}
-        edits = [(key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
+        nth = _places_among_equals(written)
+        edits = [(row.key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
         self._journal.add_edits(edits)
         found.edited += len(edits)
         found.unclear += sum(self._is_contradicted(row, json.loads(value)) for row, value in edited)
 
     def _is_contradicted(self, row: WrittenRow, value: Any) -> bool:
         """Whether an edit of a videofolder's table has a text file that was edited otherwise."""
-        lines = caption_lines(self._text(row)) if row.text is not None else None
+        lines = caption_lines(self._text(row)) if row.text is not None and self._digests.is_videofolder else None
         return lines not in (None, value) and self._digests.said(lines) != row.said
 
     def _look_at_texts(self, found: Found) -> None:
@@ -458,6 +473,8 @@ class Edits:
         said = NOTHING if lines is None else self._digests.said(lines)
         is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
         if lines is None or (not is_found and self._is_ours(key, said)):
+            if not captions and edit is None and lines is not None:
+                self._journal.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
             if captions or edit is None:
                 return captions
             lines, said = edit, self._digests.said(edit)
@@ -510,6 +527,16 @@ def aligned(
     if len(alone) == len(left):
         return [*pairs, *zip(left, alone, strict=True)], [], []
     return pairs, alone, left
+
+
+def _places_among_equals(written: Sequence[WrittenRow]) -> dict[int, int]:
+    """Which of the rows of the input with its key each is, by its index."""
+    keys = dict(sorted((row.row, row.key) for row in written))
+    seen = Counter[bytes]()
+    places = {}
+    for number, key in keys.items():
+        places[number], seen[key] = seen[key], seen[key] + 1
+    return places
 
 
 def _is_as_written(row: WrittenRow, one: Here) -> bool:
