@@ -302,6 +302,7 @@ def test_retry_by_name_knows_how_parts_are_cut(tmp_path: Path) -> None:
     op = VideoCaptioningFromVLMMapper("reelscribe/shapes", sampling_params={"max_tokens": 4})
     assert caption_file(op, source, out, **SETTINGS).failed_rows == 1
     op.close()
+    assert retry_file(out).failed_rows == 1  # the folder names it, too
     clips.render_video(video)
     assert retry_file(out / "metadata.jsonl").failed_rows == 0
     assert "late.00000-00001.mp4" in names_in(out)
