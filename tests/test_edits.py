@@ -678,3 +678,41 @@ def test_a_text_that_the_run_wrote_before_its_video_failed_is_no_edit(clips: Pat
     assert "b.mp4" not in table(clips)
     summary = in_folder(clips, prompt="Third", retry=())
     assert (table(clips)["b.mp4"], texts(clips)["b.mp4"], summary.kept_edits) == ("b 0 Third", "b 0 Third", 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_captions_in_a_field_of_another_name_are_no_edits(source: Path, tmp_path: Path, name: str) -> None:
+    file, form, edit = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=form)
+    edit(output, lambda rows: corrected(rows, c1="mine"))
+    summary = caption_file(operator(caption_key="said"), source, output, format=form, update=True)
+    rows = {int(row["id"]): str(row["said"]) for row in open_source(output)}
+    assert "mine" in rows.pop(1)
+    assert all(f"clip{i} 0 Descr" in said for i, said in rows.items())
+    assert (summary.kept_edits, summary.remarks) == (1, [])
+
+
+def test_a_table_without_captions_takes_none_from_the_next_one(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    edit_jsonl(output, lambda rows: [{"id": row["id"], "video": row["video"]} for row in rows])
+    caption_file(operator(), source, output, update=True)
+    assert captions_in(output) == {i: f"clip{i} 0 Descr" for i in range(6)}
+    assert (tmp_path / "out.edited-1.jsonl").exists()
+
+
+def test_edits_of_the_table_stay_when_parts_are_cut_out(tmp_path: Path) -> None:
+    video = render_video(tmp_path / "a.mkv")
+    windows = [{"start_seconds": 0, "end_seconds": 0.5}, {"start_seconds": 0.5, "end_seconds": 1}]
+    source = jsonl(tmp_path / "in.jsonl", [{"video": str(video), **window} for window in windows])
+    given: dict[str, Any] = {"format": "videofolder", "with_videos": True}
+    caption_file(operator(), source, tmp_path / "out", **given)
+    rows = load(tmp_path / "out/metadata.jsonl")
+    for number, how in enumerate(("copy", "exact", None)):
+        rows[1]["caption"] = f"mine {number}"
+        jsonl(tmp_path / "out/metadata.jsonl", rows)
+        summary = caption_file(operator(prompt=str(how)), source, tmp_path / "out", **given, cut=how, update=True)
+        rows = load(tmp_path / "out/metadata.jsonl")
+        assert [row["caption"] for row in rows] == [f"a 0 {how}"[:9], f"mine {number}"]
+        assert (summary.kept_edits, summary.remarks) == (1, [])

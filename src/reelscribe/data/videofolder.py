@@ -113,6 +113,14 @@ def _window(row: Sample, layout: Layout) -> tuple[TimeWindow, bool]:
     return window_of(own, fields, default=layout.window), has_own_window(own, fields)
 
 
+def text_name(row: Sample, layout: Layout) -> str:
+    """Where the captions of a row of the table are, whether its video is whole, a copy or cut out."""
+    stem = Path(str(row[FILE_NAME])).with_suffix("").as_posix()
+    window, is_own = _window(row, layout)
+    end = f".{piece_name(window)}" if is_own and window != WHOLE else ""
+    return f"{stem}{'' if stem.endswith(end) else end}.txt"
+
+
 def piece_of(row: Sample, folder: Path, layout: Layout) -> Piece | None:
     """The part that is cut out for a row; None: nothing is."""
     if layout.cut is None or layout.pieces is None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from ..data.base import writing
 from ..data.delimited import DelimitedSource
 from ..data.jsonl import JsonlSource
 from ..data.rows import FieldNames, RowForm, VideoForm, VideosForm
-from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row
+from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row, text_name
 from ..data.webdataset import KEY, captioned_samples, without_bytes
 from ..errors import DataError, SettingsError
 from ..record import Sample
@@ -38,6 +38,8 @@ LARGEST_GROUP = 1000
 """Rows of one video and time window that are told apart; of more, none is."""
 ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
 """What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
+NOT_SAID = "null"
+"""Instead of the captions of a row on the disk that has no field for them."""
 INSIDE = "://"
 """Before the name of a video that is known by it alone; no path has it there."""
 ORIGINAL = -1
@@ -114,9 +116,11 @@ class Digests:
         return other or self.key(row)
 
     def video(self, row: Sample) -> Any:
-        """What names the video: its place in a videofolder, else its path, or a digest of its bytes."""
+        """What names the video: in a videofolder the text beside it, else its path, or a digest of its bytes."""
         if self.is_videofolder:
-            return row.get(FILE_NAME)
+            with suppress(SettingsError):  # a time window that is none
+                return text_name(row, self.target.layout) if row.get(FILE_NAME) else None
+            return row[FILE_NAME]
         value = _parsed(row.get(self._column))
         videos = [_video(video) for video in (value if isinstance(value, list) else [value])]
         return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
@@ -151,6 +155,23 @@ class Digests:
         return None
 
     @property
+    def captions_field(self) -> str | None:
+        """The field that captions are in."""
+        return self.form.caption_key if isinstance(self.form, VideoForm) else self.names.caption_key
+
+    def as_called_now(self, row: Sample, earlier: Collection[str]) -> Sample:
+        """A row of an output whose captions may be in a field of an earlier name."""
+        field = self.captions_field
+        name = next((name for name in earlier if name in row), None)
+        if field is None or field in row or name is None:
+            return row
+        return {field if one == name else one: value for one, value in row.items()}
+
+    def has_captions(self, row: Sample) -> bool:
+        """Whether a row in the output says anything about captions."""
+        return not isinstance(self.form, VideoForm) or self._caption_key in row or self.is_videofolder
+
+    @property
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
         return self.target.format.name == "videofolder"
@@ -164,7 +185,7 @@ class Digests:
         """What a person may have corrected in a row as it is in the output."""
         if isinstance(self.form, VideosForm):
             given = {self.names.text_key: row.get(self.names.text_key)}
-            if self.names.caption_key is None:
+            if self.names.caption_key is None or self.names.caption_key not in row:
                 return given
             return given | {self.names.caption_key: captions_of(row.get(self.names.caption_key)) or None}
         captions = captions_of(row.get(self._caption_key))
@@ -175,7 +196,9 @@ class Digests:
         return [" ".join(one.split()) for one in captions]
 
     def said(self, value: Any) -> bytes:
-        """A digest of `value`, or of the captions of a text file."""
+        """A digest of `value`, whatever its fields are called, or of the captions of a text file."""
+        if isinstance(value, dict):
+            return digest([one for one in value.values() if one is not None])
         return digest([one for one in value if one] if isinstance(value, list) else value)
 
     def rest(self, row: Sample) -> bytes:
@@ -305,7 +328,7 @@ class Edits:
                 value = self._digests.value(row)
                 key, said, rest = self._digests.key_there(row), self._digests.said(value), self._digests.rest(row)
                 known = self._journal.is_known(key, said, rest)
-                new = None if known else json.dumps(value, default=str)
+                new = None if known else json.dumps(value if self._digests.has_captions(row) else None, default=str)
                 rows.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (count, key, said, rest, new))
                 count += 1
         except DataError as exc:
@@ -321,15 +344,23 @@ class Edits:
         Raises:
             DataError: it cannot be read.
         """
+        earlier = self._earlier_fields()
         if self._digests.is_videofolder:
             for row in DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path):
-                yield self._with_list(row, found)
+                yield self._with_list(self._digests.as_called_now(row, earlier), found)
         elif self._digests.target.format.name in ("tar", "webdataset"):
             for shard in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
                 for row, text in captioned_samples(shard):
-                    yield self._with_text(row, text, found)
+                    yield self._with_text(self._digests.as_called_now(row, earlier), text, found)
         else:
-            yield from map(self._digests.at_home, open_source(path))
+            for row in open_source(path):
+                yield self._digests.at_home(self._digests.as_called_now(row, earlier))
+
+    def _earlier_fields(self) -> list[str]:
+        """The fields that captions may be in where the output was written with another setting."""
+        made, joining = self._journal.fact("made"), self._journal.fact("joining")
+        names = [joining, made.get("captions_field") if isinstance(made, dict) else None]
+        return [name for name in names if isinstance(name, str)]
 
     def _with_list(self, row: Sample, found: Found) -> Sample:
         """A row of a videofolder's table, where a first caption stands twice, with the one that was edited."""
@@ -381,7 +412,7 @@ class Edits:
             found.added += len(alone)
         found.other_fields += sum(row.rest != rest for row, (_, rest, _) in pairs)
         changed = [(row, value) for row, (said, _, value) in pairs if row.said != said]
-        edited = [(row, value) for row, value in changed if value is not None]
+        edited = [(row, value) for row, value in changed if value not in (None, NOT_SAID)]
         found.unclear += len(changed) - len(edited)
         nth = _places_among_equals(written)
         edits = [(row.key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
@@ -494,7 +525,8 @@ class Edits:
         path = self._digests.target.path
         if self._journal.count_making() != rows_out:
             return None
-        return {"state": state_of(path), "ns": path.stat().st_mtime_ns}
+        field = self._digests.captions_field
+        return {"state": state_of(path), "ns": path.stat().st_mtime_ns, "captions_field": field}
 
 
 Here = tuple[bytes, bytes, str | None]
