@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import clips
 from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data.pieces import CUTS as NAMES
+from reelscribe.data.pieces import Piece, waiting_path
 from reelscribe.record import CaptionRequest, Clip, TimeWindow
 from reelscribe.runners import cutter
 from reelscribe.runners.journal import run_folder
@@ -300,6 +302,7 @@ def test_retry_by_name_knows_how_parts_are_cut(tmp_path: Path) -> None:
     op = VideoCaptioningFromVLMMapper("reelscribe/shapes", sampling_params={"max_tokens": 4})
     assert caption_file(op, source, out, **SETTINGS).failed_rows == 1
     op.close()
+    assert retry_file(out).failed_rows == 1  # the folder names it, too
     clips.render_video(video)
     assert retry_file(out / "metadata.jsonl").failed_rows == 0
     assert "late.00000-00001.mp4" in names_in(out)
@@ -309,3 +312,17 @@ def test_the_last_frame_stays_as_long_as_in_its_source(tmp_path: Path, rendered:
     window = TimeWindow(0.0, 0.3)  # frames at 0, 0.01, 0.04, 0.09, 0.16, 0.25; the next one at 0.36
     made = shown(cut(rendered("vfr.mp4"), tmp_path / "part.mp4", window, "exact"), TimeWindow())
     assert made.duration_seconds == pytest.approx(0.36, abs=0.002)
+
+
+def test_a_part_of_a_video_that_was_replaced_by_an_older_one_is_cut_again(tmp_path: Path) -> None:
+    video = tmp_path / "a.mp4"
+    clips.render_video(video)
+    target = tmp_path / "a.00000-00001.mp4"
+    piece = Piece(video, TimeWindow(0, 1), "exact", target, waiting_path(tmp_path / "pieces", target, "exact"))
+    piece.waiting.parent.mkdir()
+    cut(video, piece.waiting, piece.window, "exact")
+    assert piece.is_there
+    other = clips.render_video(tmp_path / "other.mp4", count=12)
+    os.utime(other, (1e9, 1e9))
+    other.replace(video)
+    assert not piece.is_there

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clips import render_video
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.record import CaptionRequest
@@ -501,3 +503,216 @@ def test_the_same_command_says_what_was_edited_and_leaves_it(clips: Path, source
     summary = caption_file(operator(), source, output)
     assert "1 caption edited, 1 row missing" in summary.remarks[0]
     assert output.read_bytes() == edited
+
+
+@pytest.mark.parametrize("name", ["metadata.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("field", ["caption", "file_name", "captions as caption", "video as file_name"])
+def test_rows_with_fields_called_as_those_of_the_table_are_told_apart(clips: Path, name: str, field: str) -> None:
+    video = "file_name" if field.startswith("video") else "video"
+    own = {field: "of the row"} if field in ("caption", "file_name") else {}
+    rows = jsonl(clips / "rows.jsonl", [{video: f"{stem}.mp4", **own} for stem in ("a", "b", "d")])
+    keys = {"video_key": video, "caption_key": "caption" if field.startswith("captions") else "captions"}
+
+    def run(prompt: str, **given: Any) -> RunSummary:
+        made = operator(prompt=prompt, **keys)
+        return caption_file(made, rows, clips / name, format="videofolder", **given)
+
+    run("First")
+    summary = run("Other", update=True)
+    assert table(clips, name) == texts(clips) == {f"{one}.mp4": f"{one} 0 Other" for one in ("a", "b", "d")}
+    assert (summary.kept_edits, summary.remarks) == (0, [])
+    (clips / "a.txt").write_text("mine")
+    (clips / name).write_text((clips / name).read_text().replace("b 0 Other", "of the table"))
+    summary = run("Third", update=True)
+    expected = {"a.mp4": "mine", "b.mp4": "of the table", "d.mp4": "d 0 Third"}
+    assert table(clips, name) == texts(clips) == expected
+    assert (summary.kept_edits, summary.remarks) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("column", "kept"),
+    [("caption", "mine\na 1 Descr"), ("captions", "mine\na 1 Descr"), ("both", "mine\na 1 Descr")],
+)
+def test_a_first_caption_that_stands_twice_in_the_table_may_be_edited_in_either_place(
+    clips: Path, column: str, kept: str
+) -> None:
+    many = {"caption_num": 2, "keep_candidate_mode": "all"}
+    in_folder(clips, **many)
+    rows = load(clips / "metadata.jsonl")
+    for row in rows:
+        if row["file_name"] == "a.mp4" and column in ("caption", "both"):
+            row["caption"] = "mine"
+        if row["file_name"] == "a.mp4" and column in ("captions", "both"):
+            row["captions"][0] = "mine"
+    jsonl(clips / "metadata.jsonl", rows)
+    summary = in_folder(clips, prompt="Other", update=True, **many)
+    assert (texts(clips)["a.mp4"], texts(clips)["b.mp4"]) == (kept, "b 0 Other\nb 1 Other")
+    assert (summary.kept_edits, summary.remarks) == (1, [])
+
+
+def test_where_both_places_of_a_first_caption_were_edited_otherwise_the_table_is_kept(clips: Path) -> None:
+    many = {"caption_num": 2, "keep_candidate_mode": "all"}
+    in_folder(clips, **many)
+    text = (clips / "metadata.jsonl").read_text()
+    edited = text.replace('"caption": "a 0 Descr"', '"caption": "one"').replace('["a 0 Descr"', '["another"')
+    (clips / "metadata.jsonl").write_text(edited)
+    in_folder(clips, prompt="Other", update=True, **many)
+    assert texts(clips)["a.mp4"] == "one\na 1 Descr"
+    assert (clips / "metadata.edited-1.jsonl").read_text() == edited
+
+
+@pytest.mark.parametrize("how", [None, "copy", "exact"])
+def test_a_text_of_a_person_for_a_video_that_cannot_be_placed_stays(tmp_path: Path, how: str | None) -> None:
+    (tmp_path / "src").mkdir()
+    render_video(tmp_path / "src/a.mp4")
+    (tmp_path / "src/broken.mp4").write_bytes(b"")
+    window = {"start_seconds": 0, "end_seconds": 0.5}
+    names = ("a", "broken", "gone")
+    rows = jsonl(tmp_path / "src/rows.jsonl", [{"video": f"{name}.mp4", **window} for name in names])
+
+    def run(fn: Any, **given: Any) -> RunSummary:
+        made = operator(fn, **({"prompt": given.pop("prompt")} if "prompt" in given else {}))
+        return caption_file(made, rows, tmp_path / "out", format="videofolder", with_videos=True, cut=how, **given)
+
+    fails = Words(("broken", "gone"))
+    run(fails)
+    text = tmp_path / "out/broken.00000-00000_5.txt", tmp_path / "out/gone.00000-00000_5.txt"
+    for path in text:
+        path.write_text("by hand")
+    for prompt in ("Other", "Third"):
+        summary = run(fails, prompt=prompt, update=True)
+        assert [path.read_text() for path in text] == ["by hand", "by hand"]
+        assert (summary.failed_rows, summary.kept_edits) == (2, 2)
+        assert {row["caption"] for row in load(tmp_path / "out/metadata.jsonl")} <= {f"a 0 {prompt}", "by hand"}
+    render_video(tmp_path / "src/gone.mp4")
+    summary = run(Words(("broken",)), prompt="Third", retry=())
+    captions = {row["file_name"].partition(".")[0]: row["caption"] for row in load(tmp_path / "out/metadata.jsonl")}
+    assert (captions["gone"], summary.failed_rows) == ("by hand", 1)
+
+
+ODD_IDS: list[Any] = [
+    datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC),
+    datetime.timedelta(seconds=3),
+    float("nan"),
+    True,
+    "",
+    " x ",
+]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("value", ODD_IDS, ids=repr)
+def test_ids_of_any_kind_find_their_rows(tmp_path: Path, value: Any, suffix: str) -> None:
+    rows = tmp_path / "in.parquet"
+    pq.write_table(pa.table({"video": ["a.mp4", "b.mp4"], "id": [value, value]}), rows)
+    output = tmp_path / f"out.{suffix}"
+    caption_file(operator(), rows, output)
+    if suffix == "parquet":
+        edit_parquet(output, lambda found: [{**found[0], "captions": ["mine"]}, found[1]])
+    else:
+        output.write_text(output.read_text().replace("a 0 Descr", "mine"))
+    summary = caption_file(operator(prompt="Other"), rows, output, update=True)
+    first, second = (str(row["captions"]) for row in open_source(output))
+    assert "mine" in first
+    assert "b 0 Other" in second
+    assert (summary.kept_edits, summary.remarks) == (1, [])
+
+
+def test_a_link_to_a_folder_goes_on_leading_to_the_output(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk/out")
+    caption_file(operator(), source, link, format="datasets")
+    edit_dataset(tmp_path / "disk/out", lambda rows: corrected(rows, c1="mine")[:-1])
+    for prompt in ("Other", "Third"):
+        caption_file(operator(prompt=prompt), source, link, format="datasets", update=True)
+        assert link.is_symlink()
+        assert captions_in(tmp_path / "disk/out") == {
+            i: "mine" if i == 1 else f"clip{i} 0 {prompt}"[:13] for i in range(6)
+        }
+    kept = tmp_path / "disk/out.edited-1"
+    assert len(captions_in(kept)) == 5
+
+
+def edit_videos_inside(path: Path, captions: dict[int, str]) -> None:
+    """Change captions in a saved data set that holds videos, by `id`, and leave the rest of the file."""
+    from datasets import load_from_disk
+    from datasets.arrow_writer import ArrowWriter
+
+    saved = load_from_disk(str(path))
+    rows = [row | ({"captions": [captions[row["id"]]]} if row["id"] in captions else {}) for row in open_source(path)]
+    file = next(path.glob("*.arrow"))
+    with ArrowWriter(features=saved.features, path=str(file) + ".new") as writer:
+        writer.write_table(pa.Table.from_pylist(rows, schema=saved.features.arrow_schema))
+        writer.finalize()
+    Path(f"{file}.new").replace(file)
+
+
+def test_edits_of_a_saved_dataset_stay_with_their_videos_whether_these_are_inside_or_not(tmp_path: Path) -> None:
+    names = ["x/a.mp4", "y/a.mp4", "z/a.mp4", "b.mp4"]
+    for name in [*names, "w/a.mp4"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    rows = [{"video": name, "id": i} for i, name in enumerate(names)]
+    source, output = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "saved"
+
+    def run(prompt: str, fn: Any = None, **given: Any) -> tuple[list[str], int]:
+        summary = caption_file(operator(fn, prompt=prompt), source, output, format="datasets", **given)
+        return [str((row["captions"] or [""])[0]) for row in open_source(output)], summary.kept_edits
+
+    run("First")
+    edit_videos_inside(output, {1: "mine", 3: "too"})
+    assert run("Other", update=True, with_videos=True) == (["a 0 Other", "mine", "a 0 Other", "too"], 2)
+    edit_videos_inside(output, {2: "mine as well"})
+    jsonl(source, [{"video": "w/a.mp4", "id": None}, rows[1], rows[2], rows[3]])
+    expected = ["a 0 Third", "mine", "mine as well", "too"], 3
+    assert run("Third", update=True, with_videos=True) == expected
+    assert run("Third", update=True) == expected
+    assert run("Third", Words(("b",)), update=True, with_videos=True) == expected
+
+
+def test_a_text_that_the_run_wrote_before_its_video_failed_is_no_edit(clips: Path) -> None:
+    in_folder(clips)
+    for prompt in ("Other", "Third"):
+        in_folder(clips, fn=Words(("b",)), prompt=prompt, update=True)
+    assert "b.mp4" not in table(clips)
+    summary = in_folder(clips, prompt="Third", retry=())
+    assert (table(clips)["b.mp4"], texts(clips)["b.mp4"], summary.kept_edits) == ("b 0 Third", "b 0 Third", 0)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_captions_in_a_field_of_another_name_are_no_edits(source: Path, tmp_path: Path, name: str) -> None:
+    file, form, edit = FORMATS[name]
+    output = tmp_path / file
+    caption_file(operator(), source, output, format=form)
+    edit(output, lambda rows: corrected(rows, c1="mine"))
+    summary = caption_file(operator(caption_key="said"), source, output, format=form, update=True)
+    rows = {int(row["id"]): str(row["said"]) for row in open_source(output)}
+    assert "mine" in rows.pop(1)
+    assert all(f"clip{i} 0 Descr" in said for i, said in rows.items())
+    assert (summary.kept_edits, summary.remarks) == (1, [])
+
+
+def test_a_table_without_captions_takes_none_from_the_next_one(source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    caption_file(operator(), source, output)
+    edit_jsonl(output, lambda rows: [{"id": row["id"], "video": row["video"]} for row in rows])
+    caption_file(operator(), source, output, update=True)
+    assert captions_in(output) == {i: f"clip{i} 0 Descr" for i in range(6)}
+    assert (tmp_path / "out.edited-1.jsonl").exists()
+
+
+def test_edits_of_the_table_stay_when_parts_are_cut_out(tmp_path: Path) -> None:
+    video = render_video(tmp_path / "a.mkv")
+    windows = [{"start_seconds": 0, "end_seconds": 0.5}, {"start_seconds": 0.5, "end_seconds": 1}]
+    source = jsonl(tmp_path / "in.jsonl", [{"video": str(video), **window} for window in windows])
+    given: dict[str, Any] = {"format": "videofolder", "with_videos": True}
+    caption_file(operator(), source, tmp_path / "out", **given)
+    rows = load(tmp_path / "out/metadata.jsonl")
+    for number, how in enumerate(("copy", "exact", None)):
+        rows[1]["caption"] = f"mine {number}"
+        jsonl(tmp_path / "out/metadata.jsonl", rows)
+        summary = caption_file(operator(prompt=str(how)), source, tmp_path / "out", **given, cut=how, update=True)
+        rows = load(tmp_path / "out/metadata.jsonl")
+        assert [row["caption"] for row in rows] == [f"a 0 {how}"[:9], f"mine {number}"]
+        assert (summary.kept_edits, summary.remarks) == (1, [])

@@ -81,8 +81,8 @@ class Piece:
 
     @property
     def _waits(self) -> bool:
-        made, source = _state(self.waiting), _state(self.source)
-        return made is not None and (source is None or made[-1] >= source[-1])
+        made, changed = _state(self.waiting), _changed_ns(self.source)
+        return made is not None and (changed is None or made[-1] >= changed)
 
     def _kept(self) -> list[Any]:
         """What the receipt says: how it was cut, and the states of the video and the part."""
@@ -137,6 +137,16 @@ def remove_waiting(folder: Path) -> None:
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.suffix != RECEIPT:
             path.unlink()
+
+
+def _changed_ns(video: Path) -> int | None:
+    """When a video, or what has its name, was last changed: another one of an earlier time may have taken its place.
+    None: it is not there."""
+    try:
+        status = video.stat()
+        return max(status.st_mtime_ns, status.st_ctime_ns, video.lstat().st_ctime_ns)
+    except OSError:
+        return None
 
 
 def _state(path: Path) -> Any:

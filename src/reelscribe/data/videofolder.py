@@ -113,6 +113,14 @@ def _window(row: Sample, layout: Layout) -> tuple[TimeWindow, bool]:
     return window_of(own, fields, default=layout.window), has_own_window(own, fields)
 
 
+def text_name(row: Sample, layout: Layout) -> str:
+    """Where the captions of a row of the table are, whether its video is whole, a copy or cut out."""
+    stem = Path(str(row[FILE_NAME])).with_suffix("").as_posix()
+    window, is_own = _window(row, layout)
+    end = f".{piece_name(window)}" if is_own and window != WHOLE else ""
+    return f"{stem}{'' if stem.endswith(end) else end}.txt"
+
+
 def piece_of(row: Sample, folder: Path, layout: Layout) -> Piece | None:
     """The part that is cut out for a row; None: nothing is."""
     if layout.cut is None or layout.pieces is None:
@@ -287,19 +295,38 @@ def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
         place = None
     if place is None:
         return None
-    row = {name: value for name, value in row.items() if name not in (layout.caption_field, layout.video_field)}
     base = folder.resolve()
     text = base / place.text
+    is_failed = not captions
     if layout.keep is not None:
-        captions = layout.keep({**_beside_ours(row), FILE_NAME: place.name}, text, captions)
+        captions = layout.keep(table_row(row, place.name, [], layout), text, captions)
     if not captions:
         return None
     check_folders((base / place.name).parent, base, "the folder")
-    _place_video(place, base, layout)
+    lacking = _place_video(place, base, layout)
+    if lacking is not None and is_failed:  # the text is a person's, and stays without its video
+        return None
+    if lacking is not None:
+        raise DataError(lacking)
     if layout.keep is None or caption_lines(text) != [" ".join(one.split()) for one in captions]:
         _write_text(text, "\n".join(" ".join(one.splitlines()) for one in captions))
-    more = {layout.caption_field: captions} if len(captions) > 1 else {}
-    return {FILE_NAME: place.name, CAPTION: captions[0], **_beside_ours(row), **more}
+    return table_row(row, place.name, captions, layout)
+
+
+def table_row(row: Sample, name: str | None, captions: Sequence[str], layout: Layout) -> Sample:
+    """A row of the table.
+
+    Args:
+        row: the row of the output, with the fields of the video and of the captions.
+        name: the video relative to the folder; None: it has no place there.
+        captions: those that were kept.
+        layout: how its fields are called.
+    """
+    rest = {field: value for field, value in row.items() if field not in (layout.caption_field, layout.video_field)}
+    made = {} if name is None else {FILE_NAME: name}
+    made |= {CAPTION: captions[0]} if captions else {}
+    many = {layout.caption_field: captions} if layout.caption_field is not None and len(captions) > 1 else {}
+    return {**made, **_beside_ours(rest), **many}
 
 
 def _beside_ours(row: Sample) -> Sample:
@@ -314,22 +341,24 @@ def _beside_ours(row: Sample) -> Sample:
     return made
 
 
-def _place_video(place: Place, base: Path, layout: Layout) -> None:
-    """See that the video, or its part, has its name in the folder."""
+def _place_video(place: Place, base: Path, layout: Layout) -> str | None:
+    """See that the video, or its part, has its name in the folder; a sentence where there is none to place."""
     target, piece = base / place.name, _piece(place, base, layout)
     if piece is None:
-        if target != place.source and _check_copy(place.source, target, layout=layout, shallow=True):
-            _copy(place.source, target, layout)
-        return
+        if target == place.source or not _check_copy(place.source, target, layout=layout, shallow=True):
+            return None
+        is_copied = _copy(place.source, target, layout)
+        return None if is_copied else f"cannot copy {str(place.source)!r}: it is gone, or may not be read any more"
     if not piece.waiting.is_file():
-        if piece.is_own:
-            return
-        raise DataError(f"the part {str(target)!r} was cut and is gone: start from scratch (--overwrite)")
+        return (
+            None if piece.is_own else f"the part {str(target)!r} was cut and is gone: start from scratch (--overwrite)"
+        )
     check_file(target, "the part of a video")
     if os.path.lexists(target) and not (piece.is_own or layout.replaces):
         raise DataError(f"{str(target)!r} is there already: {WAYS_OUT}")
     with writing(target):
         piece.place()
+    return None
 
 
 def caption_lines(text: Path) -> list[str] | None:
@@ -382,19 +411,20 @@ def video_path(video: Any, layout: Layout) -> Path:
     return path.parent.resolve() / path.name
 
 
-def _copy(path: Path, target: Path, layout: Layout) -> None:
-    """Copy a video, if it may still be read, with its time of change."""
+def _copy(path: Path, target: Path, layout: Layout) -> bool:
+    """Copy a video with its time of change; false: it is gone, or may not be read any more."""
     temporary = TemporaryFile(target, follow=False)
     temporary.create()
     try:
         with writing(target):
             if not copy_video(str(path), layout, temporary.path):
-                raise DataError(f"cannot copy {str(path)!r}: it is gone, or may not be read any more")
+                return False
             status = path.stat()
             os.utime(temporary.path, ns=(status.st_atime_ns, status.st_mtime_ns))
         temporary.commit()
     finally:
         temporary.discard()
+    return True
 
 
 def _write_text(path: Path, text: str) -> None:

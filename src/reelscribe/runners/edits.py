@@ -14,7 +14,8 @@ import math
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from ..data.delimited import DelimitedSource
 from ..data.jsonl import JsonlSource
 from ..data.links import check_file, check_folders
 from ..data.rows import FieldNames, RowForm, VideoForm, VideosForm
-from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of
+from ..data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row, text_name
 from ..data.webdataset import KEY, captioned_samples, without_bytes
 from ..errors import DataError, SettingsError
 from ..record import Sample
@@ -38,6 +39,10 @@ LARGEST_GROUP = 1000
 """Rows of one video and time window that are told apart; of more, none is."""
 ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
 """What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
+NOT_SAID = "null"
+"""Instead of the captions of a row on the disk that has no field for them."""
+INSIDE = "://"
+"""Before the name of a video that is known by it alone; no path has it there."""
 ORIGINAL = -1
 """Place of the original row, before those that were generated from it."""
 
@@ -94,27 +99,37 @@ class Digests:
     """How the fields are called."""
 
     def key(self, row: Sample) -> bytes:
-        """Of the video, the time window and the row's `id`."""
+        """Of the video, the time window and the `id` of a row; in a videofolder of one as it is in the table."""
         windows = [_number(row.get(name)) for name in self.names.window_keys]
         return digest([self.video(row), windows, _text(row.get("id"))])
 
+    def other_key(self, row: Sample) -> bytes | None:
+        """The same with the name of the video alone, which is all that a saved data set has of one that is inside."""
+        video = row.get(self._column)
+        path = video.get("path") if isinstance(video, Mapping) else video
+        if not self.is_saved_dataset or isinstance(self.form, VideosForm) or not isinstance(path, str):
+            return None
+        return self.key({**row, self._column: {"path": INSIDE + Path(path).name}})
+
+    def key_there(self, row: Sample) -> bytes:
+        """The key of a row on the disk: one of both."""
+        other = self.other_key(row) if isinstance(row.get(self._column), Mapping) else None
+        return other or self.key(row)
+
     def video(self, row: Sample) -> Any:
-        """What names the video: its place in a videofolder, else its path, or a digest of its bytes."""
-        if FILE_NAME in row and self.is_videofolder:
-            return row[FILE_NAME]
+        """What names the video: in a videofolder the text beside it, else its path, or a digest of its bytes."""
         if self.is_videofolder:
-            return (self.place(row) or (None, None))[0]
+            with suppress(SettingsError):  # a time window that is none
+                return text_name(row, self.target.layout) if row.get(FILE_NAME) else None
+            return row[FILE_NAME]
         value = _parsed(row.get(self._column))
         videos = [_video(video) for video in (value if isinstance(value, list) else [value])]
         return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
 
     def _path(self, video: Any, root: Any) -> Any:
-        """What names a video in a saved data set, where paths are relative to it: the file itself, or, where it is
-        inside, its name."""
+        """What names a video in a saved data set, where paths are relative to it: the file itself."""
         if not isinstance(video, str) or "://" in video:
             return video
-        if self.target.layout.with_videos:
-            return Path(video).name
         path = Path(root if isinstance(root, Path) else "", video).absolute()
         return str(path.parent.resolve() / path.name)
 
@@ -122,6 +137,13 @@ class Digests:
         """A row of an output whose paths are relative to it, with what they lead to."""
         video = row.get(self._column) if self.is_saved_dataset else None
         return row if not isinstance(video, str) else {**row, self._column: self._path(video, self.target.path)}
+
+    def as_written(self, row: Sample) -> Sample:
+        """A row on its way to the output as it is there: in a videofolder that of the table."""
+        if not self.is_videofolder:
+            return row
+        place = self.place(row)
+        return table_row(row, place and place[0], captions_of(row.get(self._caption_key)), self.target.layout)
 
     def place(self, row: Sample) -> tuple[str, str] | None:
         """Where the video and the captions of a row go in a videofolder, relative to its table; None: nowhere."""
@@ -134,6 +156,23 @@ class Digests:
         return None
 
     @property
+    def captions_field(self) -> str | None:
+        """The field that captions are in."""
+        return self.form.caption_key if isinstance(self.form, VideoForm) else self.names.caption_key
+
+    def as_called_now(self, row: Sample, earlier: Collection[str]) -> Sample:
+        """A row of an output whose captions may be in a field of an earlier name."""
+        field = self.captions_field
+        name = next((name for name in earlier if name in row), None)
+        if field is None or field in row or name is None:
+            return row
+        return {field if one == name else one: value for one, value in row.items()}
+
+    def has_captions(self, row: Sample) -> bool:
+        """Whether a row in the output says anything about captions."""
+        return not isinstance(self.form, VideoForm) or self._caption_key in row or self.is_videofolder
+
+    @property
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
         return self.target.format.name == "videofolder"
@@ -144,22 +183,23 @@ class Digests:
         return self.target.format.name == "datasets"
 
     def value(self, row: Sample) -> Any:
-        """What a person may have corrected."""
+        """What a person may have corrected in a row as it is in the output."""
         if isinstance(self.form, VideosForm):
             given = {self.names.text_key: row.get(self.names.text_key)}
-            if self.names.caption_key is None:
+            if self.names.caption_key is None or self.names.caption_key not in row:
                 return given
             return given | {self.names.caption_key: captions_of(row.get(self.names.caption_key)) or None}
         captions = captions_of(row.get(self._caption_key))
         if not self.is_videofolder:
             return captions
-        captions = captions or captions_of([row[CAPTION]] if row.get(CAPTION) is not None else None)
-        if CAPTION in row and captions and row[CAPTION] != captions[0]:
+        if self._caption_key != CAPTION and row.get(CAPTION) is not None:  # the first stands there, too
             captions = captions_of([row[CAPTION]]) + captions[1:]
         return [" ".join(one.split()) for one in captions]
 
     def said(self, value: Any) -> bytes:
-        """A digest of `value`, or of the captions of a text file."""
+        """A digest of `value`, whatever its fields are called, or of the captions of a text file."""
+        if isinstance(value, dict):
+            return digest([one for one in value.values() if one is not None])
         return digest([one for one in value if one] if isinstance(value, list) else value)
 
     def rest(self, row: Sample) -> bytes:
@@ -170,7 +210,7 @@ class Digests:
             rest = {name: without_bytes(value) for name, value in rest.items()}
         return digest(rest)
 
-    def places(self, made: Sequence[Sample]) -> Iterator[tuple[int, Sample]]:
+    def places(self, made: Iterable[Sample]) -> Iterator[tuple[int, Sample]]:
         """The rows that a row became, each with its place."""
         first = ORIGINAL if isinstance(self.form, VideosForm) and self.names.keep_original else 0
         yield from enumerate(made, start=first)
@@ -193,12 +233,12 @@ class Digests:
         return {*made, *video, self._column, self._caption_key}
 
     def written(self, number: int, source: Sample, made: Sequence[Sample]) -> Iterator[WrittenRow]:
-        """What is kept of the rows that a row became; nothing where the table's own fields would hide the row's."""
-        if self.is_videofolder and (CAPTION in source or FILE_NAME in source):
-            return
+        """What is kept of the rows that a row became."""
         with suppress(*ODD_VALUES):
-            key, text = self.key(source), (self.place(source) or (None, None))[1]
-            for place, row in self.places(made):
+            key, text = self.key(self.as_written(source)), (self.place(source) or (None, None))[1]
+            if (other := self.other_key(source)) is not None:
+                text = other.hex()
+            for place, row in self.places(map(self.as_written, made)):
                 yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
@@ -297,9 +337,9 @@ class Edits:
         try:
             for row in self._rows(path, found):
                 value = self._digests.value(row)
-                key, said, rest = self._digests.key(row), self._digests.said(value), self._digests.rest(row)
+                key, said, rest = self._digests.key_there(row), self._digests.said(value), self._digests.rest(row)
                 known = self._journal.is_known(key, said, rest)
-                new = None if known else json.dumps(value, default=str)
+                new = None if known else json.dumps(value if self._digests.has_captions(row) else None, default=str)
                 rows.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (count, key, said, rest, new))
                 count += 1
         except DataError as exc:
@@ -315,14 +355,37 @@ class Edits:
         Raises:
             DataError: it cannot be read.
         """
+        earlier = self._earlier_fields()
         if self._digests.is_videofolder:
-            yield from DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path)
+            for row in DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path):
+                yield self._with_list(self._digests.as_called_now(row, earlier), found)
         elif self._digests.target.format.name in ("tar", "webdataset"):
             for shard in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
                 for row, text in captioned_samples(shard):
-                    yield self._with_text(row, text, found)
+                    yield self._with_text(self._digests.as_called_now(row, earlier), text, found)
         else:
-            yield from map(self._digests.at_home, open_source(path))
+            for row in open_source(path):
+                yield self._digests.at_home(self._digests.as_called_now(row, earlier))
+
+    def _earlier_fields(self) -> list[str]:
+        """The fields that captions may be in where the output was written with another setting."""
+        made, joining = self._journal.fact("made"), self._journal.fact("joining")
+        names = [joining, made.get("captions_field") if isinstance(made, dict) else None]
+        return [name for name in names if isinstance(name, str)]
+
+    def _with_list(self, row: Sample, found: Found) -> Sample:
+        """A row of a videofolder's table, where a first caption stands twice, with the one that was edited."""
+        field = self._digests.target.layout.caption_field
+        captions = captions_of(row.get(field)) if field not in (None, CAPTION) else []
+        other = {**row, CAPTION: captions[0]} if captions and CAPTION in row else row
+        value, listed = self._digests.value(row), self._digests.value(other)
+        if value == listed:
+            return row
+        known = {one.said for rows in self._journal.known_rows(self._digests.key(row)) for one in rows}
+        if self._digests.said(value) in known:
+            return other
+        found.unclear += self._digests.said(listed) not in known
+        return row
 
     def _with_text(self, row: Sample, text: str | None, found: Found) -> Sample:
         """A sample of a shard, with the captions of its text where that was edited and its row was not."""
@@ -360,17 +423,17 @@ class Edits:
             found.added += len(alone)
         found.other_fields += sum(row.rest != rest for row, (_, rest, _) in pairs)
         changed = [(row, value) for row, (said, _, value) in pairs if row.said != said]
-        edited = [(row, value) for row, value in changed if value is not None]
+        edited = [(row, value) for row, value in changed if value not in (None, NOT_SAID)]
         found.unclear += len(changed) - len(edited)
-        nth = {number: place for place, number in enumerate(sorted({row.row for row in written}))}
-        edits = [(key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
+        nth = _places_among_equals(written)
+        edits = [(row.key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
         self._journal.add_edits(edits)
         found.edited += len(edits)
         found.unclear += sum(self._is_contradicted(row, json.loads(value)) for row, value in edited)
 
     def _is_contradicted(self, row: WrittenRow, value: Any) -> bool:
         """Whether an edit of a videofolder's table has a text file that was edited otherwise."""
-        lines = caption_lines(self._text(row)) if row.text is not None else None
+        lines = caption_lines(self._text(row)) if row.text is not None and self._digests.is_videofolder else None
         return lines not in (None, value) and self._digests.said(lines) != row.said
 
     def _look_at_texts(self, found: Found) -> None:
@@ -403,7 +466,7 @@ class Edits:
         if not self._edits:
             return made, 0
         try:
-            key = self._digests.key(source)
+            key = self._digests.key(self._digests.as_written(source))
         except ODD_VALUES:
             return made, 0
         if key not in self._edits:
@@ -414,12 +477,10 @@ class Edits:
         changed = 0
         for place, value in edits.items():
             row = placed.get(place)
-            if row is None:
-                placed[place] = self._with(source, value)
-            elif self._digests.value(row) != value:
-                placed[place] = self._with(row, value)
-            else:
+            said = None if row is None else self._digests.value(self._digests.as_written(row))
+            if said == value or (said == [] and self._digests.is_videofolder):  # of a failed one `keep` decides
                 continue
+            placed[place] = self._with(source if row is None else row, value)
             changed += 1
         return [placed[place] for place in sorted(placed)], changed
 
@@ -447,20 +508,27 @@ class Edits:
     def keep(self, row: Sample, text: Path, captions: list[str]) -> list[str]:
         """See `Layout.keep`."""
         lines = caption_lines(text)
-        if lines is None or lines == [" ".join(one.split()) for one in captions if one]:
+        if captions and (lines is None or lines == [" ".join(one.split()) for one in captions if one]):
             return captions
         key = self._digests.key(row)
-        said = self._digests.said(lines)
-        if self._journal.edit(key) == (lines or [""]):  # found by a join that was ended
-            self.texts_kept += 1
-            return lines or [""]
-        written, making = self._journal.known_rows(key)
-        if any(one.said == said for one in (*written, *making)):
-            return captions
-        self._journal.add_edits([(key, 0, 0, lines or [""])])
+        edit = self._journal.edit(key)
+        said = NOTHING if lines is None else self._digests.said(lines)
+        is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
+        if lines is None or (not is_found and self._is_ours(key, said)):
+            if not captions and edit is None and lines is not None:
+                self._journal.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
+            if captions or edit is None:
+                return captions
+            lines, said = edit, self._digests.said(edit)
+        elif not is_found:
+            self._journal.add_edits([(key, 0, 0, lines or [""])])
         self._journal.mark_made(key, said)
         self.texts_kept += 1
         return lines or [""]
+
+    def _is_ours(self, key: bytes, said: bytes) -> bool:
+        """Whether the run has written these captions of a row, or is about to."""
+        return any(one.said == said for rows in self._journal.known_rows(key) for one in rows)
 
     def made(self, rows_out: int) -> dict[str, Any] | None:
         """What is kept of the output that has its name now; None: an earlier version wrote rows of it, of which no
@@ -468,7 +536,8 @@ class Edits:
         path = self._digests.target.path
         if self._journal.count_making() != rows_out:
             return None
-        return {"state": state_of(path), "ns": path.stat().st_mtime_ns}
+        field = self._digests.captions_field
+        return {"state": state_of(path), "ns": path.stat().st_mtime_ns, "captions_field": field}
 
 
 Here = tuple[bytes, bytes, str | None]
@@ -503,6 +572,16 @@ def aligned(
     return pairs, alone, left
 
 
+def _places_among_equals(written: Sequence[WrittenRow]) -> dict[int, int]:
+    """Which of the rows of the input with its key each is, by its index."""
+    keys = dict(sorted((row.row, row.key) for row in written))
+    seen = Counter[bytes]()
+    places = {}
+    for number, key in keys.items():
+        places[number], seen[key] = seen[key], seen[key] + 1
+    return places
+
+
 def _is_as_written(row: WrittenRow, one: Here) -> bool:
     return (row.said, row.rest) == one[:2]
 
@@ -533,6 +612,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _kept(path: Path) -> Path:
     """Give an output a second name, or another one where it is a folder."""
+    path = path.resolve() if path.is_dir() else path  # a link that was named goes on leading to the output
     number = next(number for number in range(1, 10**6) if not os.path.lexists(kept_name(path, number)))
     target = kept_name(path, number)
     with writing(target):
@@ -643,10 +723,12 @@ def _number(value: Any) -> Any:
         return _text(value)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _text(value: Any) -> Any:
+    """What every format gives back of a value; None where it is empty."""
+    made = plain(value)
+    return None if made in _EMPTY else made
 
 
 def _counted(count: int, what: str) -> str:
-    first, *rest = what.split(" ")
-    return f"{count:,} {first}{'s' if count != 1 else ''} {' '.join(rest)}".strip()
+    many = "" if count == 1 else "s"
+    return f"{count:,} {what.replace('caption', f'caption{many}').replace('row', f'row{many}')}"

@@ -151,7 +151,8 @@ class WrittenRow:
     rest: bytes
     """Digest of its other fields."""
     text: str | None = None
-    """In a videofolder, the file with its captions, relative to the table."""
+    """In a videofolder, the file with its captions, relative to the table; in a saved data set, a digest that finds the
+    row by the name of its video, in hexadecimal digits."""
 
 
 class Journal:
@@ -538,6 +539,7 @@ class Journal:
             )
             db.execute("DROP TABLE written")
             db.execute("DROP INDEX IF EXISTS making_key")
+            db.execute("DROP INDEX IF EXISTS making_text")
             db.execute("ALTER TABLE making RENAME TO written")
             db.execute(_MAKING)
             db.execute("DELETE FROM earlier_results")
@@ -548,14 +550,14 @@ class Journal:
 
     def known_rows(self, key: bytes) -> tuple[list[WrittenRow], list[WrittenRow]]:
         """What was written, and what is being made, of rows with this key, in their order."""
-        sql = "SELECT row, place, key, said, rest, text FROM {} WHERE key = ? ORDER BY row, place"
-        written, making = (self._rows(sql.format(table), key) for table in ("written", "making"))
+        sql = "SELECT row, place, key, said, rest, text FROM {} WHERE key = ? OR text = ? ORDER BY row, place"
+        written, making = (self._rows(sql.format(table), key, key.hex()) for table in ("written", "making"))
         return [_written_row(*found) for found in written], [_written_row(*found) for found in making]
 
     def is_known(self, key: bytes, said: bytes, rest: bytes) -> bool:
         """Whether a row was written, or is being made, as it is."""
-        values = (key, said, rest)
-        question = "SELECT EXISTS (SELECT 1 FROM {} WHERE key = ? AND said = ? AND rest = ?)"
+        values = (key, key.hex(), said, rest)
+        question = "SELECT EXISTS (SELECT 1 FROM {} WHERE (key = ? OR text = ?) AND said = ? AND rest = ?)"
         return any(self._rows(question.format(table), *values)[0][0] for table in ("written", "making"))
 
     def count_written(self) -> int:
@@ -598,6 +600,7 @@ class Journal:
         with self._transaction() as db:
             for table in ("written", "making"):
                 db.execute(f"CREATE INDEX IF NOT EXISTS {table}_key ON {table} (key)")
+                db.execute(f"CREATE INDEX IF NOT EXISTS {table}_text ON {table} (text)")
 
     def edits(self) -> list[tuple[bytes, int, int, Any]]:
         """What persons wrote: key, which of the rows with that key, place, value."""

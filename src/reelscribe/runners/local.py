@@ -512,7 +512,7 @@ class Run:
         """Bring everything together under its final name."""
         parts.end()
         self._edits.make_way()
-        self._journal.keep(joining=True)
+        self._journal.keep(joining=self._digests.captions_field or True)
         parts.join(None if self._discard else self._edits.keep)
         self.summary.kept_edits += self._edits.texts_kept
         if write_failures(self._failures, self._journal.failures()):

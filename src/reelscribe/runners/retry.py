@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.base import MAX_ROW_BYTES
+from ..data.videofolder import NAMES as TABLE_NAMES
 from ..errors import DataError, SettingsError
 from ..record import FAILURE_KINDS
 from ..stores import AnyPath, StoredPath, located
@@ -54,7 +55,7 @@ def retry_file(
         DataError: there is no run with this output, or its input has changed.
         SettingsError: an unknown kind, or the run was started from Python with a captioner of its own.
     """
-    place, changes = located(output), dict(changes or {})
+    place, changes = _of_folder(located(output)), dict(changes or {})
     _check_kinds(kinds)
     command = _command_of(local_place(place) if isinstance(place, StoredPath) else place)
     operator = build_operator({**command["parameters"], **changes})
@@ -89,6 +90,14 @@ def _check_kinds(kinds: Collection[str]) -> None:
     for kind in kinds:
         if kind not in FAILURE_KINDS:
             raise SettingsError(f"there is no kind of failure {kind!r}; there are {', '.join(FAILURE_KINDS)}")
+
+
+def _of_folder(output: AnyPath) -> AnyPath:
+    """The output of the run; where it is the only table of the folder that is named, that table."""
+    if isinstance(output, StoredPath) or run_folder(output).exists():
+        return output
+    tables = [output / name for name in TABLE_NAMES if output.is_dir() and run_folder(output / name).exists()]
+    return tables[0] if len(tables) == 1 else output
 
 
 def _command_of(output: Path) -> dict[str, Any]:
