@@ -36,7 +36,7 @@ from .reader import looks_damaged, out_of_memory, scan, what_decodes
 from .rejection import RejectedError, reason
 from .sampling import frames_in_window
 from .source import VideoSource, find_source
-from .timeline import FirstPacket, Timeline
+from .timeline import Timeline
 
 QUALITY = {"crf": "18", "preset": "medium"}
 """Of H.264 that is encoded anew: hard to tell from its source."""
@@ -279,7 +279,7 @@ def _exact(part: _Part, plain: bool) -> None:
 
 def _encode(part: _Part, way: Any) -> None:
     with closing(OpenedVideo(part.source)) as video:
-        container, stream, following = video.from_start(FirstPacket())
+        container, stream, following = video.from_start(None)
         offset = part.clock_offset(stream)
         frames = frames_at(container, stream, part.timeline, part.inside, way=way, following=following)
         first = next(frames)

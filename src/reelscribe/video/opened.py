@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import chain
 
-import av
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from .clock import clock_of, packets
-from .memory import check_memory
 from .source import VideoSource
-from .timeline import FirstPacket
 
-REWINDS = frozenset({"mov", "matroska"})
-"""Containers, by FFmpeg's name up to the first comma, that are sought to their start: opening costs more."""
-
-PALETTE = "pal8"
-"""Pixel format whose colours come once, with the first packet after opening."""
+KEPT_BYTES = 16 << 20
+"""Packets of a file are kept from one time to the other if they have no more: opening it again costs more than
+they take. Of a larger file opening is a small part of the cost."""
 
 
 class OpenedVideo:
@@ -40,43 +34,27 @@ class OpenedVideo:
         self._scanned = None
         self._stack.close()
 
-    def to_scan(self) -> tuple[InputContainer, VideoStream]:
-        """The container and its video stream, to be gone through for packets' times; nothing may be decoded."""
-        container, stream = self._open(times_only=True)
-        if container.format.name.split(",")[0] in REWINDS and not self.source.leaves_media_out(container, stream):
-            self._scanned = container, stream
-        return container, stream
+    def to_scan(self) -> tuple[InputContainer, VideoStream, int]:
+        """The container and its video stream, to be gone through for packets' times, and how many bytes of packets
+        may be kept; nothing may be decoded."""
+        container, stream = self._scanned = self._open(times_only=True)
+        return container, stream, 0 if self.source.leaves_media_out(container, stream) else KEPT_BYTES
 
-    def from_start(self, first: FirstPacket) -> tuple[InputContainer, VideoStream, Iterator[Packet[VideoStream]]]:
+    def from_start(
+        self, kept: list[Packet[VideoStream]] | None
+    ) -> tuple[InputContainer, VideoStream, Iterator[Packet[VideoStream]]]:
         """The container, its video stream, and the packets from the file's start.
 
         Args:
-            first: what was seen of the first packet.
+            kept: those that were kept; they are used once, since the decoder is a new one.
         """
-        scanned, self._scanned = self._scanned, None
-        if scanned is not None and (following := _rewound(*scanned, first)) is not None:
-            return *scanned, following
+        scanned = self._scanned
+        if scanned is not None and kept is not None:
+            self._scanned = None
+            return *scanned, iter(kept)
         container, stream = self._open()
         return container, stream, packets(container, stream, clock=clock_of(container, stream))
 
     def _open(self, *, times_only: bool = False) -> tuple[InputContainer, VideoStream]:
         self.close()
         return self._stack.enter_context(self.source.open(times_only=times_only))
-
-
-def _rewound(
-    container: InputContainer, stream: VideoStream, first: FirstPacket
-) -> Iterator[Packet[VideoStream]] | None:
-    """The packets from the start, or None where seeking leads elsewhere."""
-    if first.pts is None or stream.codec_context.pix_fmt == PALETTE:
-        return None
-    try:
-        container.seek(first.pts, stream=stream)
-    except (av.FFmpegError, OSError) as exc:
-        check_memory(exc)
-        return None
-    following = packets(container, stream, clock=clock_of(container, stream))
-    packet = next(following, None)
-    if packet is None or FirstPacket.of(packet) != first:
-        return None
-    return chain([packet], following)

@@ -22,6 +22,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.format import Flags
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
@@ -43,7 +44,6 @@ from .sizing import Size
 from .source import VideoSource, find_source
 from .stills import picture_clip
 from .timeline import (
-    FirstPacket,
     PacketTimes,
     Timeline,
     decode_times,
@@ -132,7 +132,7 @@ def attempt(
                     return clip
                 with closing(OpenedVideo(source)) as video:
                     times, timeline = scan(video, window, limits)
-                    read = _ClipReader(video, policy, window, times.first, allocate)
+                    read = _ClipReader(video, policy, window, times, allocate)
                     return _decode(read, times, None if plain else timeline)
             finally:
                 source.check_arrived()
@@ -163,7 +163,7 @@ def out_of_memory(limits: ReadLimits) -> Doubt:
 def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
     """What the header and the packets tell; nothing is decoded."""
     source = video.source
-    container, stream = video.to_scan()
+    container, stream, max_kept_bytes = video.to_scan()
     _check_header(source, container, stream)
     times = scan_packets(
         container,
@@ -171,6 +171,7 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
         max_seconds=limits.max_duration_seconds,
         max_packets=limits.max_frames,
         keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
+        max_kept_bytes=max_kept_bytes,
     )
     source.check_frames(times.count)
     if times.encrypted:
@@ -346,7 +347,7 @@ class _ClipReader:
     video: OpenedVideo
     policy: FramePolicy
     window: TimeWindow
-    first: FirstPacket
+    times: PacketTimes
     allocate: Allocate
 
     def clip(self, timeline: Timeline, *, way: Shortcuts = WAYS[-1]) -> Clip:
@@ -412,8 +413,13 @@ class _ClipReader:
     def _decoding(
         self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts
     ) -> tuple[Iterator[VideoFrame], VideoStream]:
-        container, stream, following = self.video.from_start(self.first)
+        container, stream, following = self.video.from_start(self._kept())
         return frames_at(container, stream, timeline, chosen, way=way, following=following), stream
+
+    def _kept(self) -> list[Packet[VideoStream]] | None:
+        """The packets that were kept, once: then they are let go."""
+        kept, self.times.packets = self.times.packets, None
+        return kept
 
     def _written(
         self, decoding: Iterator[VideoFrame], count: int, *, source_size: Size, look: Look, padded: int

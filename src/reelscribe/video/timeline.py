@@ -68,22 +68,6 @@ class Timeline:
         return float(self.seconds[0]) + self.duration_seconds
 
 
-class FirstPacket(NamedTuple):
-    """What tells a packet from others."""
-
-    pos: int | None = None
-    """Place in the file, in bytes."""
-    pts: int | None = None
-    """Time in ticks."""
-    size: int = 0
-    """Bytes."""
-
-    @classmethod
-    def of(cls, packet: Packet[VideoStream]) -> FirstPacket:
-        """What this packet has."""
-        return cls(packet.pos, packet.pts, packet.size)
-
-
 @dataclass(slots=True)
 class PacketTimes:
     """What one pass over the packets of a stream tells."""
@@ -106,8 +90,8 @@ class PacketTimes:
     """Duration of the first packet, in ticks."""
     jumps: bool = False
     """Whether the file's clock jumps."""
-    first: FirstPacket = field(default_factory=lambda: FirstPacket())
-    """What tells the first packet of all from others."""
+    packets: list[Packet[VideoStream]] | None = None
+    """All packets in file order, the empty one included; None: they are too many bytes to be kept, or not whole."""
 
 
 def scan_packets(
@@ -117,6 +101,7 @@ def scan_packets(
     max_seconds: float,
     max_packets: int,
     keys: frozenset[int] | None = None,
+    max_kept_bytes: int = 0,
 ) -> PacketTimes:
     """Read the packet times of a file, up to its end, to where it is damaged, or to one packet over a limit.
 
@@ -126,14 +111,18 @@ def scan_packets(
         max_seconds: limit.
         max_packets: limit.
         keys: dts of packets that hold key frames; None: they say so themselves.
+        max_kept_bytes: packets are kept, for the decoder, where all together have no more.
     """
-    times = PacketTimes()
+    times, room = PacketTimes(packets=[]), max_kept_bytes
     shown = _SHOWN_BIT if stream.codec_context.name in ("vp8", "libvpx") else 0
     max_ticks = max_seconds / (stream.time_base or 1)
     clock = clock_of(container, stream)
     for packet in packets(container, stream, clock=clock):
-        if not times.first.size:
-            times.first = FirstPacket.of(packet)
+        room -= packet.size
+        if room < 0:
+            times.packets = None
+        elif times.packets is not None:
+            times.packets.append(packet)
         if not packet.size or packet.is_discard or (shown and not memoryview(packet)[0] & shown):
             continue
         _note(times, packet, is_key=packet.is_keyframe if keys is None else packet.dts in keys)
