@@ -123,6 +123,9 @@ class Worker:
             raise self._lost() from exc
         if kind == ERROR:
             raise outcome
+        if seconds > limits.max_read_seconds:  # it was over before this thread came to look
+            self.end()
+            raise LostError(_too_slow(limits), seconds)
         self._asked -= 1
         self._since = time.monotonic()
         return outcome, seconds
