@@ -5,7 +5,9 @@ One asynchronous engine lives as long as the captioner: requests enter as clips 
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
@@ -51,6 +53,11 @@ ENVIRONMENT = {
 }
 """Environment of the engine unless the user's own says otherwise: errors only, no usage reports to anybody, and no fork
 of a process that has threads."""
+
+ENGINE_PROCESS = "EngineCore"
+"""What vLLM's names of the processes of engines begin with."""
+END_SECONDS, END_LOOK_SECONDS = 10.0, 0.05
+"""How long the end of an engine's process is waited for, and how often it is looked for."""
 
 HUB_ARGUMENTS = {
     "revision": "revision",
@@ -248,8 +255,12 @@ class _Engine:
         }
 
     def close(self) -> None:
-        """End it."""
+        """End it, and take note of its process' end: until then the system keeps an entry for it."""
+        engines = [child for child in multiprocessing.active_children() if ENGINE_PROCESS in child.name]
         self._llm.shutdown()
+        until = time.monotonic() + END_SECONDS
+        while engines and all(child.is_alive() for child in engines) and time.monotonic() < until:
+            time.sleep(END_LOOK_SECONDS)
 
 
 def _params(request: CaptionRequest, sampling: Sampling) -> Any:
