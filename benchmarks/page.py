@@ -111,6 +111,21 @@ def decoding(part: dict[str, Any]) -> str:
     return "\n\n".join([table(head, rows), picture("decode", "CPU seconds of reading")])
 
 
+def bare(part: dict[str, Any]) -> str:
+    """All that reading does over decoding alone."""
+    cases = {"bare": "five real clips", "bare_short": "4-second clips of 320x240"}
+    rows = []
+    for case, title in cases.items():
+        if case not in part["found"]:
+            continue
+        own, alone = part["found"][case]["rounds"].values()
+        ratios = [one["cpu_seconds"] / other["cpu_seconds"] for one, other in zip(own, alone, strict=True)]
+        rows.append([title, f"{median(alone, 'cpu_seconds'):.2f}", f"{median(own, 'cpu_seconds'):.2f}",
+                     f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"])  # fmt: skip
+    head = ("clips at 2 frames a second", "decoding alone, CPU s", "reelscribe, CPU s", "ratio, median of the rounds")
+    return table(head, rows) if rows else MISSING
+
+
 def tolerance(part: dict[str, Any]) -> str:
     """What a tolerance saves."""
     names = {"decode.tolerance_vs_exact": "rendered clips", "decode.real.tolerance_vs_exact": "five real clips"}
@@ -196,6 +211,7 @@ def main() -> None:
         av=version("av"),
         captioning=captioning(parts["captioning"]),
         decoding=decoding(parts["decode"]),
+        bare=bare(parts["decode"]),
         tolerance=tolerance(parts["decode"]),
         ceilings=ceilings(parts["ceiling"]),
         ceiling_rounds=len(parts["ceiling"]["found"].get("transformers", ())),
