@@ -159,7 +159,7 @@ class Part:
     scale: int = 1
     """Times the codec's size."""
     rate: int = SECOND // STEP
-    """Frames a second that the encoder is told."""
+    """Frames a second given to the encoder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ DOUBTFUL_SUFFIXES = frozenset(_IS_OTHER)
 """Suffixes of videos and of other things."""
 VIDEO_FIELD = "video"
 SUFFIXES_TOLD = 12
-"""Suffixes of files that are passed over which are told one by one."""
+"""Suffixes of files that are passed over listed one by one."""
 
 
 class VideoFileSource:

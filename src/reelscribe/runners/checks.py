@@ -45,7 +45,7 @@ def may_replace(target: Target, *, overwrite: bool) -> Target:
 
 
 def remember_leave(journal: Journal, target: Target) -> None:
-    """Keep that the run may replace videos, for when it goes on without being told so."""
+    """Keep that the run may replace videos, for when it resumes without the option."""
     if target.layout.replaces:
         (journal.folder / REPLACES).touch()
 

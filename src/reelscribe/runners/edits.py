@@ -36,7 +36,7 @@ from .own_files import kept_name
 
 DIGEST_BYTES = 12
 LARGEST_GROUP = 1000
-"""Rows of one video and time window that are told apart; of more, none is."""
+"""Rows of one video and time window that are distinguished; of more, none is."""
 ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
 """What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
 NOT_SAID = "null"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,13 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ..errors import SettingsError
 from ..record import Failure, TimeWindow
 from .clock import clock_of
 from .decoding import WAYS, MismatchError, frames_at
 from .jobs import Doubt
 from .limits import ReadLimits
-from .memory import is_short
 from .opened import OpenedVideo
-from .reader import looks_damaged, out_of_memory, scan, what_decodes
+from .reader import scan, tried, what_decodes
 from .rejection import RejectedError, reason
 from .sampling import frames_in_window
 from .source import VideoSource, find_source
@@ -111,23 +110,25 @@ def attempt(
     """
     unfinished = target.with_name(f"{target.stem}.part{target.suffix}")
     try:
-        with closing(find_source(video, root=None, limits=limits)) as source:
-            CUTS[cut](_part(source, window, limits, unfinished, plain=plain), plain)
-        _sync(unfinished)
-        unfinished.replace(target)
-        return None
-    except RejectedError as exc:
-        outcome = exc.outcome
-    except SettingsError:
-        raise
-    except MemoryError:
-        return out_of_memory(limits)
-    except Exception as exc:  # damaged files reach every corner of the libraries, and each has its own exception
-        outcome = Doubt(Failure("unreadable", f"the part cannot be cut out: {type(exc).__name__}: {reason(exc)}"))
+        return tried(
+            partial(_cut, video, window, limits, target, unfinished, cut=cut, plain=plain),
+            limits=limits,
+            failed=lambda exc: Doubt(
+                Failure("unreadable", f"the part cannot be cut out: {type(exc).__name__}: {reason(exc)}")
+            ),
+        )
     finally:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
-    return out_of_memory(limits) if looks_damaged(outcome) and is_short() else outcome
+
+
+def _cut(
+    video: Any, window: TimeWindow, limits: ReadLimits, target: Path, unfinished: Path, *, cut: str, plain: bool
+) -> None:
+    with closing(find_source(video, root=None, limits=limits)) as source:
+        CUTS[cut](_part(source, window, limits, unfinished, plain=plain), plain)
+    _sync(unfinished)
+    unfinished.replace(target)
 
 
 def _part(source: VideoSource, window: TimeWindow, limits: ReadLimits, target: Path, *, plain: bool) -> _Part:

@@ -16,7 +16,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import av
 import numpy as np
@@ -67,6 +67,7 @@ ENDS = frozenset({"nut", "asf", "wtv"})
 INSTANT = Fraction(1, 100)
 
 Allocate = Callable[..., NDArray[Any]]
+T = TypeVar("T")
 
 
 def read_clip(
@@ -124,27 +125,61 @@ def attempt(
         plain: decode everything, without shortcuts.
         allocate: gives the memory that frames are written to, for a shape and a type.
     """
+    return tried(
+        partial(_read, video, policy, window=window, limits=limits, root=root, plain=plain, allocate=allocate),
+        limits=limits,
+        failed=lambda exc: Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}"),
+    )
+
+
+def tried(
+    work: Callable[[], T], *, limits: ReadLimits, failed: Callable[[Exception], Failure | Doubt]
+) -> T | Failure | Doubt:
+    """What some work on a file gives, or why it gives nothing: where memory is short, that is why.
+
+    Args:
+        work: what is to be done.
+        limits: which limit on memory holds.
+        failed: makes a failure of an exception that no format has a name for: damaged files reach every corner of the
+            libraries, and each has its own.
+
+    Raises:
+        SettingsError: the settings are wrong, whatever the file is.
+    """
     try:
-        with closing(find_source(video, root=root, limits=limits)) as source:
-            try:
-                clip = picture_clip(source, policy, window=window, limits=limits, allocate=allocate)
-                if clip is not None:
-                    return clip
-                with closing(OpenedVideo(source)) as video:
-                    times, timeline = scan(video, window, limits)
-                    read = _ClipReader(video, policy, window, times, allocate)
-                    return _decode(read, times, None if plain else timeline)
-            finally:
-                source.check_arrived()
+        return work()
     except RejectedError as exc:
         outcome = exc.outcome
     except SettingsError:
         raise
     except MemoryError:
-        return out_of_memory(limits)
-    except Exception as exc:  # damaged files reach every corner of the demuxers, and each has its own exception
-        outcome = Failure("unreadable", f"the video cannot be opened: {type(exc).__name__}: {reason(exc)}")
-    return out_of_memory(limits) if looks_damaged(outcome) and is_short() else outcome
+        return _out_of_memory(limits)
+    except Exception as exc:
+        outcome = failed(exc)
+    return _out_of_memory(limits) if _looks_damaged(outcome) and is_short() else outcome
+
+
+def _read(
+    video: Any,
+    policy: FramePolicy,
+    *,
+    window: TimeWindow,
+    limits: ReadLimits,
+    root: Path | StoredPath | None,
+    plain: bool,
+    allocate: Allocate,
+) -> Clip:
+    with closing(find_source(video, root=root, limits=limits)) as source:
+        try:
+            clip = picture_clip(source, policy, window=window, limits=limits, allocate=allocate)
+            if clip is not None:
+                return clip
+            with closing(OpenedVideo(source)) as opened:
+                times, timeline = scan(opened, window, limits)
+                read = _ClipReader(opened, policy, window, times, allocate)
+                return _decode(read, times, None if plain else timeline)
+        finally:
+            source.check_arrived()
 
 
 def attempt_shared(video: Any, policy: FramePolicy, **settings: Any) -> Clip | Failure | Doubt:
@@ -152,11 +187,11 @@ def attempt_shared(video: Any, policy: FramePolicy, **settings: Any) -> Clip | F
     return attempt(video, policy, **settings, allocate=shared_frames)
 
 
-def looks_damaged(outcome: Failure | Doubt) -> bool:
+def _looks_damaged(outcome: Failure | Doubt) -> bool:
     return isinstance(outcome, Doubt) or outcome.kind in ("unreadable", "no_frames")
 
 
-def out_of_memory(limits: ReadLimits) -> Doubt:
+def _out_of_memory(limits: ReadLimits) -> Doubt:
     return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
 
 
