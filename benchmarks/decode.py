@@ -34,6 +34,8 @@ LIBRARIES = ("av", "opencv-python-headless", "decord", "torchcodec")
 SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"})
 CLIPS = 12
 ROUNDS = 3
+PASSES = 15
+"""Of each reader, where they take turns after every file."""
 MIN_CPU_SECONDS = 5.0
 """A measurement reads its files again until it has taken this long: short ones tell little."""
 OURS = "reelscribe"
@@ -59,6 +61,9 @@ class Case:
     """Whether the files are the user's."""
     gives_others: bool = False
     """Whether other frames than the wanted ones are no fault."""
+    in_turn: bool = False
+    """Whether the readers take turns after every file, in one process, as those of one library can: what a busy machine
+    does to one it then does to the other."""
 
 
 def rendered(_real: Path | None) -> list[Path]:
@@ -103,7 +108,7 @@ def against_decoder(clips: Callable[[Path | None], list[Path]], name: str, **fie
     """All that reelscribe does, against decoding alone."""
     bare: dict[str, Reader] = {"decodes": partial(bare_decoder, policy=TWO_FPS)}
     ours: dict[str, Reader] = {"read_clip": partial(reelscribe, policy=TWO_FPS)}
-    return Case(clips, TWO_FPS, {OURS: ours, name: bare}, figure="decode.vs_", **fields)
+    return Case(clips, TWO_FPS, {OURS: ours, name: bare}, figure="decode.vs_", in_turn=True, **fields)
 
 
 _sparse = against_peers(film, EIGHT_FRAMES, figure="decode.sparse_vs_")
@@ -147,6 +152,22 @@ def one_pass(read: Reader, plan: list[tuple[Wanted, np.ndarray]]) -> dict[str, f
     return {"cpu_seconds": seconds, "right": float(right.mean()), "grey_levels": float(far.max())}
 
 
+def measure_in_turn(case: Case, ways: dict[str, str], plan_file: Path, *, passes: int) -> dict[str, Any]:
+    """What `measure` gives for each reader, who take turns file by file, in this process."""
+    plan, readers = list(read_plan(plan_file)), {name: case.readers[name][way] for name, way in ways.items()}
+    for read in readers.values():
+        one_pass(read, plan)
+    turns: dict[str, Any] = {name: [] for name in readers}
+    for _ in range(passes):
+        parts: dict[str, list[dict[str, float]]] = {name: [] for name in readers}
+        for one in plan:
+            for name, read in readers.items():
+                parts[name].append(one_pass(read, [one]))
+        for name, files in parts.items():
+            turns[name].append({"cpu_seconds": sum(file["cpu_seconds"] for file in files)})
+    return turns
+
+
 def measure_or_reason(case: str, name: str, way: str) -> dict[str, Any]:
     """The measurement, or why there is none."""
     try:
@@ -162,10 +183,12 @@ def plan_of(case: str) -> Path:
 
 # all of them
 
+_THIS = (sys.executable, "-m", "benchmarks.decode")
+
 
 def run(case: str, name: str, way: str) -> dict[str, Any]:
     """Measure in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.decode", "--measure", name, "--case", case, "--way", way]
+    command = [*_THIS, "--measure", name, "--case", case, "--way", way]
     try:
         return measured([*prefix(name, WORK / "decode" / "ffmpeg"), *command])
     except RuntimeError:  # a library took the process with it
@@ -181,13 +204,24 @@ def run_case(case: str, real: Path | None, *, rounds: int, say: Callable[[str], 
     ways = {name: cheapest(trials) for name, trials in tried.items()}
     if ways[OURS] is None:
         raise RuntimeError(f"{case}: reelscribe itself does not run: {tried[OURS]}")
-    turns: dict[str, list[dict[str, Any]]] = {name: [] for name, way in ways.items() if way is not None}
-    for number in range(rounds):
-        for name, done in turns.items():
-            done.append(run(case, name, str(ways[name])))
-            say(f"{case}: round {number + 1}: {name}: {done[-1]}")
+    running = {name: way for name, way in ways.items() if way is not None}
+    turns = take_turns(case, running, rounds=rounds, say=say)
     frames = sum(len(wanted.indices) for wanted in plan)
     return {"files": len(plan), "frames": frames, "tried": tried, "ways": ways, "rounds": turns}
+
+
+def take_turns(
+    case: str, ways: dict[str, str], *, rounds: int, say: Callable[[str], None]
+) -> dict[str, list[dict[str, Any]]]:
+    """Every reader again and again, in turn."""
+    if CASES[case].in_turn:
+        return measured([*_THIS, "--in-turn", json.dumps(ways), "--case", case, "--rounds", str(PASSES)])
+    turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    for number in range(rounds):
+        for name, way in ways.items():
+            turns[name].append(run(case, name, way))
+            say(f"{case}: round {number + 1}: {name}: {turns[name][-1]}")
+    return turns
 
 
 def try_ways(case: str, name: str, say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
@@ -261,9 +295,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--measure", metavar="NAME", help="one reader of the case, in this process")
     parser.add_argument("--way", help="how it is used")
+    parser.add_argument("--in-turn", type=json.loads, metavar="JSON", help="several, by name and way, in this process")
     given = parser.parse_args()
     if given.measure is not None:
         tell(measure_or_reason(given.case, given.measure, given.way))
+        return
+    if given.in_turn is not None:
+        tell(measure_in_turn(CASES[given.case], given.in_turn, plan_of(given.case), passes=given.rounds))
         return
     cases = [given.case] if given.case else [name for name, case in CASES.items() if given.real or not case.is_real]
     say = partial(print, flush=True)
