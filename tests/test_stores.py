@@ -486,3 +486,15 @@ def test_the_command_takes_addresses(store: Door, video: Callable[[str], Path], 
     assert done.exit_code == 0, done.output
     assert rows_of(get("o.jsonl"))[0]["captions"]
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@pytest.mark.parametrize("path", ["a\0b.jsonl", "\ud800.jsonl", Path("a\0b")])
+def test_a_text_that_can_name_no_file_is_refused_in_one_line(path: str | Path) -> None:
+    with pytest.raises(SettingsError, match="a character that no path can"):
+        located(path)
+    with pytest.raises(SettingsError, match="a character that no path can"):
+        VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(lambda _: "x"), video_root=str(path))
+
+
+def test_a_file_name_of_other_bytes_than_utf8_is_a_path() -> None:
+    assert located("\udcff.jsonl") == Path("\udcff.jsonl")

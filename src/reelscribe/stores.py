@@ -6,6 +6,7 @@ is the user's.
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -192,8 +193,22 @@ class StoredPath(Ranged):
 AnyPath = Path | StoredPath
 
 
+def can_name_a_file(value: Any) -> bool:
+    """Whether a value is a text that the system can take for a path."""
+    try:
+        return isinstance(value, str) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
 def located(value: str | Path | StoredPath) -> AnyPath:
-    """A path, or the stored path at an address."""
-    if isinstance(value, str) and is_address(value):
-        return StoredPath(value.rstrip("/"))
-    return value if isinstance(value, StoredPath) else Path(value)
+    """A path, or the stored path at an address.
+
+    Raises:
+        SettingsError: it holds a character that no path can.
+    """
+    if isinstance(value, StoredPath):
+        return value
+    if not can_name_a_file(str(value)):
+        raise SettingsError(f"{str(value)!r} holds a character that no path can")
+    return StoredPath(value.rstrip("/")) if isinstance(value, str) and is_address(value) else Path(value)

@@ -25,6 +25,7 @@ from ..data.links import check_file, check_folder, check_sole_name, check_tree
 from ..data.videofolder import NAMES as TABLE_NAMES
 from ..errors import DataError
 from ..record import Candidate, CaptionResult, Failure, RequestId, Sample, Usage
+from ..stores import can_name_a_file
 from .summary import Counts
 
 DATABASE = "journal.sqlite"
@@ -350,11 +351,11 @@ class Journal:
         if (
             not isinstance(kept, dict)
             or not isinstance(kept.get("parameters"), dict)
-            or not _is_path(kept.get("input"))
+            or not can_name_a_file(kept.get("input"))
             or not {"limit", "failures"} <= kept.keys()
             or not (kept["limit"] is None or (_is_count(kept["limit"]) and 0 <= kept["limit"] <= sys.maxsize))
             or not all(isinstance(kept.get(name), str | None) for name in ("format", "cut"))
-            or not (kept["failures"] is None or _is_path(kept["failures"]))
+            or not (kept["failures"] is None or can_name_a_file(kept["failures"]))
             or not isinstance(kept.get("max_row_bytes"), int | None)
         ):
             raise self._damaged("it does not say with what settings the run was made")
@@ -766,14 +767,6 @@ def _json_of(text: Any) -> Any:
         return None
 
 
-def _is_path(value: Any) -> bool:
-    """Whether a value is a text that can name a file."""
-    try:
-        return isinstance(value, str) and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-
-
 def _is_any(_value: Any) -> bool:
     return True
 
@@ -792,7 +785,7 @@ def _is_made(value: Any) -> bool:
 
 _FACTS: dict[str, Callable[[Any], bool]] = {
     "made": _is_made, "texts_kept": _is_count, "input_bytes": _is_count,
-    "failures": _is_path,
+    "failures": can_name_a_file,
 }  # fmt: skip
 """Name of a fact to whether a value can be one."""
 
