@@ -94,6 +94,18 @@ def test_a_video_of_the_same_size_and_time_is_told_from_another(tmp_path: Path) 
     refused(source, out, "is another video", with_videos=True)
 
 
+def test_a_clip_that_was_replaced_takes_the_place_of_its_copy_once_that_is_moved_away(tmp_path: Path) -> None:
+    source, out = clips(tmp_path / "clips", "a.mp4", "b.mp4"), tmp_path / "out"
+    caption_file(operator(), source, out, format="videofolder", with_videos=True)
+    (source / "b.mp4").write_bytes(b"another video")
+    with pytest.raises(DataError, match="is another video than .*: move it away$"):
+        caption_file(operator(), source, out, format="videofolder", with_videos=True, recheck=True)
+    assert (out / "b.mp4").read_bytes() == b"b.mp4"
+    (out / "b.mp4").rename(tmp_path / "old.mp4")
+    caption_file(operator(), source, out, format="videofolder", with_videos=True, recheck=True)
+    assert (out / "b.mp4").read_bytes() == b"another video"
+
+
 def test_a_copy_that_is_there_stays_as_it_is(tmp_path: Path) -> None:
     source, out = clips(tmp_path / "clips", "a.mp4", "b.mp4", "c.mp4"), tmp_path / "out"
     out.mkdir()
