@@ -146,7 +146,7 @@ def has_exact_policy(processor: Any) -> bool:
 def cap_pixels_per_frame(processor: Any) -> bool:
     """Whether the processor caps the pixels of each frame; unset means it does not.
 
-    Said explicitly on every call, because transformers 5.22 changes what unset means.
+    Passed explicitly on every call, since transformers warns that what unset means will change; as of 5.24 it has not.
     """
     return bool(getattr(processor.video_processor, "cap_pixels_per_frame", None))
 
