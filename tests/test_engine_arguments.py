@@ -37,10 +37,10 @@ class Config:
         return self.text
 
 
-def setting(given=None, *, policy=QWEN3, exact=True, on_cpu=False, devices=8, positions=262_144):
+def setting(given=None, *, policy=QWEN3, exact=True, on_cpu=False, devices=8, positions=262_144, hybrid=False):
     return EngineSetting(
         policy=policy, exact=exact, config=Config(positions), max_tokens=512, on_cpu=on_cpu, devices=devices, cores=4,
-        given=given or {},
+        given=given or {}, hybrid=hybrid,
     )  # fmt: skip
 
 
@@ -112,6 +112,31 @@ def test_on_a_cpu_no_request_is_read_in_pieces():
     assert "data_parallel_size" not in made
     given = arguments({"max_num_scheduled_tokens": 20_000, "max_model_len": 4096}, on_cpu=True)
     assert given["max_num_batched_tokens"] == 24_096
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "hybrid", "caching", "dtype"),
+    [
+        (False, False, True, None),
+        (False, True, True, None),
+        (True, False, True, "float32"),
+        (True, True, False, "bfloat16"),
+    ],
+)
+def test_only_hybrid_models_on_a_cpu_start_without_prefix_caching_and_in_bfloat16(on_cpu, hybrid, caching, dtype):
+    made = arguments(on_cpu=on_cpu, hybrid=hybrid)
+    assert made["enable_prefix_caching"] is caching
+    assert made.get("dtype") == dtype
+
+
+def test_a_hybrid_model_whose_prompts_may_be_read_in_pieces_has_prefix_caching():
+    assert arguments({"enable_chunked_prefill": True}, on_cpu=True, hybrid=True)["enable_prefix_caching"] is True
+
+
+def test_what_the_user_says_of_a_hybrid_model_goes_first():
+    given = {"enable_prefix_caching": True, "dtype": "float32"}
+    made = arguments(given, on_cpu=True, hybrid=True)
+    assert {name: made[name] for name in given} == given
 
 
 def test_the_cache_on_a_cpu_holds_two_of_the_longest_requests():

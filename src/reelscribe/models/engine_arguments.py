@@ -54,6 +54,8 @@ class EngineSetting:
     """Processor cores this process may use."""
     given: Mapping[str, Any]
     """What the user says; goes before every default."""
+    hybrid: bool = False
+    """Whether some layers of the model keep a state in place of keys and values."""
 
 
 def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[str, Any]:
@@ -147,9 +149,22 @@ def _kv_cache_memory_bytes(setting: EngineSetting) -> int | None:
     return max(CPU_CACHE_BYTES, 2 * _length(setting) * cache_bytes_per_token(setting.config, itemsize=FLOAT32_BYTES))
 
 
+def _enable_prefix_caching(setting: EngineSetting) -> bool:
+    """Candidates share their prompt. The states of a hybrid model are cached where a prompt may be read in pieces only,
+    which no prompt is on a CPU."""
+    return not (setting.on_cpu and setting.hybrid) or setting.given.get("enable_chunked_prefill") is True
+
+
+def _dtype(setting: EngineSetting) -> str | None:
+    """On a CPU exact numbers, except for hybrid models: vLLM's kernel for their states there takes bfloat16 only."""
+    if not setting.on_cpu:
+        return None
+    return "bfloat16" if setting.hybrid else "float32"
+
+
 DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "data_parallel_size": _data_parallel_size,
-    "enable_prefix_caching": lambda _: True,
+    "enable_prefix_caching": _enable_prefix_caching,
     "mm_processor_cache_gb": lambda _: 0,
     "limit_mm_per_prompt": lambda _: {"video": 1, "image": 0},
     "max_model_len": _max_model_len,
@@ -161,7 +176,7 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "block_size": lambda setting: CPU_BLOCK_TOKENS if setting.on_cpu else None,
     "enforce_eager": lambda setting: True if setting.on_cpu else None,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
-    "dtype": lambda setting: "float32" if setting.on_cpu else None,
+    "dtype": _dtype,
     "disable_log_stats": lambda _: True,
     "use_tqdm_on_load": lambda _: False,
 }

@@ -10,7 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import count
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ from .prompting import (
     wants_special_tokens,
 )
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
+from .vllm_class import EngineClass, check_videos, engine_class
 
 REQUESTS_PER_ENGINE = 64
 """Requests in flight for each engine: with four candidates they fill its 256 sequences."""
@@ -58,6 +59,9 @@ ENGINE_PROCESS = "EngineCore"
 """What vLLM's names of the processes of engines begin with."""
 END_SECONDS, END_LOOK_SECONDS = 10.0, 0.05
 """How long the end of an engine's process is waited for, and how often it is looked for."""
+
+SHOWN_AS_THEY_ARE = {"do_sample_frames": False}
+"""Part of each video's metadata, as of vLLM's own readers: some of its classes (GLM-4.1V) look there alone."""
 
 HUB_ARGUMENTS = {
     "revision": "revision",
@@ -167,7 +171,10 @@ class _EngineStart:
             cores=usable_processors(),
             given=given,
         )
-        return cls(spec, options=options, processor=processor, setting=setting)
+        found = _class_of(spec.model, setting)
+        with loading_errors(spec.model), quiet_transformers():
+            check_videos(found, processor, setting.policy)
+        return cls(spec, options=options, processor=processor, setting=replace(setting, hybrid=found.is_hybrid))
 
     @property
     def engines(self) -> int:
@@ -250,7 +257,7 @@ class _Engine:
         ids = self._processor.tokenizer(text, add_special_tokens=wants_special_tokens(self._processor, text))
         return {
             "prompt_token_ids": list(ids["input_ids"]),
-            "multi_modal_data": {"video": [(clip.frames, frame_metadata(clip))]},
+            "multi_modal_data": {"video": [(clip.frames, {**frame_metadata(clip), **SHOWN_AS_THEY_ARE})]},
             "mm_processor_kwargs": self._frame_arguments,
         }
 
@@ -261,6 +268,21 @@ class _Engine:
         until = time.monotonic() + END_SECONDS
         while engines and all(child.is_alive() for child in engines) and time.monotonic() < until:
             time.sleep(END_LOOK_SECONDS)
+
+
+def _class_of(model: str, setting: EngineSetting) -> EngineClass:
+    """The class that vLLM runs a model with.
+
+    Raises:
+        SettingsError: for an argument that it does not take.
+        ModelError: it does not take the model, or not with these arguments.
+    """
+    arguments = engine_arguments(setting, known=_argument_names())
+    try:
+        with quiet_transformers():
+            return engine_class(resolve_model(model), arguments)
+    except Exception as exc:
+        raise ModelError(f"vLLM does not start with model {model!r}: {_start_advice(exc)}") from exc
 
 
 def _params(request: CaptionRequest, sampling: Sampling) -> Any:
