@@ -49,7 +49,7 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints.txt constraints-vllm.txt require
 test-vllm: $(VLLM_VENV)/.ready ## the captioners on vLLM's real engine and server, on a CPU, in an environment of their own
 	REQUIRE_VLLM=1 $(VLLM_VENV)/bin/python -m pytest -p no:unraisableexception $(VLLM_TESTS)
 
-families-vllm: $(VLLM_VENV)/.ready ## every family's tiny checkpoint in vLLM, compared with transformers; writes tests/families/vllm.json
+families-vllm: $(VLLM_VENV)/.ready ## every family's tiny checkpoint in vLLM, compared with transformers; writes src/reelscribe/models/families_vllm.json
 	$(VLLM_VENV)/bin/python tests/vllm_families.py
 
 # py-data-juicer fixes versions that constraints.txt does not have, and imports aiohttp without requiring it.

@@ -3,7 +3,7 @@
 `.venv-vllm/bin/python tests/vllm_families.py [FAMILY …]`, or `make families-vllm` for all; half a minute a family. A
 family starts or is refused with a sentence; where it starts, three clips of different sizes, lengths and uneven times
 are shown to both engines one at a time: tokens of the prompt, scores of the first new token, greedy texts, and four
-candidates. Results go to `tests/families/vllm.json`, those of families that are not named stay.
+candidates. Results go to `src/reelscribe/models/families_vllm.json`; those of families that are not named stay.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "families" / "vllm.json"
+RESULTS = Path(__file__).parent.parent / "src" / "reelscribe" / "models" / "families_vllm.json"
 PROMPTS = ("Describe the input video in 1-2 sentences.", "What happens in the video?", "Go.")
 NEW_TOKENS = 8
 CANDIDATES = 4
