@@ -210,8 +210,11 @@ def _verdict(
         _whole(answer.candidates[0].text) == _whole(one["text"]) for answer, one in zip(answers, theirs, strict=True)
     ]
     limit, same = (SAME_SCORES, "exact") if dtype == "float32" else (SAME_ROUNDED, "close")
+    differs = not all(ids) or max(gaps) >= limit
+    where = f"log-probabilities differ by up to {max(gaps):.0e}" if all(ids) else "tokens of the prompt differ"
     return {
-        "verdict": same if all(ids) and max(gaps) < limit else "differs",
+        "verdict": "differs" if differs else same,
+        **({"note": where} if differs else {}),
         "dtype": dtype,
         "ids": ids,
         "gap": float(f"{max(gaps):.1e}"),
