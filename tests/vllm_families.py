@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -32,6 +32,8 @@ SAME_SCORES = 5e-4
 """Log-probabilities nearer than this agree to three digits."""
 SAME_ROUNDED = 5e-2
 """The same where both compute in bfloat16, whose numbers have two to three digits themselves."""
+PADS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
+"""Fields of configs that name the places of features: vLLM's InternVL shows a video in those of images."""
 CLIPS = (
     (64, 96, (0.0, 0.4, 0.8, 1.5, 2.6, 2.8, 5.2)),
     (96, 64, (7.25, 8.5, 9.0, 9.25)),
@@ -185,7 +187,9 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
         with recorded(outputs):
             answers = [next(iter(engine.caption([job]))) for job in jobs]
         several = [next(iter(engine.caption([job]))) for job in jobs_for(plain, folder, candidates=CANDIDATES)]
-        return _verdict(answers, several, theirs, outputs, dtype=dtype)
+        config = plain._model.config.to_dict()
+        pads = {config[name] for name in PADS if isinstance(config.get(name), int)}
+        return _verdict(answers, several, theirs, outputs, dtype=dtype, pads=pads)
     finally:
         engine.close()
 
@@ -197,11 +201,12 @@ def _verdict(
     outputs: Mapping[int, Any],
     *,
     dtype: str,
+    pads: Collection[int],
 ) -> dict[str, Any]:
     failures = [one.failure.message for one in [*answers, *several] if one.failure]
     if failures:
         return {"verdict": "fails", "dtype": dtype, "note": failures[0]}
-    ids = [list(outputs[row].prompt_token_ids) == one["ids"] for row, one in enumerate(theirs)]
+    ids = [_shown(outputs[row].prompt_token_ids, pads) == _shown(one["ids"], pads) for row, one in enumerate(theirs)]
     without = [one["failure"] for one in theirs if one["failure"]]
     if without:
         return {"verdict": "alone", "dtype": dtype, "ids": ids, "note": f"transformers: {without[0]}"}
@@ -221,6 +226,11 @@ def _verdict(
         "texts": texts,
         "candidates": [len(one.candidates) for one in several],
     }
+
+
+def _shown(ids: Sequence[int], pads: Collection[int]) -> list[int]:
+    """Tokens of a prompt, the places of features the same whatever they are called."""
+    return [-1 if one in pads else one for one in ids]
 
 
 def _whole(text: str) -> str:
