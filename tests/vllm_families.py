@@ -25,6 +25,8 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent / "src" / "reelscribe" / "models" / "families_vllm.json"
 PROMPTS = ("Describe the input video in 1-2 sentences.", "What happens in the video?", "Go.")
 NEW_TOKENS = 8
+LONGEST_PROMPT = 16384
+"""Tokens, where the model reads as many; more only makes the engine's start longer."""
 CANDIDATES = 4
 LONGEST_SECONDS = 900
 """For one family, the start of the engine included."""
@@ -167,12 +169,15 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
     from reelscribe.errors import ReelscribeError
     from reelscribe.models import ModelSpec, load_captioner
     from reelscribe.models.base import generation_config
+    from reelscribe.models.loading import load_config
     from reelscribe.models.vllm_engine import VLLMCaptioner
     from reelscribe.video.sampling import FrameSettings
 
     checkpoint = saved(name, folder / "checkpoint")
     frames, greedy = FrameSettings(max_frames=8), generation_config({"max_tokens": NEW_TOKENS, "temperature": 0})
-    spec = ModelSpec("vllm", str(checkpoint), {"max_model_len": 16384}, generation=greedy, frames=frames)
+    config = load_config(str(checkpoint), {}).get_text_config(decoder=True)
+    length = min(LONGEST_PROMPT, getattr(config, "max_position_embeddings", None) or LONGEST_PROMPT)
+    spec = ModelSpec("vllm", str(checkpoint), {"max_model_len": length}, generation=greedy, frames=frames)
     try:
         engine = load_captioner(spec)
     except ReelscribeError as exc:
