@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -262,14 +263,18 @@ def run_one(name: str) -> None:
 def outcome_of(name: str) -> dict[str, Any]:
     """The outcome of one family, from a process of its own, so that an engine that dies takes no other along."""
     command = [sys.executable, __file__, "--one", name]
-    environment = {"VLLM_LOGGING_LEVEL": "CRITICAL", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **os.environ}
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", **os.environ}
     try:
         run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=LONGEST_SECONDS)
     except subprocess.TimeoutExpired:
         return {"verdict": "fails", "note": f"no answer in {LONGEST_SECONDS} s"}
     lines = [line for line in run.stdout.splitlines() if line.startswith("{")]
     if run.returncode == 0 and lines:
-        return dict(json.loads(lines[-1]))
+        outcome = dict(json.loads(lines[-1]))
+        first = re.search(r"\b\w+(?:Error|Exception): [^\n]+", run.stdout + run.stderr)
+        if "its process ended at start" in outcome.get("note", "") and first:
+            outcome["note"] = f"vLLM's process ended at start: {first[0][:300]}"
+        return outcome
     print(run.stderr[-3000:], file=sys.stderr)
     return {"verdict": "fails", "note": (run.stderr.strip().splitlines() or ["no output"])[-1][:300]}
 
