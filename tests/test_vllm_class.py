@@ -56,6 +56,16 @@ def test_whether_a_model_is_told_times_is_found_out_from_its_processor(processor
     assert writes_times(processor, policy_from_processor(processor)) is writes
 
 
+def test_a_processor_that_cannot_be_asked_is_no_reason_to_refuse(processors):
+    class Odd:
+        video_processor = processors("internvl").video_processor
+
+        def apply_chat_template(self, *_, **__):
+            raise TypeError("three arguments")
+
+    check_videos(found(takes_times=False), Odd(), policy_from_processor(processors("internvl")))
+
+
 @pytest.mark.parametrize(
     ("family", "changes", "sentence"),
     [
