@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..errors import SettingsError
 from .base import Captioner, ModelSpec
+from .names import understood
 from .revision import model_revision
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "load_captioner",
     "model_revision",
     "server_addresses",
+    "understood",
 ]
 
 CAPTIONERS = {
@@ -36,13 +38,13 @@ def load_captioner(spec: ModelSpec) -> Captioner:
     """Build the captioner a spec describes.
 
     Raises:
-        SettingsError: for an unknown back end.
+        SettingsError: for an unknown back end, or a name that means no model.
         MissingExtraError: when the back end's packages are not installed.
         ModelError: when the model cannot be loaded.
     """
     check_backend(spec.backend)
     module, _, name = CAPTIONERS[spec.backend].partition(":")
-    return cast("Captioner", getattr(importlib.import_module(module), name).from_spec(spec))
+    return cast("Captioner", getattr(importlib.import_module(module), name).from_spec(understood(spec)))
 
 
 def check_backend(name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import ModelError
 from .base import ModelSpec
+from .names import understood
 from .prompting import resolve_model
 
 WEIGHED_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf", ".jinja", ".txt", ".model")
