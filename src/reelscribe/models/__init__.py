@@ -9,13 +9,14 @@ from typing import Any, cast
 from ..errors import SettingsError
 from .base import Captioner, ModelSpec
 from .names import understood
-from .revision import model_revision
+from .revision import has_adapter, model_revision
 
 __all__ = [
     "CAPTIONERS",
     "batch_size_options",
     "check_backend",
     "choose_backend",
+    "has_adapter",
     "load_captioner",
     "model_revision",
     "server_addresses",

@@ -54,6 +54,10 @@ class EngineSetting:
     """Processor cores this process may use."""
     given: Mapping[str, Any]
     """What the user says; goes before every default."""
+    lora_rank: int | None = None
+    """The largest rank of the LoRA that the model has; None: it has none."""
+    lora_looks: bool = False
+    """Whether that LoRA changes how the model looks at pictures."""
 
 
 def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[str, Any]:
@@ -147,6 +151,15 @@ def _kv_cache_memory_bytes(setting: EngineSetting) -> int | None:
     return max(CPU_CACHE_BYTES, 2 * _length(setting) * cache_bytes_per_token(setting.config, itemsize=FLOAT32_BYTES))
 
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM takes for the largest rank of a LoRA."""
+
+
+def _max_lora_rank(setting: EngineSetting) -> int | None:
+    rank = setting.lora_rank
+    return None if rank is None else next((most for most in LORA_RANKS if rank <= most), LORA_RANKS[-1])
+
+
 DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "data_parallel_size": _data_parallel_size,
     "enable_prefix_caching": lambda _: True,
@@ -162,6 +175,9 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "enforce_eager": lambda setting: True if setting.on_cpu else None,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
     "dtype": lambda setting: "float32" if setting.on_cpu else None,
+    "enable_lora": lambda setting: None if setting.lora_rank is None else True,
+    "max_lora_rank": _max_lora_rank,
+    "enable_tower_connector_lora": lambda setting: True if setting.lora_looks else None,
     "disable_log_stats": lambda _: True,
     "use_tqdm_on_load": lambda _: False,
 }

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import ModelError, SettingsError
+from ..errors import MissingExtraError, ModelError, SettingsError
+from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, put_into
 from .base import PromptOptions, close_matches, read_options
 from .prompting import resolve_model
 
@@ -43,6 +44,8 @@ class HFOptions(PromptOptions):
     """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None takes the best there is."""
     rank: Annotated[int, Field(ge=0)] | None = None
     """Number of this process among those that share the machine; picks its CUDA card."""
+    adapter: str | None = None
+    """A LoRA or another adapter that peft saved, to put into the model: a folder, or a name on the hub."""
     max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory. On a
     CPU two batches run side by side."""
@@ -68,22 +71,40 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
     """Load a video model and its processor.
 
     Args:
-        name: a bundled model, a name on the hub, or a local folder.
+        name: a bundled model, a name on the hub, or a local folder; of a model, or of an adapter.
         params: `model_params` as the user wrote them; not changed.
 
     Raises:
         SettingsError: for a parameter that neither we nor `from_pretrained` know, or a value that cannot work.
         ModelError: when the model is missing, broken, or takes no videos.
+        MissingExtraError: it has an adapter, and peft is not installed.
     """
     options, arguments = split_params(params)
-    folder = resolve_model(name)
+    resolve_model(name)
     hub = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     with loading_errors(name), quiet_transformers():
-        config = load_config(folder, hub)
+        source = find_checkpoint(name, hub, adapter=options.adapter)
+        if source.adapter is not None:
+            check_peft(source.adapter)
+    with loading_errors(name, base=source.base), quiet_transformers():
+        config = load_config(source.base, source.hub)
         _check_fields(arguments, config)
-        processor = load_processor(folder, hub)
-        model = _load_weights(folder, arguments, options)
+        processor = load_own_processor(source)
+        weights = {**{key: value for key, value in arguments.items() if key not in hub}, **source.hub}
+        model = _load_weights(source, weights, options)
     return LoadedModel(model=model, processor=processor, options=options)
+
+
+def load_own_processor(source: Checkpoint) -> Any:
+    """The processor of a model, or of its adapter where that was saved with one.
+
+    Raises:
+        ModelError: when it takes no videos or has no chat template.
+    """
+    processor = load_processor(*source.processor)
+    if source.chat_template is not None:
+        processor.chat_template = source.chat_template
+    return processor
 
 
 def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
@@ -176,7 +197,7 @@ def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, A
     return dict(config.to_dict())
 
 
-def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions) -> Any:
+def _load_weights(source: Checkpoint, arguments: Mapping[str, Any], options: HFOptions) -> Any:
     from transformers import AutoModelForImageTextToText
 
     device = options.device
@@ -184,11 +205,14 @@ def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions)
         device = own_device(device or best_device(), options.rank)
     dtype = _dtype(arguments.get("dtype"), device)
     model, report = AutoModelForImageTextToText.from_pretrained(
-        folder, **{**arguments, "dtype": dtype, "output_loading_info": True}
+        source.base, **{**arguments, "dtype": dtype, "output_loading_info": True}
     )
-    missing = sorted(report["missing_keys"])
-    if missing:
+    if source.adapter is not None and not source.is_apart:
+        check_complete(report, source.adapter)  # transformers has put it in, and reports of nothing else
+    elif missing := sorted(report["missing_keys"]):
         raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); fetch the whole model again")
+    elif source.adapter is not None:
+        put_into(model, source.adapter)
     return model.eval() if device is None else model.to(device).eval()
 
 
@@ -252,16 +276,20 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def loading_errors(name: str) -> Iterator[None]:
-    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out."""
+def loading_errors(name: str, *, base: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out; where it is an
+    adapter, of model `base`, that as well."""
+    told = f"model {name!r}"
+    if base is not None and base != resolve_model(name):
+        told += f", an adapter of {base!r},"
     try:
         yield
-    except SettingsError:
+    except (SettingsError, MissingExtraError):
         raise
     except ModelError as exc:
-        raise ModelError(f"model {name!r} cannot be used: {exc}") from exc
+        raise ModelError(f"{told} cannot be used: {exc}") from exc
     except Exception as exc:
-        raise ModelError(f"model {name!r} cannot be loaded: {_advice(exc)}") from exc
+        raise ModelError(f"{told} cannot be loaded: {_advice(exc)}") from exc
 
 
 _ADVICE = {

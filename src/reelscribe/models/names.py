@@ -35,7 +35,7 @@ LONGEST_SHOWN = 200
 _HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(?<![.-])", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _PATH = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:[\\/]")
-_PAIRS = ("\"\"", "''", "``", "“”", "„“", "‘’", "«»", "<>", "()", "[]")
+_PAIRS = ('""', "''", "``", "“”", "„“", "‘’", "«»", "<>", "()", "[]")
 _DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-"))
 _EXAMPLE = "a model on the hub is named like Qwen/Qwen3-VL-8B-Instruct"
 
@@ -143,7 +143,7 @@ def _of_address(name: str, text: str) -> ModelName:
     """What an address on the hub means: a repository's page, a file or folder in it, or where git finds it."""
     if name.startswith("git@"):
         name = "https://" + name.removeprefix("git@").replace(":", "/", 1)
-    scheme = (found[1].lower() if (found := _SCHEME.match(name)) else "https")
+    scheme = found[1].lower() if (found := _SCHEME.match(name)) else "https"
     rest = _SCHEME.sub("", name)
     if scheme == "hf":
         return _of_uri(f"hf://{rest}", text)
@@ -176,8 +176,8 @@ def _routed(path: str) -> str:
 
 
 def _of_uri(uri: str, text: str) -> ModelName:
+    from huggingface_hub import parse_hf_uri
     from huggingface_hub.errors import HfUriError
-    from huggingface_hub.utils import parse_hf_uri
 
     _check_tag(uri.partition("://")[2].partition("@")[0].removeprefix(f"{HUB_HOSTS[0]}/"), text)
     try:
