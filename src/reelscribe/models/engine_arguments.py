@@ -14,6 +14,7 @@ from ..video.sampling import FramePolicy
 from .base import close_matches
 from .memory import cache_bytes_per_token
 from .prompting import most_video_tokens
+from .spelling import dtype_name, misplaced
 
 SMALLEST_STEP = 8192
 """Tokens one step of the engine has room for at least."""
@@ -72,7 +73,8 @@ def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[st
     """
     check_arguments(setting.given, known)
     arguments = {name: default(setting) for name, default in DEFAULTS.items() if name not in setting.given}
-    return {**{name: value for name, value in arguments.items() if value is not None}, **setting.given}
+    given = {**setting.given, **({"dtype": dtype_name(setting.given["dtype"])} if "dtype" in setting.given else {})}
+    return {**{name: value for name, value in arguments.items() if value is not None}, **given}
 
 
 def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
@@ -86,7 +88,8 @@ def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
         if name in OURS:
             raise SettingsError(f"model_params does not take {name!r}: hf_model names the model")
         if name not in known:
-            hint = close_matches(name, known, otherwise="its names are those of vLLM's AsyncEngineArgs")
+            otherwise = "its names are those of vLLM's AsyncEngineArgs"
+            hint = misplaced(name, backend="vllm") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor vLLM's; {hint}")
 
 

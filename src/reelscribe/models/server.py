@@ -50,6 +50,7 @@ from .prompting import (
     resolve_model,
 )
 from .server_pool import ServerPool
+from .spelling import misplaced
 
 START_SECONDS = 60.0
 """Where one of several servers is there, how long the others have to show at the start that they are, too."""
@@ -491,8 +492,14 @@ def _options(params: Mapping[str, Any]) -> ServerOptions:
             raise SettingsError(
                 "accelerator (--device) says where this process runs a model; a server chooses by itself: leave it out"
             )
+        if name == "adapter":
+            raise SettingsError(
+                "a server loads adapters itself, and serves each as a model of its own: name that one with --model "
+                "(hf_model), and leave model_params adapter out"
+            )
         if name not in known:
-            hint = close_matches(name, known, otherwise=f"there are {', '.join(known)}")
+            otherwise = f"there are {', '.join(known)}"
+            hint = misplaced(name, backend="server") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r} beside base_url; {hint}")
     return read_options(ServerOptions, params)
 

@@ -34,7 +34,14 @@ from .base import (
 )
 from .engine_arguments import EngineSetting, engine_arguments
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
-from .loading import load_config, load_generation_defaults, load_own_processor, loading_errors, quiet_transformers
+from .loading import (
+    check_tokenizer,
+    load_config,
+    load_generation_defaults,
+    load_own_processor,
+    loading_errors,
+    quiet_transformers,
+)
 from .prompting import (
     frame_arguments,
     has_exact_policy,
@@ -178,6 +185,7 @@ class _EngineStart:
             source = find_checkpoint(spec.model, _hub(given), adapter=options.adapter)
         with loading_errors(spec.model, base=source.base), quiet_transformers():
             config, processor = load_config(source.base, source.hub), load_own_processor(source)
+            check_tokenizer(processor, config)
             looks = source.adapter is not None and _looks(source.adapter, config)
         names = {ours: name for name, ours in HUB_ARGUMENTS.items()}
         given = {name: value for name, value in given.items() if name not in HUB_ARGUMENTS}
