@@ -205,14 +205,12 @@ def _read(folder: Path) -> Adapter:
 
 
 def _weight_names(folder: Path) -> list[str]:
-    if (folder / WEIGHTS[0]).is_file():
-        from safetensors import safe_open
+    from safetensors import safe_open
 
-        with safe_open(folder / WEIGHTS[0], framework="pt") as file:
-            return list(file.keys())
-    import torch
-
-    return list(torch.load(folder / WEIGHTS[1], map_location="meta", weights_only=True))
+    if not (folder / WEIGHTS[0]).is_file():
+        raise ModelError(f"the adapter {str(folder)!r} has its weights in {WEIGHTS[1]}; save it as {WEIGHTS[0]}")
+    with safe_open(folder / WEIGHTS[0], framework="pt") as file:
+        return list(file.keys())
 
 
 def check_peft(adapter: Adapter) -> None:

@@ -5,6 +5,7 @@ The boundary to transformers' loaders: their errors become one sentence, their c
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -231,10 +232,10 @@ def check_tokenizer(processor: Any, config: Any) -> None:
     """
     tokenizer = processor.tokenizer
     words = set(tokenizer("Describe this video.", add_special_tokens=False)["input_ids"])
-    mark = getattr(processor, "video_token", None)
-    wanted = getattr(config, "video_token_id", getattr(config, "video_token_index", None))
-    if isinstance(mark, str) and isinstance(wanted, int):
-        words = words if wanted in tokenizer(mark, add_special_tokens=False)["input_ids"] else set()
+    video = getattr(config, "video_token_id", getattr(config, "video_token_index", None))
+    if isinstance(video, int):
+        mark = tokenizer.convert_ids_to_tokens(video) if video < len(tokenizer) else None
+        words = words if mark and video in tokenizer(mark, add_special_tokens=False)["input_ids"] else set()
     if words <= {tokenizer.unk_token_id, None}:
         raise ModelError(
             "its tokenizer is not whole (tokenizer.json or tokenizer_config.json is missing, or of another model); "
@@ -377,7 +378,7 @@ def _advice(exc: Exception) -> str:
     for part, meaning in _ADVICE.items():
         if part in message.lower():
             return meaning
-    broken = isinstance(exc, OSError) or "safetensor" in type(exc).__name__.lower()
+    broken = isinstance(exc, OSError | json.JSONDecodeError) or "safetensor" in type(exc).__name__.lower()
     return f"{_first_line(message)}{'; check that it is complete' if broken else ''}"
 
 

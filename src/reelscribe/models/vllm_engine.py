@@ -32,7 +32,7 @@ from .base import (
     resolve_sampling,
     short_message,
 )
-from .engine_arguments import EngineSetting, engine_arguments
+from .engine_arguments import LORA_RANKS, EngineSetting, engine_arguments
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import (
     check_tokenizer,
@@ -356,6 +356,7 @@ def _looks(adapter: Adapter, config: Any) -> bool:
         raise ModelError(
             f"vLLM takes LoRAs alone, and the adapter {str(adapter.folder)!r} is of type {kind}; {_OTHER_WAYS}"
         )
+    _check_lora(adapter)
     looks, _ = adapter.looks_and_writes()
     if looks and not any(map(_has_tower_loras, config.architectures or ())):
         raise ModelError(
@@ -363,6 +364,23 @@ def _looks(adapter: Adapter, config: Any) -> bool:
             f"of this model; {_OTHER_WAYS}"
         )
     return looks
+
+
+def _check_lora(adapter: Adapter) -> None:
+    """Stop at what vLLM does not know of LoRAs, before an engine is started for it.
+
+    Raises:
+        ModelError: naming it.
+    """
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+
+    try:
+        PEFTHelper.from_dict(dict(adapter.config)).validate_legal(LoRAConfig(max_lora_rank=LORA_RANKS[-1]))
+    except (TypeError, ValueError) as exc:
+        raise ModelError(
+            f"vLLM does not take the adapter {str(adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+        ) from exc
 
 
 def _has_tower_loras(architecture: str) -> bool:
