@@ -200,8 +200,9 @@ def test_the_processor_and_template_that_were_saved_with_an_adapter_are_used(lor
 
 def test_a_revision_beside_a_folder_is_that_of_its_model(tmp_path):
     folder = write_lora(tmp_path / "lora", base="Org/Video-3B", revision="v1")
-    assert find_checkpoint(str(folder), {}, adapter=None).hub == {"revision": "v1"}
-    assert find_checkpoint(str(folder), {"revision": "v2"}, adapter=None).hub == {"revision": "v2"}
+    here = {"local_files_only": True}
+    assert find_checkpoint(str(folder), here, adapter=None).hub == {**here, "revision": "v1"}
+    assert find_checkpoint(str(folder), {**here, "revision": "v2"}, adapter=None).hub == {**here, "revision": "v2"}
 
 
 # identity

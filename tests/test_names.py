@@ -244,6 +244,12 @@ def test_a_pasted_name_is_captioned_with_and_is_the_same_run(video, tmp_path):
 # servers know their own names
 
 
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Served names are not looked up on the hub."""
+    monkeypatch.setattr("reelscribe.models.server._load_rules", lambda *names: (None, None))
+
+
 @pytest.mark.parametrize(
     ("served", "named", "known"),
     [
@@ -255,7 +261,7 @@ def test_a_pasted_name_is_captioned_with_and_is_the_same_run(video, tmp_path):
         (f" {NAME}", f" {NAME}", f" {NAME}"),
     ],
 )
-def test_a_server_is_asked_for_the_model_by_its_own_name(served, named, known):
+def test_a_server_is_asked_for_the_model_by_its_own_name(no_hub, served, named, known):
     server = ChatServer()
     server.models = [{"id": served}, {"id": "another"}]
     with running(server) as url:
@@ -265,7 +271,7 @@ def test_a_server_is_asked_for_the_model_by_its_own_name(served, named, known):
     assert {body["model"] for body in server.bodies} == {known}
 
 
-def test_a_server_that_lists_no_models_is_asked_for_what_was_meant():
+def test_a_server_that_lists_no_models_is_asked_for_what_was_meant(no_hub):
     server = ChatServer()
     server.models = None
     with running(server) as url:
