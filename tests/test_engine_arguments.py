@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -181,3 +182,33 @@ def test_no_clip_takes_more_than_the_most(count, height, width):
 
 def test_a_model_whose_rule_is_not_known_counts_frames():
     assert most_video_tokens(OTHER_POLICY, exact=False) == 32 * 1024
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 1), (4, 8), (8, 8), (9, 16), (64, 64), (300, 320), (512, 512)])
+def test_a_lora_gets_room_for_its_rank(rank, room):
+    made = engine_arguments(replace(setting(), lora_rank=rank, lora_looks=True), known=KNOWN)
+    assert (made["enable_lora"], made["max_lora_rank"], made["enable_tower_connector_lora"]) == (True, room, True)
+    without = engine_arguments(replace(setting(), lora_rank=rank), known=KNOWN)
+    assert "enable_tower_connector_lora" not in without
+    assert not {"enable_lora", "max_lora_rank"} & set(arguments())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("load_in_4bit", "say quantization=bitsandbytes"),
+        ("device_map", "say tensor_parallel_size"),
+        ("cache_dir", "say download_dir"),
+        ("token", "say hf_token"),
+        ("max_pixels", "--max-pixels"),
+        ("temperature", "--sampling-param temperature"),
+    ],
+)
+def test_an_argument_that_vllm_calls_otherwise_says_how(name, words):
+    with pytest.raises(SettingsError, match=words):
+        arguments({name: 1})
+
+
+@pytest.mark.parametrize("given", ["bf16", "torch.bfloat16", "BFloat16"])
+def test_a_number_type_reaches_vllm_by_its_own_name(given):
+    assert arguments({"dtype": given})["dtype"] == "bfloat16"

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .batches import batch_fields, batch_to_rows, check_types, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
-from .models import batch_size_options, check_backend, choose_backend, load_captioner
+from .models import batch_size_options, check_backend, choose_backend, load_captioner, understood
 from .models.base import DEFAULT_MODEL, SERVED_MODEL, Captioner, ModelSpec, generation_config
 from .pipe import Results, run_pipe
 from .plan import Planner, RowOutcome
@@ -54,8 +54,9 @@ class VideoCaptioningFromVLMMapper:
     """Writes captions for the videos of each sample with a vision-language model.
 
     Args:
-        hf_model: VLM on the Hugging Face hub, or a local folder, that accepts videos. `reelscribe/shapes` is the
-            bundled demonstration model. Behind a server that serves one model it may be left out.
+        hf_model: VLM on the Hugging Face hub (its name, `name@revision`, or the address of its page), or a local
+            folder, that accepts videos; also a LoRA or another adapter of one. `reelscribe/shapes` is the bundled
+            demonstration model. Behind a server that serves one model it may be left out.
         enable_vllm: run the model with vLLM instead of transformers.
         caption_num: how many candidate captions to generate for each video (M).
         keep_candidate_mode: `random_any` keeps a random candidate, `similar_one_simhash` the one most similar to the
@@ -243,11 +244,15 @@ class VideoCaptioningFromVLMMapper:
             backend = choose_backend(options, enable_vllm=given["enable_vllm"])
             if backend == "server" and given["hf_model"] is DEFAULT_MODEL:  # it was left out
                 given["hf_model"] = SERVED_MODEL
-            return self._with_operator_settings(ModelSpec(backend, given["hf_model"], options))
+            spec = understood(ModelSpec(backend, given["hf_model"], options))
+            given["hf_model"] = spec.model
+            given["model_params"] = spec.options if spec.options != options else given["model_params"]
+            return self._with_operator_settings(spec)
         if given["model_params"] is not None or given["enable_vllm"]:
             raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
         if isinstance(captioner, ModelSpec):
-            return self._with_operator_settings(captioner)
+            given["captioner"] = understood(captioner)
+            return self._with_operator_settings(given["captioner"])
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
         self._captioner, self._own_captioner = captioner, False

@@ -118,18 +118,26 @@ class Clip:
         return self.frames.nbytes
 
 
+CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for the bytes of a character that is not whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One caption the model wrote."""
 
     text: str
-    """The text as decoded, special tokens of the model skipped."""
+    """The text as decoded, special tokens of the model skipped. A character at its end of which bytes are missing, as
+    where a token limit cuts it, is not part of it, whatever decoded it."""
     finish_reason: str = "stop"
     """`stop` (the model ended) or `length` (cut at `max_tokens`)."""
     tokens: int = 0
     """Generated tokens."""
     mean_logprob: float | None = None
     """Mean natural-log probability of the generated tokens under the model, or None where it is not known."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text.rstrip(CUT_CHARACTER))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..record import Candidate
+from ..record import CUT_CHARACTER, Candidate
 from .base import Sampling
 from .logits import Knobs, draw, filter_scores, penalise_presence, penalise_repeats, uniforms_of
 
@@ -24,6 +24,8 @@ STEPS_BETWEEN_CHECKS_ELSEWHERE = 8
 """On an accelerator a look waits for the device, so several steps share one."""
 FULL_ENOUGH = 0.75
 """Ended texts leave the batch once no more than this share of it is still being written."""
+LONGEST_CHARACTER = 4
+"""Bytes of a character in UTF-8."""
 
 TextOf = Callable[[Sequence[int]], str]
 """Token ids to text, special tokens skipped."""
@@ -198,7 +200,7 @@ class _Draft:
 
     def _finish(self, sampling: Sampling, tokens: list[int], logprobs: list[float]) -> Candidate:
         count, reason = self._end(tokens[: sampling.max_tokens])
-        text = self._text_of(tokens[:count])
+        text = _whole_text(tokens[:count], self._text_of)
         found = _find_stop(text, sampling.stop)
         if found is not None:
             text, reason = text[:found], "stop"
@@ -218,6 +220,20 @@ class _Draft:
             return _find_stop(self._text_of(tokens[:count]), stops) is not None
 
         return bisect_left(range(len(tokens)), True, key=holds_stop)
+
+
+def _whole_text(tokens: Sequence[int], text_of: TextOf) -> str:
+    """The text of tokens of which the last may be a part of a character.
+
+    Where each byte is a token, a decoder gives up whole characters before an unfinished one, too: they are read again
+    without it.
+    """
+    text = text_of(tokens)
+    if not text.endswith(CUT_CHARACTER):
+        return text
+    # One token more than a character can lack: the end token may follow.
+    shorter = [text_of(tokens[:-cut]) for cut in range(1, min(LONGEST_CHARACTER, len(tokens) - 1) + 1)]
+    return max((one.rstrip(CUT_CHARACTER) for one in [text, *shorter]), key=len)
 
 
 def _find_stop(text: str, stops: Sequence[str]) -> int | None:

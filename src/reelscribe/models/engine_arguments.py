@@ -14,6 +14,7 @@ from ..video.sampling import FramePolicy
 from .base import close_matches
 from .memory import cache_bytes_per_token
 from .prompting import most_video_tokens
+from .spelling import dtype_name, misplaced
 
 SMALLEST_STEP = 8192
 """Tokens one step of the engine has room for at least."""
@@ -56,6 +57,10 @@ class EngineSetting:
     """What the user says; goes before every default."""
     hybrid: bool = False
     """Whether some layers of the model keep a state in place of keys and values."""
+    lora_rank: int | None = None
+    """The largest rank of the LoRA that the model has; None: it has none."""
+    lora_looks: bool = False
+    """Whether that LoRA changes how the model looks at pictures."""
 
 
 def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[str, Any]:
@@ -70,7 +75,8 @@ def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[st
     """
     check_arguments(setting.given, known)
     arguments = {name: default(setting) for name, default in DEFAULTS.items() if name not in setting.given}
-    return {**{name: value for name, value in arguments.items() if value is not None}, **setting.given}
+    given = {**setting.given, **({"dtype": dtype_name(setting.given["dtype"])} if "dtype" in setting.given else {})}
+    return {**{name: value for name, value in arguments.items() if value is not None}, **given}
 
 
 def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
@@ -84,7 +90,8 @@ def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
         if name in OURS:
             raise SettingsError(f"model_params does not take {name!r}: hf_model names the model")
         if name not in known:
-            hint = close_matches(name, known, otherwise="its names are those of vLLM's AsyncEngineArgs")
+            otherwise = "its names are those of vLLM's AsyncEngineArgs"
+            hint = misplaced(name, backend="vllm") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor vLLM's; {hint}")
 
 
@@ -162,6 +169,15 @@ def _dtype(setting: EngineSetting) -> str | None:
     return "bfloat16" if setting.hybrid else "float32"
 
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM takes for the largest rank of a LoRA."""
+
+
+def _max_lora_rank(setting: EngineSetting) -> int | None:
+    rank = setting.lora_rank
+    return None if rank is None else next((most for most in LORA_RANKS if rank <= most), LORA_RANKS[-1])
+
+
 DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "data_parallel_size": _data_parallel_size,
     "enable_prefix_caching": _enable_prefix_caching,
@@ -177,6 +193,9 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "enforce_eager": lambda setting: True if setting.on_cpu else None,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
     "dtype": _dtype,
+    "enable_lora": lambda setting: None if setting.lora_rank is None else True,
+    "max_lora_rank": _max_lora_rank,
+    "enable_tower_connector_lora": lambda setting: True if setting.lora_looks else None,
     "disable_log_stats": lambda _: True,
     "use_tqdm_on_load": lambda _: False,
 }

@@ -14,9 +14,7 @@ from ..errors import ModelError
 from ..record import CaptionRequest
 from ..video.sampling import FramePolicy, target_size
 from .base import PromptOptions, PromptOrder
-
-BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "demo"}
-"""Models that come with the package: name to folder."""
+from .names import BUNDLED_MODELS, is_hub_name, local_folder
 
 Message = dict[str, Any]
 
@@ -36,19 +34,28 @@ def resolve_model(name: str) -> str:
     """
     if name in BUNDLED_MODELS:
         return str(BUNDLED_MODELS[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _checked_folder(path)
-    if path.is_absolute() or name.startswith((".", "~")):
-        what = "is a file" if path.exists() else "does not exist"
-        raise ModelError(f"model folder {name!r} {what}; give a folder with a config.json, or a name on the hub")
-    return name
+    folder = local_folder(name)
+    if folder is not None:
+        return _checked_folder(folder)
+    if is_hub_name(name) and not _is_file(name):
+        return name
+    what = "is a file" if _is_file(name) else "does not exist"
+    raise ModelError(f"model folder {name!r} {what}; give a folder with a config.json, or a name on the hub")
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, of no known user, or with characters that no path can have
+        return False
 
 
 def _checked_folder(path: Path) -> str:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"model folder {str(path)!r} has no config.json; give the folder that a model was saved to")
-    return str(path)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return str(path)
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    hint = f"one is in {str(snapshots[-1].parent)!r}" if snapshots else "give the folder that a model was saved to"
+    raise ModelError(f"model folder {str(path)!r} has no config.json; {hint}")
 
 
 def chat_messages(request: CaptionRequest, *, order: PromptOrder = "video_first") -> list[Message]:

@@ -41,8 +41,8 @@ from .chat_api import ChatFormat, Dialect, Form, FrameFormat, result_of
 from .http_client import SHOWN_CHARS, ChatClient, RefusedError, TroubleError
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
+from .names import BUNDLED_MODELS, hub_arguments, local_folder, plain_name, read_model_name, served_names
 from .prompting import (
-    BUNDLED_MODELS,
     OTHER_POLICY,
     frame_arguments,
     has_exact_policy,
@@ -50,6 +50,7 @@ from .prompting import (
     resolve_model,
 )
 from .server_pool import ServerPool
+from .spelling import misplaced
 
 START_SECONDS = 60.0
 """Where one of several servers is there, how long the others have to show at the start that they are, too."""
@@ -306,9 +307,10 @@ def _common_model(model: str, served: Served) -> str:
 def _model_of(model: str, client: ChatClient, served: list[ServedModel] | None) -> str:
     names = [one.id for one in served or ()]
     if not names:
-        return model or DEFAULT_MODEL
-    if model in names:
-        return model
+        return plain_name(model) or DEFAULT_MODEL
+    known = [name for name in served_names(model) if name in names]
+    if known and model != SERVED_MODEL:
+        return known[0]
     if model == SERVED_MODEL and DEFAULT_MODEL in names:
         return DEFAULT_MODEL
     if model == SERVED_MODEL and len(set(names)) == 1:
@@ -450,9 +452,10 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
         if name is None or not (processor or _can_be_loaded(name)):
             continue
         try:
-            folder = resolve_model(name)
+            meant = read_model_name(name)
+            folder, hub = resolve_model(meant.name), hub_arguments(meant, {})
             with quiet_transformers():
-                return load_processor(folder, {}), load_generation_defaults(folder, {})
+                return load_processor(folder, hub), load_generation_defaults(folder, hub)
         except Exception as exc:  # not on the hub, no network, a processor without videos: the general rule will do
             if processor:
                 raise ModelError(f"the processor {name!r} cannot be loaded: {exc}") from exc
@@ -461,7 +464,8 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
 
 def _can_be_loaded(name: str) -> bool:
     """Whether a served name may be a model's: a bundled one, a folder, or `owner/name` on the hub."""
-    return name in BUNDLED_MODELS or os.path.isdir(name) or (name.count("/") == 1 and not name.startswith(("/", ".")))  # noqa: PTH112
+    is_path = name in BUNDLED_MODELS or local_folder(name) is not None
+    return is_path or (name.count("/") == 1 and not name.startswith(("/", ".")))
 
 
 def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *, exact: bool) -> str:
@@ -488,8 +492,14 @@ def _options(params: Mapping[str, Any]) -> ServerOptions:
             raise SettingsError(
                 "accelerator (--device) says where this process runs a model; a server chooses by itself: leave it out"
             )
+        if name == "adapter":
+            raise SettingsError(
+                "a server loads adapters itself, and serves each as a model of its own: name that one with --model "
+                "(hf_model), and leave model_params adapter out"
+            )
         if name not in known:
-            hint = close_matches(name, known, otherwise=f"there are {', '.join(known)}")
+            otherwise = f"there are {', '.join(known)}"
+            hint = misplaced(name, backend="server") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r} beside base_url; {hint}")
     return read_options(ServerOptions, params)
 

@@ -20,6 +20,7 @@ from ..errors import MissingExtraError, ModelError, SettingsError
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import FramePolicy, frame_metadata
 from ..video.workers import usable_processors
+from .adapters import Adapter, Checkpoint, find_checkpoint
 from .base import (
     SEEDS,
     GenerationConfig,
@@ -31,9 +32,16 @@ from .base import (
     resolve_sampling,
     short_message,
 )
-from .engine_arguments import EngineSetting, engine_arguments
+from .engine_arguments import LORA_RANKS, EngineSetting, engine_arguments
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
-from .loading import load_config, load_generation_defaults, load_processor, loading_errors, quiet_transformers
+from .loading import (
+    check_tokenizer,
+    load_config,
+    load_generation_defaults,
+    load_own_processor,
+    loading_errors,
+    quiet_transformers,
+)
 from .prompting import (
     frame_arguments,
     has_exact_policy,
@@ -77,6 +85,8 @@ class VLLMOptions(PromptOptions):
 
     device: str | None = None
     """`cpu` or `cuda`, as a check: which it is depends on the vLLM that is installed."""
+    adapter: str | None = None
+    """A LoRA that peft saved, to put into the model: a folder, or a name on the hub."""
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
     """Videos in the engine at once; None: 64 for each engine."""
     max_bytes_in_flight: Annotated[int, Field(gt=0)] | None = None
@@ -137,20 +147,36 @@ class VLLMCaptioner(FlightCaptioner):
 
 
 async def _revived(start: _EngineStart) -> RevivingEngine:
-    return RevivingEngine(start, max_deaths_in_a_row=start.options.max_deaths_in_a_row)
+    first = start()
+    try:
+        await first.check_adapter()
+    except BaseException:
+        first.close()
+        raise
+    engines = iter([first])
+    return RevivingEngine(lambda: next(engines, None) or start(), max_deaths_in_a_row=start.options.max_deaths_in_a_row)
 
 
 class _EngineStart:
     """Everything an engine is started from, so that it can be started again."""
 
-    def __init__(self, spec: ModelSpec, *, options: VLLMOptions, processor: Any, setting: EngineSetting) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        *,
+        options: VLLMOptions,
+        processor: Any,
+        setting: EngineSetting,
+        source: Checkpoint,
+    ) -> None:
         self.options = options
         self.setting = setting
         self._model = spec.model
+        self._source = source
         self._generation = spec.generation
         self._processor = processor
         self._arguments = engine_arguments(setting, known=_argument_names())
-        self._defaults = load_generation_defaults(resolve_model(spec.model), _hub(setting.given))
+        self._defaults = load_generation_defaults(source.base, source.hub)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> _EngineStart:
@@ -158,9 +184,16 @@ class _EngineStart:
         given = {name: value for name, value in spec.options.items() if name not in own}
         options = read_options(VLLMOptions, own)
         on_cpu, devices = _platform(options.device)
-        folder = resolve_model(spec.model)
+        resolve_model(spec.model)
         with loading_errors(spec.model), quiet_transformers():
-            config, processor = load_config(folder, _hub(given)), load_processor(folder, _hub(given))
+            source = find_checkpoint(spec.model, _hub(given), adapter=options.adapter)
+        with loading_errors(spec.model, base=source.base), quiet_transformers():
+            config, processor = load_config(source.base, source.hub), load_own_processor(source)
+            check_tokenizer(processor, config)
+            looks = source.adapter is not None and _looks(source.adapter, config)
+        names = {ours: name for name, ours in HUB_ARGUMENTS.items()}
+        given = {name: value for name, value in given.items() if name not in HUB_ARGUMENTS}
+        given |= {names[name]: value for name, value in source.hub.items()}
         setting = EngineSetting(
             policy=policy_from_processor(processor).override(spec.frames),
             exact=has_exact_policy(processor),
@@ -170,11 +203,14 @@ class _EngineStart:
             devices=devices,
             cores=usable_processors(),
             given=given,
+            lora_rank=None if source.adapter is None else source.adapter.rank,
+            lora_looks=looks,
         )
-        found = _class_of(spec.model, setting)
-        with loading_errors(spec.model), quiet_transformers():
+        found = _class_of(source.base, setting)
+        with loading_errors(spec.model, base=source.base), quiet_transformers():
             check_videos(found, processor, setting.policy)
-        return cls(spec, options=options, processor=processor, setting=replace(setting, hybrid=found.is_hybrid))
+        setting = replace(setting, hybrid=found.is_hybrid)
+        return cls(spec, options=options, processor=processor, setting=setting, source=source)
 
     @property
     def engines(self) -> int:
@@ -198,11 +234,18 @@ class _EngineStart:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=resolve_model(self._model), **self._arguments)
+            arguments = AsyncEngineArgs(model=self._source.base, **self._arguments)
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
             raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
-        return _Engine(llm, self._processor, options=self.options, generation=self._generation, defaults=self._defaults)
+        return _Engine(
+            llm,
+            self._processor,
+            options=self.options,
+            generation=self._generation,
+            defaults=self._defaults,
+            adapter=self._source.adapter,
+        )
 
 
 class _Engine:
@@ -216,8 +259,11 @@ class _Engine:
         options: VLLMOptions,
         generation: GenerationConfig,
         defaults: Mapping[str, Any],
+        adapter: Adapter | None = None,
     ) -> None:
         self._llm = llm
+        self._adapter = adapter
+        self._lora = None if adapter is None else _lora_request(adapter)
         self._processor = processor
         self._options = options
         self._generation = generation
@@ -249,8 +295,42 @@ class _Engine:
 
     async def _generate(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> Any:
         """vLLM's output with all candidates; it has but one."""
-        outputs = self._llm.generate(self._prompt(request, clip), _params(request, sampling), next(self._names))
+        outputs = self._llm.generate(
+            self._prompt(request, clip), _params(request, sampling), next(self._names), lora_request=self._lora
+        )
         return [one async for one in outputs][-1]
+
+    async def check_adapter(self) -> None:
+        """See that the engine takes the adapter, and heeds it: of weights whose place it does not know it says nothing.
+
+        Raises:
+            ModelError: it does not.
+        """
+        if self._lora is None or self._adapter is None:
+            return
+        try:
+            await self._llm.add_lora(self._lora)
+            scores = [await self._scores(lora) for lora in (None, self._lora)]
+        except Exception as exc:  # whatever it says against it
+            raise ModelError(
+                f"vLLM does not take the adapter {str(self._adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+            ) from exc
+        _, writes = self._adapter.looks_and_writes()
+        if writes and scores[0] == scores[1]:
+            raise ModelError(
+                f"the adapter {str(self._adapter.folder)!r} has no effect in vLLM, which finds no place for its "
+                f"weights; {_OTHER_WAYS}"
+            )
+
+    async def _scores(self, lora: Any) -> dict[int, float]:
+        """The likeliest tokens of a short text, and their log-probabilities."""
+        from vllm import SamplingParams
+
+        ids = self._processor.tokenizer("Describe the video.")["input_ids"]
+        asked = SamplingParams(max_tokens=1, temperature=0.0, logprobs=8)
+        outputs = self._llm.generate({"prompt_token_ids": list(ids)}, asked, next(self._names), lora_request=lora)
+        (found,) = [one async for one in outputs][-1].outputs[0].logprobs
+        return {token: score.logprob for token, score in found.items()}
 
     def _prompt(self, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
         text = render_prompt(self._processor, request, self._options)
@@ -283,6 +363,61 @@ def _class_of(model: str, setting: EngineSetting) -> EngineClass:
             return engine_class(resolve_model(model), arguments)
     except Exception as exc:
         raise ModelError(f"vLLM does not start with model {model!r}: {_start_advice(exc)}") from exc
+
+
+_OTHER_WAYS = "leave out enable_vllm (--vllm), or merge it into its model first (peft's merge_and_unload)"
+
+
+def _looks(adapter: Adapter, config: Any) -> bool:
+    """Whether a LoRA changes how the model looks at pictures.
+
+    Raises:
+        ModelError: it is no LoRA, or does so in a model where vLLM would leave that part out.
+    """
+    kind = str(adapter.config.get("peft_type"))
+    if kind != "LORA":
+        raise ModelError(
+            f"vLLM takes LoRAs alone, and the adapter {str(adapter.folder)!r} is of type {kind}; {_OTHER_WAYS}"
+        )
+    _check_lora(adapter)
+    looks, _ = adapter.looks_and_writes()
+    if looks and not any(map(_has_tower_loras, config.architectures or ())):
+        raise ModelError(
+            f"the adapter {str(adapter.folder)!r} changes how the model looks at pictures, which vLLM would leave out "
+            f"of this model; {_OTHER_WAYS}"
+        )
+    return looks
+
+
+def _check_lora(adapter: Adapter) -> None:
+    """Stop at what vLLM does not know of LoRAs, before an engine is started for it.
+
+    Raises:
+        ModelError: naming it.
+    """
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+
+    try:
+        PEFTHelper.from_dict(dict(adapter.config)).validate_legal(LoRAConfig(max_lora_rank=LORA_RANKS[-1]))
+    except (TypeError, ValueError) as exc:
+        raise ModelError(
+            f"vLLM does not take the adapter {str(adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+        ) from exc
+
+
+def _has_tower_loras(architecture: str) -> bool:
+    """Whether vLLM's own class of a model takes LoRAs of what looks at pictures."""
+    from vllm.model_executor.models import ModelRegistry
+
+    found = ModelRegistry.models.get(architecture)
+    return found is not None and bool(getattr(found.load_model_cls(), "supports_tower_connector_lora", False))
+
+
+def _lora_request(adapter: Adapter) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.folder.name or "adapter", 1, str(adapter.folder))
 
 
 def _params(request: CaptionRequest, sampling: Sampling) -> Any:
