@@ -7,16 +7,21 @@ it, and what it makes of a setting is found out by asking it about a video that 
 from __future__ import annotations
 
 import copy
+import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..errors import ModelError
 from ..video.asking import FrameRule, Question
 from ..video.sampling import FrameSettings
+
+Indices = NDArray[np.int64]
 
 DEFAULT_FPS = 2.0
 """Frames per second where a processor names none."""
@@ -49,7 +54,7 @@ class ProcessorRule:
     """Where the number of frames was changed, the last one is repeated until it is a multiple of this."""
     least: int
     """Fewest frames that the processor takes; the last one is repeated until there are so many."""
-    settings: FrameSettings = FrameSettings()
+    settings: FrameSettings = field(default_factory=FrameSettings)
     """What the user set."""
 
     def override(self, settings: FrameSettings) -> FrameRule:
@@ -101,11 +106,12 @@ class ProcessorRule:
         fallback = number or _attribute(self, "num_frames") or int(question.duration_seconds * self.fps)
         return self._padded(_even(question.total_frames, fallback).tolist())
 
-    def _limited(self, distinct: np.ndarray, total: int) -> np.ndarray:
+    def _limited(self, distinct: Indices, total: int) -> Indices:
         """The frames within the user's limits: some of those the processor takes, or more, evenly spread."""
         low, high = self.settings.min_frames, self.settings.max_frames
         if high is not None and len(distinct) > high:
-            return distinct[_even(len(distinct), high)]
+            thinned: Indices = distinct[_even(len(distinct), high)]
+            return thinned
         if low is not None and len(distinct) < min(low, total):
             return _even(total, min(low, total))
         return distinct
@@ -128,7 +134,7 @@ def processor_rule(video: Any, *, samples: bool, least: int = 1) -> ProcessorRul
         samples: whether it samples when it reads a file itself and nobody asks for a number.
         least: fewest frames that it takes.
     """
-    pickled = pickle.dumps(video)
+    pickled = _as_bytes(video)
     fps = getattr(video, "fps", None)
     has_rate = fps is not None or getattr(video, "num_frames", None) is not None
     max_frames = getattr(video, "max_frames", None) if has_rate or samples else None
@@ -175,7 +181,7 @@ def _seconds(length: float) -> Question:
     return Question(total, _PROBE_FPS, total / _PROBE_FPS)
 
 
-def _even(total: int, count: int) -> np.ndarray:
+def _even(total: int, count: int) -> Indices:
     """Positions of `count` of `total` frames, evenly spread, the first and the last among them."""
     return np.unique(np.linspace(0, total - 1, max(1, min(count, total))).round().astype(np.int64))
 
@@ -184,9 +190,27 @@ def _attribute(rule: ProcessorRule, name: str) -> Any:
     return getattr(_loaded(rule.pickled), name, None)
 
 
+_STAYS: dict[bytes, Any] = {}
+"""Processors of this process that cannot be pickled, by what stands for them."""
+
+
+def _as_bytes(video: Any) -> bytes:
+    try:
+        return pickle.dumps(video)
+    except Exception:  # code of a model's own may hold anything
+        key = f"stays in process {os.getpid()}: {len(_STAYS)}".encode()
+        _STAYS[key] = video
+        return key
+
+
 @lru_cache(maxsize=8)
 def _loaded(pickled: bytes) -> Any:
-    return pickle.loads(pickled)
+    if pickled in _STAYS:
+        return _STAYS[pickled]
+    try:
+        return pickle.loads(pickled)
+    except Exception as exc:  # it belongs to another process, or its code is not on this machine
+        raise ModelError(f"the model's video processor, which chooses the frames, cannot be sent here: {exc}") from exc
 
 
 def _ask(pickled: bytes, question: Question, settings: Mapping[str, Any]) -> list[int]:
@@ -216,4 +240,3 @@ def _ask(pickled: bytes, question: Question, settings: Mapping[str, Any]) -> lis
 
 def _without_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
-

@@ -1,7 +1,7 @@
 """The size at which a transformers video processor shows frames, as far as its rule is one of `video.sizing`.
 
 Knows no family by name: a rule counts as the processor's where both say the same of many videos, by the processor's own
-count of patches. Where frames come to the processor at the size that it would bring them to, it leaves them as they are.
+count of patches. Frames that come to the processor at the size that it would bring them to are left as they are.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _is_rule(policy: FramePolicy, video: Any) -> bool:
     if count is None or not patch:
         return False
     for frames, height, width in _SHAPES:
-        frames = max(frames, policy.temporal_patch)  # noqa: PLW2901
+        frames = max(frames, policy.temporal_patch)
         size = target_size(policy, frames, height, width)
         steps = -(-frames // policy.temporal_patch)
         wanted = steps * (size[0] // patch) * (size[1] // patch)

@@ -69,5 +69,5 @@ _ask: Callable[[Question], Sequence[int]] | None = None
 
 def ask_with(ask: Callable[[Question], Sequence[int]]) -> None:
     """Say, once in a process that reads, how its parent is asked."""
-    global _ask  # noqa: PLW0603
+    global _ask
     _ask = ask

@@ -38,9 +38,9 @@ from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
 from .opened import OpenedVideo
 from .pixels import Look, RgbConverter, upright_size
+from .policy import Size
 from .rejection import RejectedError, reason
 from .sampling import FramePolicy, frames_in_window, lay_out, shown_frames, shown_size, span_seconds
-from .sizing import Size
 from .source import VideoSource, find_source
 from .stills import picture_clip
 from .timeline import (

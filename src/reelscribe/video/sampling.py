@@ -25,6 +25,7 @@ __all__ = [
     "FramePolicy",
     "FrameSettings",
     "Sampler",
+    "distinct_frames",
     "fewer_frames",
     "frame_metadata",
     "frames_in_window",
@@ -342,11 +343,17 @@ def lay_out(frames: NDArray[np.uint8], shown: Indices) -> None:
         frames[:] = frames[order]
 
 
+def distinct_frames(clip: Clip) -> int:
+    """Frames of a clip, those repeated at its end not counted."""
+    return len(np.unique(clip.pts_seconds))
+
+
 def fewer_frames(policy: FramePolicy, clip: Clip, count: int) -> Clip:
-    """A clip with `count` of its frames, evenly spread, the first and the last among them, and padded as the policy
-    says; without those that were repeated at its end."""
-    distinct = np.unique(clip.pts_seconds, return_index=True)[1]
-    chosen = pad(policy, distinct[np.linspace(0, len(distinct) - 1, min(count, len(distinct))).round().astype(np.int64)])
+    """A clip with `count` of its distinct frames, evenly spread, the first and the last among them where there are two,
+    and padded as the policy says."""
+    _, distinct = np.unique(clip.pts_seconds, return_index=True)
+    count = min(count, len(distinct))
+    chosen = pad(policy, distinct[np.linspace(0, len(distinct) - 1, count).round().astype(np.int64)])
     return replace(clip, frames=clip.frames[chosen], pts_seconds=clip.pts_seconds[chosen])
 
 

@@ -65,9 +65,7 @@ class _Inbox:
 
     def request(self) -> tuple[Any, dict[str, Any]]:
         """The next video, and how it is read."""
-        request: tuple[Any, dict[str, Any]] = (
-            self._requests.popleft() if self._requests else self._connection.recv()
-        )
+        request: tuple[Any, dict[str, Any]] = self._requests.popleft() if self._requests else self._connection.recv()
         return request
 
     def ask(self, question: Question) -> Sequence[int]:
