@@ -24,6 +24,9 @@ Message = dict[str, Any]
 
 TOKENS_PER_FRAME = 1024
 """Assumed for a model whose rule is not known here."""
+MOST_RESERVED_TOKENS = 1 << 16
+"""Room for a clip of such a model whose processor chooses how many frames it takes: few take as many tokens as could
+be, and a longer one is refused by the engine."""
 TOKENS_PER_TIMESTAMP = 12
 """Room for the marks and times around the frames of an exact family."""
 
@@ -120,7 +123,8 @@ def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:
     """
     most = policy.num_frames or policy.max_frames if policy.rule is None else policy.rule.most_frames()
     if not exact and policy.sizer == "fit":
-        return most * TOKENS_PER_FRAME
+        tokens = most * TOKENS_PER_FRAME
+        return tokens if policy.rule is None or policy.num_frames else min(tokens, MOST_RESERVED_TOKENS)
     return max(_video_tokens(policy, frames, *shape) for frames in range(1, most + 1) for shape in _LARGE_SHAPES)
 
 
