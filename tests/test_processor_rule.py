@@ -275,7 +275,8 @@ def test_a_processor_that_cannot_be_sent_is_asked_here() -> None:
         "import pickle, sys; from reelscribe.video.asking import Question; "
         "pickle.load(sys.stdin.buffer).rule.choose(Question(9, 1.0, 9.0))"
     )
-    elsewhere = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(policy), capture_output=True, check=False)
+    sent = pickle.dumps(policy)
+    elsewhere = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=False)
     assert b"ModelError: the model's video processor" in elsewhere.stderr
 
 

@@ -179,7 +179,7 @@ class FramePolicy:
             return
         for name in ("min_pixels", "max_pixels"):
             if getattr(settings, name) is not None:
-                size = " to {} x {} pixels".format(*self.fixed_size) if self.fixed_size else ""
+                size = f" to {self.fixed_size[0]} x {self.fixed_size[1]} pixels" if self.fixed_size else ""
                 raise SettingsError(
                     f"{name} (--{name.replace('_', '-')}) changes nothing for this model: its processor brings every "
                     f"frame{size} by itself; leave it out, or show fewer frames (max_frames)"
