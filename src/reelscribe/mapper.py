@@ -92,6 +92,8 @@ class VideoCaptioningFromVLMMapper:
             None: `stored`.
         tone_map: whether HDR video (PQ and HLG) is shown as SDR; None: no.
         deinterlace: whether one field of an interlaced frame is shown in place of both; None: no.
+        fit: whether a video whose prompt is longer than the model takes is shown with as many frames as fit; None: no,
+            it fails as `too_many_tokens`.
         start_seconds: look at videos from this moment on.
         end_seconds: look at videos up to this moment.
         start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
@@ -158,6 +160,7 @@ class VideoCaptioningFromVLMMapper:
         pixel_aspect: Literal["stored", "display"] | None = None,
         tone_map: bool | None = None,
         deinterlace: bool | None = None,
+        fit: bool | None = None,
         start_seconds: Seconds | None = None,
         end_seconds: Seconds | None = None,
         start_key: str = "start_seconds",
@@ -185,7 +188,7 @@ class VideoCaptioningFromVLMMapper:
         self.generation = generation_config(sampling_params)
         self.frames = FrameSettings(
             fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
-            pixel_aspect, tone_map, deinterlace,
+            pixel_aspect, tone_map, deinterlace, fit,
         )  # fmt: skip
         self.planner = Planner(
             text_key=text_key,
@@ -255,6 +258,8 @@ class VideoCaptioningFromVLMMapper:
             return self._with_operator_settings(given["captioner"])
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
+        if self.frames.fit:
+            raise SettingsError("fit (--fit) is for models that are loaded here: a living captioner shows what it gets")
         self._captioner, self._own_captioner = captioner, False
         return None
 

@@ -32,7 +32,7 @@ FAILURE_KINDS = {
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video, a field "
     "to be written that holds a value), or cannot be read",
     "out_of_memory": "this video alone does not fit in the memory of the device, or reading it in the memory limit",
-    "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
+    "too_many_tokens": "the video and its prompt are longer than the model, the engine or the server takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
     "empty_caption": "the model gave no text, also with another seed",

@@ -131,6 +131,7 @@ class ServerCaptioner(FlightCaptioner):
             ModelError: no server answers, one does not serve the model, or takes no frames in any form.
         """
         options = _options(spec.options)
+        _check_fit(spec)
         addresses = base_urls(options.base_url)
         flight = InFlight(max_requests=options.max_in_flight * len(addresses), max_bytes=options.max_bytes_in_flight)
         try:
@@ -483,6 +484,14 @@ def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *
 
 
 # settings
+
+
+def _check_fit(spec: ModelSpec) -> None:
+    if spec.frames.fit:
+        raise SettingsError(
+            "fit (--fit) goes by the model's context, which servers do not tell: leave it out, and show fewer frames "
+            "(max_frames)"
+        )
 
 
 def _options(params: Mapping[str, Any]) -> ServerOptions:

@@ -5,8 +5,10 @@ One asynchronous engine lives as long as the captioner: requests enter as clips 
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +34,7 @@ from .base import (
     resolve_sampling,
     short_message,
 )
+from .context import Context, LongPrompts, fitted
 from .engine_arguments import LORA_RANKS, EngineSetting, engine_arguments
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import (
@@ -46,6 +49,7 @@ from .prompting import (
     frame_arguments,
     has_exact_policy,
     policy_from_processor,
+    prompt_tokens,
     render_prompt,
     resolve_model,
     wants_special_tokens,
@@ -241,6 +245,7 @@ class _EngineStart:
         return _Engine(
             llm,
             self._processor,
+            policy=self.setting.policy,
             options=self.options,
             generation=self._generation,
             defaults=self._defaults,
@@ -256,6 +261,7 @@ class _Engine:
         llm: Any,
         processor: Any,
         *,
+        policy: FramePolicy,
         options: VLLMOptions,
         generation: GenerationConfig,
         defaults: Mapping[str, Any],
@@ -264,6 +270,10 @@ class _Engine:
         self._llm = llm
         self._adapter = adapter
         self._lora = None if adapter is None else _lora_request(adapter)
+        self._policy = policy
+        self._context = Context(llm.vllm_config.model_config.max_model_len, generation.max_tokens)
+        self._long_prompts = LongPrompts(processor)
+        self._measuring = threading.Lock()
         self._processor = processor
         self._options = options
         self._generation = generation
@@ -272,8 +282,27 @@ class _Engine:
         self._names = map(str, count())
 
     async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        """Send one request and wait for all its candidates."""
+        """Send one request and wait for all its candidates; where it is too long, once more with fewer frames, if that
+        was asked for."""
         clip = needed_clip(request, clip)
+        result = await self._answer(request, clip)
+        self._long_prompts.note(request, result.usage.prompt_tokens)
+        if not self._policy.fit or result.failure is None or result.failure.kind != "too_many_tokens":
+            return result
+        fewer = await asyncio.to_thread(self._fitted, request, clip)
+        return result if fewer is None or fewer is clip else await self._answer(request, fewer)
+
+    def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
+        """The clip with as many frames as the engine takes, by what the model's processor counts."""
+
+        def length_with(clip: Clip) -> int:
+            with quiet_transformers():
+                return prompt_tokens(self._processor, request, clip, self._options)
+
+        with self._measuring:
+            return fitted(clip, self._policy, room=self._context.room or 0, length_with=length_with)
+
+    async def _answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = resolve_sampling(
@@ -476,7 +505,7 @@ def _failure_of(exc: BaseException) -> Failure:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if any(part in str(cause) for part in _TOO_MANY):
-        advice = "show fewer or smaller frames (max_frames, max_pixels), or raise max_model_len"
+        advice = "show fewer or smaller frames (max_frames, max_pixels), as many as fit (fit), or raise max_model_len"
         return Failure("too_many_tokens", f"{short_message(cause)}; {advice}")
     return Failure("model_error", short_message(cause))
 

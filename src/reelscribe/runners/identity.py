@@ -52,7 +52,7 @@ ROW_PARAMETERS = (
 what it needs of them."""
 LATER_PARAMETERS = frozenset({"allow_images"})
 """Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
-OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace"})
+OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit"})
 """Frame settings that count only where they are given, so that runs started before they existed can resume."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
