@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..errors import ModelError, SettingsError
 from .base import PromptOptions, close_matches, read_options
+from .classes import class_for
 from .prompting import resolve_model
 
 HUB_ARGUMENTS = frozenset(
@@ -82,7 +83,7 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
         config = load_config(folder, hub)
         _check_fields(arguments, config)
         processor = load_processor(folder, hub)
-        model = _load_weights(folder, arguments, options)
+        model = _load_weights(folder, arguments, options, config=config)
     return LoadedModel(model=model, processor=processor, options=options)
 
 
@@ -176,16 +177,13 @@ def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, A
     return dict(config.to_dict())
 
 
-def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions) -> Any:
-    from transformers import AutoModelForImageTextToText
-
+def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions, *, config: Any) -> Any:
+    loader = class_for(config)
     device = options.device
     if arguments.get("device_map") is None:
         device = own_device(device or best_device(), options.rank)
     dtype = _dtype(arguments.get("dtype"), device)
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        folder, **{**arguments, "dtype": dtype, "output_loading_info": True}
-    )
+    model, report = loader.from_pretrained(folder, **{**arguments, "dtype": dtype, "output_loading_info": True})
     missing = sorted(report["missing_keys"])
     if missing:
         raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); fetch the whole model again")
