@@ -106,8 +106,8 @@ class CachedContinuation:
 def carried_axes(read: Callable[[int], CachedContinuation]) -> dict[str, int]:
     """What a model's cache carries for each row that is not selected with keys and values, found by trying.
 
-    A tensor is selected if one of its axes grows with the number of rows; of those that do not, the axis is the one that
-    is longer where two rows were read.
+    A tensor is selected if one of its axes grows with the number of rows; of one that is not, the axis of rows is the
+    one that is longer where two rows were read.
 
     Args:
         read: lets the model read one prompt so many times, side by side.
