@@ -10,7 +10,7 @@ import gc
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -40,6 +40,10 @@ from .stopping import Stopped, let_stop, stops_when
 from .trial import TRIAL_GENERATION, check, failed, trial_requests
 from .vision import Frames, VisionFeatures, can_share, places
 
+PADDING_PROMPTS = 16
+"""How many times longer the prompt is that a prompt is padded to, to see whether that matters."""
+MOST_BY_PADDING = 0.01
+"""Share of the spread of scores by which padding may change one of them; it is rounding, a hundred times less."""
 SOUND_NOTE = "the model can hear, but the sound of the videos is not given to it: its captions are of what is seen"
 
 
@@ -83,6 +87,7 @@ class HFCaptioner:
         self._asking = Asking(loaded.processor, loaded.options, device=device if device.type == "cuda" else None)
         self._carried: Axes = {}
         self._selects = True
+        self._padless = False
         self._alike: tuple[str, ...] | None = None
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
         self._defaults = loaded.model.generation_config.to_dict()
@@ -145,6 +150,8 @@ class HFCaptioner:
             self._selects = False
             results = self._tried(jobs[:1])
         check(results)
+        self._padless = self._suffers_from_padding(_shown(jobs))
+        self.batch_size = self._budget.max_size
         if self._vision is not None and not self._exact and failed(self._tried([jobs[0], jobs[1], jobs[0]])):
             self._vision = None
 
@@ -152,18 +159,30 @@ class HFCaptioner:
         return self._answer(Batch(jobs, self._prepare))
 
     def _found_carried(self, job: Job) -> Axes:
-        def read(count: int) -> CachedContinuation:
-            with quiet_transformers():
-                inputs = joined([self._asking.ask(_shown([job]))] * count, pad_id=self._pad_id)
-            return CachedContinuation.read(
-                self._model, {name: self._placed(name, value) for name, value in inputs.items()}
-            )
-
         try:
-            with torch.inference_mode():
-                return carried_axes(read)
+            return carried_axes(lambda count: self._read_plainly([_shown([job])[0]] * count))
         except Exception:  # shows when the clip is captioned
             return {}
+
+    def _suffers_from_padding(self, shown: Sequence[Shown]) -> bool:
+        """Whether a prompt that is padded is read otherwise than alone (GLM-5-Next, MiniMax M3; transformers' own
+        batches as well). In half precision rounding hides it."""
+        if self._exact or self._model.dtype != torch.float32:
+            return False
+        request, clip = shown[0]
+        longer = replace(request, prompt=" ".join([request.prompt] * PADDING_PROMPTS))
+        alone = self._read_plainly([(request, clip)]).logits[0]
+        padded = self._read_plainly([(request, clip), (longer, clip)]).logits[0]
+        return bool((alone - padded).abs().max() > MOST_BY_PADDING * alone.std())
+
+    def _read_plainly(self, shown: Sequence[Shown]) -> CachedContinuation:
+        with quiet_transformers(), torch.inference_mode():
+            if self._alike is None:
+                inputs = self._asking.ask(shown)
+            else:
+                inputs = joined([self._asking.ask([one]) for one in shown], pad_id=self._pad_id)
+            placed = {name: self._placed(name, value) for name, value in inputs.items()}
+            return CachedContinuation.read(self._model, placed)
 
     @property
     def notes(self) -> list[str]:
@@ -241,12 +260,13 @@ class HFCaptioner:
 
     @property
     def batch_size(self) -> int:
-        """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams."""
+        """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams; stays at 1
+        for a model that padding disturbs."""
         return self._budget.max_size
 
     @batch_size.setter
     def batch_size(self, size: int) -> None:
-        self._budget.max_size = size
+        self._budget.max_size = 1 if self._padless else size
 
     @property
     def busy_seconds(self) -> dict[str, float]:
