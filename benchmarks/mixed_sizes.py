@@ -1,8 +1,8 @@
 """What it brings that clips of different sizes share a batch, in families whose processors resize frames themselves.
 
-`python -m benchmarks.mixed_sizes internvl llava_onevision` prints the ratio for each: the same clips and model, in batches
-of clips of any size and of one shape, turn by turn in one process, on one thread. Models are the tiny ones of the tests, so
-what is saved is calls; on an accelerator a decoding step of eight rows takes about as long as one of one row, and more is.
+`python -m benchmarks.mixed_sizes internvl llava_onevision` prints the ratio for each: the same clips and model, in
+batches of clips of any size and of one shape, turn by turn in one process, on one thread. Models are the tiny ones of
+the tests, so what is saved is calls; on an accelerator a step of eight rows takes about as long as one of one row.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ from .stopping import Stopped, let_stop, stops_when
 from .trial import TRIAL_GENERATION, check, failed, trial_requests
 from .vision import Frames, VisionFeatures, can_share, places
 
-PADDING_PROMPTS = 16
-"""How many times longer the prompt is that a prompt is padded to, to see whether that matters."""
-MOST_BY_PADDING = 0.01
-"""Share of the spread of scores by which padding may change one of them; it is rounding, a hundred times less."""
+OTHER_PROMPTS = 16
+"""How many times longer the other prompt is that a prompt is read with, to see whether that matters."""
+MOST_BY_OTHERS = 0.01
+"""Share of the spread of scores by which others in a batch may change one; rounding is a hundred times less."""
 SOUND_NOTE = "the model can hear, but the sound of the videos is not given to it: its captions are of what is seen"
 
 
@@ -87,7 +87,7 @@ class HFCaptioner:
         self._asking = Asking(loaded.processor, loaded.options, device=device if device.type == "cuda" else None)
         self._carried: Axes = {}
         self._selects = True
-        self._padless = False
+        self._alone = False
         self._alike: tuple[str, ...] | None = None
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
         self._defaults = loaded.model.generation_config.to_dict()
@@ -150,9 +150,21 @@ class HFCaptioner:
             self._selects = False
             results = self._tried(jobs[:1])
         check(results)
-        self._padless = self._suffers_from_padding(_shown(jobs))
+        if not self._exact:
+            self._try_batches(jobs)
+
+    def _try_batches(self, jobs: Sequence[Job]) -> None:
+        """Find out what clips and prompts of a batch have of one another."""
+        self._alone = self._suffers_from_others(_shown(jobs)[0])
         self.batch_size = self._budget.max_size
-        if self._vision is not None and not self._exact and failed(self._tried([jobs[0], jobs[1], jobs[0]])):
+        if self._vision is None:
+            return
+        try:
+            with torch.inference_mode():
+                self._vision.apart = self._vision.mixes(self._inputs(jobs[:2]), _frames(jobs[:2]))
+        except Exception:  # what cannot be told apart, or not encoded beforehand, is not shared
+            self._vision = None
+        if self._vision is not None and failed(self._tried([jobs[0], jobs[1], jobs[0]])):
             self._vision = None
 
     def _tried(self, jobs: Sequence[Job]) -> list[CaptionResult]:
@@ -164,16 +176,17 @@ class HFCaptioner:
         except Exception:  # shows when the clip is captioned
             return {}
 
-    def _suffers_from_padding(self, shown: Sequence[Shown]) -> bool:
-        """Whether a prompt that is padded is read otherwise than alone (GLM-5-Next, MiniMax M3; transformers' own
-        batches as well). In half precision rounding hides it."""
-        if self._exact or self._model.dtype != torch.float32:
+    def _suffers_from_others(self, shown: Shown) -> bool:
+        """Whether a prompt in a batch is read otherwise than alone (GLM-5-Next, MiniMax M3; `generate` does the same).
+        In half precision rounding hides it."""
+        if self._model.dtype != torch.float32:
             return False
-        request, clip = shown[0]
-        longer = replace(request, prompt=" ".join([request.prompt] * PADDING_PROMPTS))
-        alone = self._read_plainly([(request, clip)]).logits[0]
-        padded = self._read_plainly([(request, clip), (longer, clip)]).logits[0]
-        return bool((alone - padded).abs().max() > MOST_BY_PADDING * alone.std())
+        request, clip = shown
+        longer = replace(request, prompt=" ".join([request.prompt] * OTHER_PROMPTS))
+        other = longer, replace(clip, frames=255 - clip.frames[::-1])
+        alone = self._read_plainly([shown]).logits[0]
+        among = self._read_plainly([shown, other]).logits[0]
+        return bool((alone - among).abs().max() > MOST_BY_OTHERS * alone.std())
 
     def _read_plainly(self, shown: Sequence[Shown]) -> CachedContinuation:
         with quiet_transformers(), torch.inference_mode():
@@ -260,13 +273,13 @@ class HFCaptioner:
 
     @property
     def batch_size(self) -> int:
-        """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams; stays at 1
-        for a model that padding disturbs."""
+        """Videos in one batch at most; fewer where they do not fit the token budget, and 1 for a model whose
+        prompts disturb one another. May be set between streams."""
         return self._budget.max_size
 
     @batch_size.setter
     def batch_size(self, size: int) -> None:
-        self._budget.max_size = 1 if self._padless else size
+        self._budget.max_size = 1 if self._alone else size
 
     @property
     def busy_seconds(self) -> dict[str, float]:

@@ -53,6 +53,10 @@ def places(frames: Iterable[Frames]) -> dict[int, int]:
     return first
 
 
+MOST_BY_ROUNDING = 0.02
+"""Share of the spread of features by which rounding may change them, in half precision too."""
+
+
 class NotSeparableError(Exception):
     """The encoder's output cannot be told apart by clip."""
 
@@ -112,6 +116,16 @@ class VisionFeatures:
         self._max_bytes = max_bytes
         self._kept: OrderedDict[int, tuple[weakref.ref[Frames], Features]] = OrderedDict()
         self._lock = threading.Lock()
+        self.apart = False
+        """Whether the encoder is shown each clip alone, because it lets clips that it is shown together mix."""
+
+    def mixes(self, inputs: Mapping[str, Any], frames: Sequence[Frames]) -> bool:
+        """Whether the first clip of a batch has other features beside the others than alone."""
+        first = places(frames)
+        key = next(iter(first))
+        beside = self._encoded(inputs, first, [*first])[key]
+        alone = self._encoded(inputs, first, [key])[key]
+        return any(map(_differ, beside.pooled.parts, alone.pooled.parts))
 
     def in_place_of_pixels(
         self, inputs: Mapping[str, Any], frames: Sequence[Frames], *, later: Iterable[Frames]
@@ -134,7 +148,7 @@ class VisionFeatures:
     ) -> Mapping[str, Any]:
         self._forget_dead()
         repeated = self._repeated(frames, later)
-        if not repeated:
+        if not repeated and not self.apart:
             return inputs
         first = places(frames)
         features = self._features(inputs, first)
@@ -163,13 +177,17 @@ class VisionFeatures:
         """Features of each distinct clip, computed where they are not kept."""
         known = {key: self._kept[key][1] for key in first if key in self._kept}
         missing = [key for key in first if key not in known]
-        if missing:
-            encoder = encoder_of(self._model, inputs)
-            given = _given(encoder, inputs, [*first.values()], [*map([*first].index, missing)])
-            room = _room(self._model, inputs, [first[key] for key in missing])
-            output = encoder.encode(**given, return_dict=True)
-            known.update(zip(missing, _separate(output, encoder.modality, room, len(missing)), strict=True))
+        for keys in [[key] for key in missing] if self.apart else [missing] if missing else []:
+            known |= self._encoded(inputs, first, keys)
         return known
+
+    def _encoded(self, inputs: Mapping[str, Any], first: Mapping[int, int], keys: Sequence[int]) -> dict[int, Features]:
+        """Features of some of the distinct clips of a batch, from one call of the encoder."""
+        encoder = encoder_of(self._model, inputs)
+        given = _given(encoder, inputs, [*first.values()], [*map([*first].index, keys)])
+        room = _room(self._model, inputs, [first[key] for key in keys])
+        output = encoder.encode(**given, return_dict=True)
+        return dict(zip(keys, _separate(output, encoder.modality, room, len(keys)), strict=True))
 
     def _keep(self, latest: Mapping[int, tuple[Frames, Features]]) -> None:
         for key, (frames, features) in latest.items():
@@ -292,6 +310,11 @@ def _ends(sizes: Sequence[int], counts: Sequence[int]) -> list[int] | None:
     reached = {total: number for number, total in enumerate(accumulate(sizes), start=1)}
     ends = [reached.get(total) for total in accumulate(counts)]
     return None if None in ends else [end for end in ends if end is not None]
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    one, other = one.float(), other.float().reshape(one.shape)
+    return bool((one - other).std() > MOST_BY_ROUNDING * other.std())
 
 
 def _joined(features: Sequence[Features]) -> Any:
