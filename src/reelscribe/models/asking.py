@@ -105,11 +105,11 @@ class Asking:
         return self._with_seconds(made, [clip for _, clip in shown])
 
     def _with_seconds(self, made: Made, clips: Sequence[Clip]) -> Made:
-        """The same with the clips' own seconds between steps, where the processor has assumed a rate."""
+        """The same with the clips' own seconds between steps, where the processor has assumed another rate."""
         if SECONDS not in made:
             return made
         frames = self._processor.video_processor.temporal_patch_size
-        seconds = [frames * seconds_between_frames(clip) for clip in clips]
+        seconds = [_own_seconds(float(one), clip, frames) for one, clip in zip(made[SECONDS], clips, strict=True)]
         value = made[SECONDS]
         own = value.new_tensor(seconds) if isinstance(value, torch.Tensor) else type(value)(seconds)
         return {**made, SECONDS: own}
@@ -151,10 +151,14 @@ class Asking:
         return arguments
 
 
-def seconds_between_frames(clip: Clip) -> float:
-    """The span that the frames of a clip were chosen from, by their number: as transformers takes it for Qwen2.5-VL."""
+def _own_seconds(assumed: float, clip: Clip, frames: int) -> float:
+    """Seconds between the steps of a clip, `frames` frames each: those assumed, if the clip has as many frames as that
+    rate gives, up to a step; else its span by its steps, as transformers has it for Qwen2.5-VL."""
     metadata = frame_metadata(clip)
-    return float(metadata["total_num_frames"] / metadata["fps"] / len(clip.frames))
+    span = metadata["total_num_frames"] / metadata["fps"]
+    if abs(span * frames / assumed - len(clip.frames)) < frames:
+        return assumed
+    return float(span * frames / len(clip.frames))
 
 
 def _writable(frames: np.ndarray) -> np.ndarray:
