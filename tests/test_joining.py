@@ -115,3 +115,25 @@ def test_a_family_whose_batches_cannot_be_joined_has_them_by_shape(folder: Path)
     assert captioner._alike is None
     assert len({captioner._job(*job).group for job in asked}) == 3
     assert small.same(small.answers(captioner, asked), small.one_by_one(captioner, asked))
+
+
+@pytest.mark.parametrize("name", ["gemma4", "internvl", "llava_onevision"])
+def test_a_repeated_clip_is_encoded_once_and_told_the_same(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    captioner = small.captioner(small.checkpoint(name, folder))
+    vision = captioner._vision
+    assert vision is not None
+    one, _, other = small.different(captioner)
+    asked = small.jobs([one, other, one, one])
+    alone = small.one_by_one(captioner, asked)
+    encoded: list[int] = []
+    encode = vision._encoded
+
+    def count(inputs: Any, first: Any, keys: Any) -> Any:
+        encoded.append(len(keys))
+        return encode(inputs, first, keys)
+
+    monkeypatch.setattr(vision, "_encoded", count)
+    assert small.same(small.answers(captioner, asked), alone)
+    assert encoded == [2]
