@@ -36,7 +36,9 @@ SAME_SCORES = 5e-4
 SAME_ROUNDED = 5e-2
 """The same where both compute in bfloat16, whose numbers have two to three digits themselves."""
 PADS = ("image_token_id", "video_token_id", "image_token_index", "video_token_index")
-"""Fields of configs that name the places of features: vLLM's InternVL shows a video in those of images."""
+"""Fields of configs that name the places of features."""
+VIDEO_PAD = "<|video_pad|>"
+"""What vLLM's InternVL calls them in a video, where transformers' takes the one of images."""
 CLIPS = (
     (64, 96, (0.0, 0.4, 0.8, 1.5, 2.6, 2.8, 5.2)),
     (96, 64, (7.25, 8.5, 9.0, 9.25)),
@@ -195,6 +197,7 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
         several = [next(iter(engine.caption([job]))) for job in jobs_for(plain, folder, candidates=CANDIDATES)]
         config = plain._model.config.to_dict()
         pads = {config[name] for name in PADS if isinstance(config.get(name), int)}
+        pads |= {number for token, number in plain._processor.tokenizer.get_vocab().items() if token == VIDEO_PAD}
         return _verdict(answers, several, theirs, outputs, dtype=dtype, pads=pads)
     finally:
         engine.close()
