@@ -230,7 +230,9 @@ def _verdict(
     ]
     limit, same = (SAME_SCORES, "exact") if dtype == "float32" else (SAME_ROUNDED, "close")
     differs = not all(ids) or max(gaps) >= limit
-    where = f"log-probabilities differ by up to {max(gaps):.0e}" if all(ids) else "tokens of the prompt differ"
+    where = f"log-probabilities differ by up to {max(gaps):.0e}"
+    if not all(ids):
+        where = f"tokens of the prompt differ, and {where}"
     return {
         "verdict": "differs" if differs else same,
         **({"note": where} if differs else {}),
