@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from families.registry import FAMILIES
 from reelscribe.errors import ModelError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
 from reelscribe.models.loading import load_processor
-from reelscribe.models.prompting import BUNDLED_MODELS, policy_from_processor
+from reelscribe.models.prompting import BUNDLED_MODELS, frame_arguments, policy_from_processor
 from reelscribe.models.vllm_class import EngineClass, check_videos, writes_times
 from reelscribe.models.vllm_engine import VLLMOptions, _Engine
 from reelscribe.record import CaptionRequest, RequestId
@@ -102,9 +103,9 @@ def test_each_videos_own_metadata_say_that_its_frames_are_the_ones_to_show(proce
 
     processor = processors("glm4v")
     policy = policy_from_processor(processor)
-    engine = _Engine(None, processor, options=VLLMOptions(), generation=generation_config({}), defaults={})
+    engine = SimpleNamespace(_processor=processor, _options=VLLMOptions(), _frame_arguments=frame_arguments(processor))
     clip = contract.clip(type("Any", (), {"policy": policy}))
-    prompt = engine._prompt(CaptionRequest(RequestId(0, 0), "a.mp4", "What?"), clip)
+    prompt = _Engine._prompt(engine, CaptionRequest(RequestId(0, 0), "a.mp4", "What?"), clip)
     ((frames, metadata),) = prompt["multi_modal_data"]["video"]
     assert frames is clip.frames
     assert metadata["do_sample_frames"] is False
