@@ -19,7 +19,15 @@ import torch
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..stages import BusyClock
 from ..video.sampling import FramePolicy, frame_metadata
-from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
+from .base import (
+    GenerationConfig,
+    ModelSpec,
+    Sampling,
+    ThinkingSettings,
+    needed_clip,
+    resolve_sampling,
+    short_message,
+)
 from .batching import Waiting
 from .continuation import CachedContinuation
 from .cores import SharedCores, lanes_for, leaves_a_core
@@ -38,7 +46,9 @@ from .prompting import (
 )
 from .pulling import SideBySide
 from .stopping import Stopped, let_stop, stops_when
+from .thinking import TAIL_TOKENS, Budgets, thinking_of
 from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
+from .written import Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +78,21 @@ class HFCaptioner:
     >>> captioner = HFCaptioner.from_spec(ModelSpec("hf", "reelscribe/shapes"))  # doctest: +SKIP
     """
 
-    def __init__(self, loaded: LoadedModel, *, policy: FramePolicy, generation: GenerationConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        policy: FramePolicy,
+        generation: GenerationConfig,
+        thinking: ThinkingSettings | None = None,
+    ) -> None:
         self.policy = policy
         """Moments and sizes the model wants."""
         self._model = loaded.model
         self._processor = loaded.processor
-        self._options = loaded.options
+        known = thinking_of(loaded.processor, loaded.options, thinking or ThinkingSettings())
+        self._budgets = Budgets(known, loaded.processor.tokenizer)
+        self._options = known.options(loaded.options)
         self._generation = generation
         self._exact = has_exact_policy(loaded.processor)
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
@@ -87,7 +106,7 @@ class HFCaptioner:
             side_by_side=self._lanes,
             max_tokens=loaded.options.max_batch_tokens,
             max_size=loaded.options.max_batch_size,
-            tokens_per_text=generation.max_tokens,
+            tokens_per_text=generation.max_tokens + self._budgets.tokens_per_text,
         )
         self._vision = VisionFeatures(loaded.model) if can_share(loaded.model, loaded.processor) else None
         self._clocks = {"prepare": BusyClock(), "model": BusyClock(places=self._lanes)}
@@ -104,7 +123,13 @@ class HFCaptioner:
         """
         loaded = load_model(spec.model, spec.options)
         policy = policy_from_processor(loaded.processor).override(spec.frames)
-        return cls(loaded, policy=policy, generation=spec.generation)
+        return cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the summary of a run says about this captioner."""
+        note = self._budgets.thinking.note
+        return [] if note is None else [note]
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Write captions batch by batch, and pull the clips of the next batches meanwhile.
@@ -267,7 +292,8 @@ class HFCaptioner:
         lengths = mask.sum(-1).tolist()
         if not self._exact:
             self._tokens_per_frame = max(1, max(lengths) // max(map(len, _frames(batch.items))))
-        rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index)]
+        thoughts = [self._budgets.for_prompt(one) for one in ids[:, -TAIL_TOKENS:].tolist()]
+        rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index, thoughts[index])]
         written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
         return results_of(batch.items, lengths, written)
 
@@ -340,9 +366,9 @@ _Batch = Batch[Job, Mapping[str, Any]]
 _Batches = PreparedBatches[Any, Job, Mapping[str, Any]]
 
 
-def rows_of(job: Job, index: int) -> list[Row]:
+def rows_of(job: Job, index: int, thought: Thought | None = None) -> list[Row]:
     """The texts to write for the job at `index` of its batch."""
-    return [Row(index, job.sampling, job.request.seed, candidate) for candidate in range(job.texts)]
+    return [Row(index, job.sampling, job.request.seed, candidate, thought) for candidate in range(job.texts)]
 
 
 def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[Candidate]) -> list[CaptionResult]:
@@ -352,7 +378,7 @@ def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[C
     for job, length in zip(batch, lengths, strict=True):
         own = [next(texts) for _ in range(job.texts)]
         candidates = tuple(own * (job.request.num_candidates // len(own)))
-        usage = Usage(prompt_tokens=length, completion_tokens=sum(one.tokens for one in candidates))
+        usage = Usage(prompt_tokens=length, completion_tokens=sum(one.all_tokens for one in candidates))
         results.append(CaptionResult(job.request.id, candidates, usage=usage))
     return results
 

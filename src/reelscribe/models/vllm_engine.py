@@ -10,7 +10,7 @@ import os
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import count
 from typing import Annotated, Any
 
@@ -43,6 +43,8 @@ from .prompting import (
     wants_special_tokens,
 )
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
+from .thinking import Budgets, thinking_of
+from .written import Thought, candidate_of, parted
 
 REQUESTS_PER_ENGINE = 64
 """Requests in flight for each engine: with four candidates they fill its 256 sequences."""
@@ -87,12 +89,21 @@ class VLLMCaptioner(FlightCaptioner):
     >>> captioner = VLLMCaptioner.from_spec(ModelSpec("vllm", "reelscribe/shapes"))  # doctest: +SKIP
     """
 
-    def __init__(self, engine: RevivingEngine, *, policy: FramePolicy, flight: InFlight, summary: str) -> None:
+    def __init__(
+        self,
+        engine: RevivingEngine,
+        *,
+        policy: FramePolicy,
+        flight: InFlight,
+        summary: str,
+        thinking_note: str | None = None,
+    ) -> None:
         self.policy: FramePolicy | None = policy
         """Moments and sizes the model wants."""
         self._engine = engine
         self._flight = flight
         self._summary = summary
+        self._thinking_note = thinking_note
         self._end = weakref.finalize(self, flight.close, engine.close)
 
     @classmethod
@@ -114,14 +125,16 @@ class VLLMCaptioner(FlightCaptioner):
         except BaseException:
             flight.close()
             raise
-        return cls(engine, policy=start.setting.policy, flight=flight, summary=start.summary)
+        note = start.budgets.thinking.note
+        return cls(engine, policy=start.setting.policy, flight=flight, summary=start.summary, thinking_note=note)
 
     @property
     def notes(self) -> list[str]:
         """What the summary of a run says about this captioner."""
         deaths = self._engine.deaths
         died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
-        return [self._summary + died]
+        note = self._thinking_note
+        return [self._summary + died, *([] if note is None else [note])]
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they finish."""
@@ -139,8 +152,11 @@ async def _revived(start: _EngineStart) -> RevivingEngine:
 class _EngineStart:
     """Everything an engine is started from, so that it can be started again."""
 
-    def __init__(self, spec: ModelSpec, *, options: VLLMOptions, processor: Any, setting: EngineSetting) -> None:
+    def __init__(
+        self, spec: ModelSpec, *, options: VLLMOptions, processor: Any, setting: EngineSetting, budgets: Budgets
+    ) -> None:
         self.options = options
+        self.budgets = budgets
         self.setting = setting
         self._model = spec.model
         self._generation = spec.generation
@@ -157,6 +173,7 @@ class _EngineStart:
         folder = resolve_model(spec.model)
         with loading_errors(spec.model), quiet_transformers():
             config, processor = load_config(folder, _hub(given)), load_processor(folder, _hub(given))
+        thinking = thinking_of(processor, options, spec.thinking, model=spec.model)
         setting = EngineSetting(
             policy=policy_from_processor(processor).override(spec.frames),
             exact=has_exact_policy(processor),
@@ -166,8 +183,11 @@ class _EngineStart:
             devices=devices,
             cores=usable_processors(),
             given=given,
+            marks=thinking.marks,
+            thinking_tokens=0 if thinking.marks is None else thinking.settings.tokens,
         )
-        return cls(spec, options=options, processor=processor, setting=setting)
+        budgets = Budgets(thinking, processor.tokenizer)
+        return cls(spec, options=thinking.options(options), processor=processor, setting=setting, budgets=budgets)
 
     @property
     def engines(self) -> int:
@@ -191,11 +211,18 @@ class _EngineStart:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=resolve_model(self._model), **self._arguments)
+            arguments = AsyncEngineArgs(model=resolve_model(self._model), **_engine_values(self._arguments))
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
             raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
-        return _Engine(llm, self._processor, options=self.options, generation=self._generation, defaults=self._defaults)
+        return _Engine(
+            llm,
+            self._processor,
+            options=self.options,
+            generation=self._generation,
+            defaults=self._defaults,
+            budgets=self.budgets,
+        )
 
 
 class _Engine:
@@ -209,8 +236,11 @@ class _Engine:
         options: VLLMOptions,
         generation: GenerationConfig,
         defaults: Mapping[str, Any],
+        budgets: Budgets,
     ) -> None:
         self._llm = llm
+        self._budgets = budgets
+        self._reasons = budgets.thinking.expected
         self._processor = processor
         self._options = options
         self._generation = generation
@@ -227,7 +257,7 @@ class _Engine:
             self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
         )
         try:
-            output = await unless_dead(self._generate(request, clip, sampling), lambda: bool(self._llm.errored))
+            output, thought = await unless_dead(self._written(request, clip, sampling), lambda: bool(self._llm.errored))
         except EngineDiedError:
             raise
         except EngineDeadError as exc:
@@ -238,12 +268,64 @@ class _Engine:
             return CaptionResult(request.id, failure=_failure_of(exc))
         if _is_broken_off(output):
             raise EngineDiedError
-        return _result_of(request, output)
+        return self._result_of(request, output, sampling, thought)
 
-    async def _generate(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> Any:
-        """vLLM's output with all candidates; it has but one."""
-        outputs = self._llm.generate(self._prompt(request, clip), _params(request, sampling), next(self._names))
-        return [one async for one in outputs][-1]
+    async def _written(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> tuple[Any, Thought | None]:
+        """vLLM's output with all candidates, and how they may reason; None: they were given no room for it.
+
+        A model that is not known to reason is given room once it has begun to: the request is made again, and its
+        texts begin as they did.
+        """
+        prompt = self._prompt(request, clip)
+        thought = self._budgets.for_prompt(prompt["prompt_token_ids"])
+        if thought is None:
+            return await self._generate(prompt, _params(request, sampling)), None
+        if not (self._reasons or thought.opened):
+            output = await self._generate(prompt, _params(request, sampling))
+            if not any(thought.begun(list(one.token_ids))[0] == "thinking" for one in output.outputs):
+                return output, None
+            self._reasons = True
+        params = _thinking_params(request, sampling, thought, self._budget(prompt, thought))
+        return await self._generate(prompt, params), thought
+
+    def _budget(self, prompt: Mapping[str, Any], thought: Thought) -> int | None:
+        """The budget as the engine counts it, from the opening mark on; None: its closing mark is no token of its own,
+        so that the engine could not see that it was written."""
+        if thought.close_id is None:
+            return None
+        behind = self._budgets.tokens_after_opening(prompt["prompt_token_ids"]) if thought.opened else 0
+        return thought.budget + behind
+
+    async def _generate(self, prompt: Mapping[str, Any], params: Any) -> Any:
+        """vLLM's output; it has but one."""
+        return [one async for one in self._llm.generate(prompt, params, next(self._names))][-1]
+
+    def _result_of(
+        self, request: CaptionRequest, output: Any, sampling: Sampling, thought: Thought | None
+    ) -> CaptionResult:
+        ended = {one.finish_reason for one in output.outputs}
+        if not ended <= {"stop", "length"}:
+            reason = Failure("model_error", f"the engine ended the request with {', '.join(sorted(map(str, ended)))}")
+            return CaptionResult(request.id, failure=reason)
+        own = [
+            _candidate_of(one) if thought is None else self._thought_out(one, sampling, thought)
+            for one in output.outputs
+        ]
+        candidates = tuple(own * (request.num_candidates // len(own)))
+        usage = Usage(len(output.prompt_token_ids), sum(one.all_tokens for one in candidates))
+        return CaptionResult(request.id, candidates, usage=usage)
+
+    def _thought_out(self, output: Any, sampling: Sampling, thought: Thought) -> Candidate:
+        """The candidate of a text that may hold reasoning: its answer ends where it would without."""
+        tokens = list(output.token_ids)
+        return candidate_of(
+            tokens,
+            [told[token].logprob for token, told in zip(tokens, output.logprobs, strict=True)],
+            sampling=sampling,
+            eos_ids={tokens[-1]} if output.finish_reason == "stop" and tokens else (),
+            text_of=self._budgets.text_of,
+            thought=thought,
+        )
 
     def _prompt(self, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
         text = render_prompt(self._processor, request, self._options)
@@ -283,30 +365,32 @@ def _params(request: CaptionRequest, sampling: Sampling) -> Any:
     )
 
 
+def _thinking_params(request: CaptionRequest, sampling: Sampling, thought: Thought, budget: int | None) -> Any:
+    """The same with room for reasoning; stop strings end answers alone, and are looked for when all is written."""
+    params = _params(request, replace(sampling, max_tokens=sampling.max_tokens + thought.most_tokens, stop=()))
+    params.thinking_token_budget = budget
+    return params
+
+
+def _engine_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with those that are objects of vLLM's made."""
+    given = arguments.get("reasoning_config")
+    if not isinstance(given, Mapping):
+        return dict(arguments)
+    from vllm.config import ReasoningConfig
+
+    return {**arguments, "reasoning_config": ReasoningConfig(**given)}
+
+
 def _is_broken_off(output: Any) -> bool:
     """Whether the engine gave up on a request; nobody here asks it to, so it has been told to end."""
     return any(one.finish_reason == "abort" for one in output.outputs)
 
 
-def _result_of(request: CaptionRequest, output: Any) -> CaptionResult:
-    ended = {one.finish_reason for one in output.outputs}
-    if not ended <= {"stop", "length"}:
-        reason = Failure("model_error", f"the engine ended the request with {', '.join(sorted(map(str, ended)))}")
-        return CaptionResult(request.id, failure=reason)
-    own = [_candidate_of(one) for one in output.outputs]
-    candidates = tuple(own * (request.num_candidates // len(own)))
-    usage = Usage(len(output.prompt_token_ids), sum(one.tokens for one in candidates))
-    return CaptionResult(request.id, candidates, usage=usage)
-
-
 def _candidate_of(output: Any) -> Candidate:
     tokens = len(output.token_ids)
-    return Candidate(
-        text=output.text,
-        finish_reason=output.finish_reason,
-        tokens=tokens,
-        mean_logprob=None if output.cumulative_logprob is None else output.cumulative_logprob / max(tokens, 1),
-    )
+    mean = None if output.cumulative_logprob is None else output.cumulative_logprob / max(tokens, 1)
+    return parted(Candidate(text=output.text, finish_reason=output.finish_reason, tokens=tokens, mean_logprob=mean))
 
 
 _TOO_MANY = ("max_model_len", "maximum model length", "longer than the maximum", "encoder cache", "max_num_batched")
