@@ -78,10 +78,9 @@ def split(text: str, *, opened: Marks | None = None) -> Split:
     rest = text if opened is None else opened.open + text
     thoughts: list[str] = []
     found = False
-    for marks in MARKS:
-        if marks.open in rest or marks.close in rest:
-            found = True
-            rest = _without(marks, rest, thoughts)
+    while standing := [marks for marks in MARKS if marks.open in rest or marks.close in rest]:
+        found = True
+        rest = _without(standing[0], rest, thoughts)
     answer = _unwrapped(rest, anywhere=found)
     return Split(answer.strip() if found else answer, joined(thoughts) if found else None)
 
@@ -111,9 +110,9 @@ def _without(marks: Marks, text: str, thoughts: list[str]) -> str:
 
 
 def _unwrapped(text: str, *, anywhere: bool) -> str:
-    """An answer without the marks around it: behind reasoning wherever they stand, else where it begins with one."""
-    wrappers = [mark for marks in MARKS for mark in marks.answer]
-    if not (anywhere or text.lstrip().startswith(tuple(wrappers))):
+    """An answer without the marks around it: behind reasoning wherever they stand, else where one is at its edge."""
+    wrappers = tuple(mark for marks in MARKS for mark in marks.answer)
+    if not (anywhere or text.lstrip().startswith(wrappers) or text.rstrip().endswith(wrappers)):
         return text
     for mark in wrappers:
         text = text.replace(mark, "")

@@ -207,11 +207,12 @@ class _Draft:
         if self._thoughts is not None and looks:
             self._thoughts.look(step, self._alive.tolist(), self._tokens)
             self._ended |= self._is_full(step)
-        ended, begun = self._ended.tolist(), self._answer_from[self._alive].tolist()
+        ended = self._ended.tolist()
         for position, row in enumerate(self._alive.tolist()):
             stops = self._rows[row].sampling.stop
             if stops and not ended[position]:
-                answer = self._tokens[row, begun[position] : step + 1].tolist()
+                begun = 0 if self._thoughts is None else int(self._answer_from[row])
+                answer = self._tokens[row, begun : step + 1].tolist()
                 ended[position] = find_stop(self._text_of(answer), stops) is not None
         self._ended = torch.tensor(ended, device=self._ended.device)
         return torch.nonzero(~self._ended)[:, 0]

@@ -85,12 +85,13 @@ class HFCaptioner:
         policy: FramePolicy,
         generation: GenerationConfig,
         thinking: ThinkingSettings | None = None,
+        name: str = "",
     ) -> None:
         self.policy = policy
         """Moments and sizes the model wants."""
         self._model = loaded.model
         self._processor = loaded.processor
-        known = thinking_of(loaded.processor, loaded.options, thinking or ThinkingSettings())
+        known = thinking_of(loaded.processor, loaded.options, thinking or ThinkingSettings(), model=name)
         self._budgets = Budgets(known, loaded.processor.tokenizer)
         self._options = known.options(loaded.options)
         self._generation = generation
@@ -123,7 +124,7 @@ class HFCaptioner:
         """
         loaded = load_model(spec.model, spec.options)
         policy = policy_from_processor(loaded.processor).override(spec.frames)
-        return cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking)
+        return cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking, name=spec.model)
 
     @property
     def notes(self) -> list[str]:

@@ -66,7 +66,7 @@ class Thinking:
     @property
     def expected(self) -> bool:
         """Whether the model is known to reason in this run."""
-        return self.marks is not None and (self.opens or self.settings.on)
+        return self.opens or self.settings.on
 
     def options(self, options: Options) -> Options:
         """The options, with the variables for the template."""
@@ -102,13 +102,14 @@ def thinking_of(processor: Any, options: PromptOptions, settings: ThinkingSettin
         SettingsError: reasoning is asked for, and nothing shows that the model knows how.
     """
     source = template_source(processor)
-    marks = _marks_in_template(source) or _marks_in_vocabulary(processor.tokenizer)
+    shown = _marks_in_template(source)
+    if settings.on and shown is None:
+        raise SettingsError(
+            f"thinking is on, but the chat template of {model or 'this model'} knows nothing of reasoning; leave out "
+            "thinking (--thinking), or choose a model that reasons"
+        )
+    marks = shown or _marks_in_vocabulary(processor.tokenizer)
     if marks is None:
-        if settings.on:
-            raise SettingsError(
-                f"thinking is on, but the chat template and the tokenizer of {model or 'this model'} show no marks of "
-                "reasoning; leave out thinking (--thinking), or choose a model that reasons"
-            )
         return Thinking(settings, None)
     render = _renderer(processor, options)
     given = options.chat_template_kwargs
@@ -250,10 +251,17 @@ def _compared(tree: Any, name: str) -> list[str]:
     found: dict[str, None] = {}
     for one in tree.find_all(nodes.Compare):
         sides = [one.expr, *(operand.expr for operand in one.ops)]
-        if any(isinstance(side, nodes.Name) and side.name == name for side in sides):
+        if any(_names(side, name) for side in sides):
             texts = (const.value for side in sides for const in _constants(side))
             found.update(dict.fromkeys(text for text in texts if isinstance(text, str)))
     return list(found)
+
+
+def _names(side: Any, name: str) -> bool:
+    from jinja2 import nodes
+
+    found = [side] if isinstance(side, nodes.Name) else side.find_all(nodes.Name)
+    return any(one.name == name for one in found)
 
 
 def _constants(side: Any) -> Iterator[Any]:

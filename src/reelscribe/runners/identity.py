@@ -43,8 +43,8 @@ FREE_MODEL_PARAMETERS = frozenset(
 ROW_PARAMETERS = (
     "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
     "video_key", "caption_key", "failure_key", "finish_reason_key", "reasoning_key", "seed", "video_token",
-    "image_token", "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key", "max_source_seconds",
-    "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
+    "image_token", "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key",
+    "max_source_seconds", "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
     "allow_images",
 )  # fmt: skip
 """Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
