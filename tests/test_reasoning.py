@@ -27,7 +27,7 @@ THINK = MARKS[0]
         ("<think>Okay, the user wants a d", "", "Okay, the user wants a d"),
         ("<think>Okay</think>", "", "Okay"),
         (f"<think>a</think><answer><|begin_of_box|>{ANSWER}<|end_of_box|></answer>", ANSWER, "a"),
-        (f"<think>a</think><answer>It is <|begin_of_box|>red<|end_of_box|>.", "It is red.", "a"),
+        ("<think>a</think><answer>It is <|begin_of_box|>red<|end_of_box|>.", "It is red.", "a"),
         (f"<answer>{ANSWER}</answer>", ANSWER, None),
         (f"{ANSWER}<|end_of_box|></answer>", ANSWER, None),
         (f"<|channel>thought\nLet me look.<channel|>{ANSWER}", ANSWER, "Let me look."),

@@ -259,16 +259,17 @@ def result_of(
 def _candidate_of(choice: Choice, reading: Reading, *, tokens: int) -> Candidate:
     """A choice as a candidate; behind reasoning, tokens and probability are the answer's, where they are told."""
     one = parted_choice(choice, reading)
-    logprobs = choice.logprobs
+    logprobs, words = choice.logprobs, choice.words if len(choice.words) == len(choice.logprobs) else ()
     if one.reasoning is None:
         one = replace(one, tokens=len(logprobs) or tokens, mean_logprob=_mean(logprobs))
-        return _shortened(one, choice, reading, 0)
-    begin = _answer_begin(choice.words) if len(choice.words) == len(logprobs) else None
-    if begin is None or not one.text:
-        return replace(one, reasoning_tokens=0 if one.text else tokens)
-    answer = logprobs[begin:]
-    one = replace(one, tokens=len(answer), mean_logprob=_mean(answer), reasoning_tokens=begin)
-    return _shortened(one, choice, reading, begin)
+        return _shortened(one, words, logprobs, reading)
+    begin = _answer_begin(words)
+    if not one.text:
+        return replace(one, reasoning_tokens=len(logprobs) or tokens)
+    if begin is None:  # which of the tokens are the answer's is not told
+        return _shortened(one, (), (), reading)
+    one = replace(one, tokens=len(logprobs) - begin, mean_logprob=_mean(logprobs[begin:]), reasoning_tokens=begin)
+    return _shortened(one, words[begin:], logprobs[begin:], reading)
 
 
 def parted_choice(choice: Choice, reading: Reading) -> Candidate:
@@ -280,7 +281,7 @@ def parted_choice(choice: Choice, reading: Reading) -> Candidate:
     one = Candidate(message.content, "length" if choice.finish_reason == "length" else "stop")
     if message.reasoning:
         one = parted(one)
-        return replace(one, reasoning=joined([message.reasoning, one.reasoning]))
+        return replace(one, text=one.text.strip(), reasoning=joined([message.reasoning, one.reasoning]))
     marks = reading.opened
     is_cut = marks is not None and one.finish_reason == "length" and marks.close not in one.text
     return parted(one, opened=marks if is_cut else None)
@@ -300,13 +301,19 @@ def _answer_begin(words: Sequence[str]) -> int | None:
     return None
 
 
-def _shortened(one: Candidate, choice: Choice, reading: Reading, begin: int) -> Candidate:
-    """An answer that had the room of the reasoning, too, as long as it may be."""
-    words, logprobs = choice.words[begin:], choice.logprobs[begin:]
+def _shortened(one: Candidate, words: Sequence[str], logprobs: Sequence[float], reading: Reading) -> Candidate:
+    """An answer that had the room of the reasoning, too, as long as it may be.
+
+    Args:
+        one: the answer.
+        words: its tokens; empty: they are not told.
+        logprobs: one a token.
+        reading: how long it may be, and what ends it.
+    """
     limit = reading.max_tokens
     if limit is not None and len(words) > limit:
-        text = "".join(words[:limit]).strip()
-        one = replace(one, text=text, finish_reason="length", tokens=limit, mean_logprob=_mean(logprobs[:limit]))
+        text, mean = "".join(words[:limit]).strip(), _mean(logprobs[:limit])
+        one = replace(one, text=text, finish_reason="length", tokens=limit, mean_logprob=mean)
     found = find_stop(one.text, reading.stop)
     return one if found is None else replace(one, text=one.text[:found], finish_reason="stop")
 
