@@ -16,7 +16,7 @@ from torch import Tensor
 from ..record import Candidate
 from .base import Sampling
 from .logits import Knobs, draw, filter_scores, penalise_presence, penalise_repeats, uniforms_of
-from .written import TextOf, Thought, candidate_of, find_stop
+from .written import LONGEST_MARK, TextOf, Thought, candidate_of, find_stop
 
 STEPS_BETWEEN_CHECKS = {"cpu": 1}
 """Device type to decoding steps between looks at which texts have ended."""
@@ -264,20 +264,26 @@ class _Thoughts:
             row: 0 for row, one in enumerate(thoughts) if one is not None and one.opened and one.close_id is None
         }
         """Row to where its reasoning begins, of those whose closing mark is looked for in the text."""
+        self._reasoning = {row for row, one in enumerate(thoughts) if one is not None}
+        """Rows that may reason, as far as is known here."""
 
     @property
     def must_look(self) -> bool:
         """Whether the texts must be looked at after each step."""
         return bool(self._undecided or self._sought)
 
-    def forced(self, step: int, alive: Tensor) -> Tensor:
-        """Tokens of the endings of spent budgets, int64 `[R]`; -1 where none is written."""
+    def forced(self, step: int, alive: Tensor) -> Tensor | None:
+        """Tokens of the endings of spent budgets, int64 `[R]`, -1 where none is written; None: nobody reasons."""
+        if not self._reasoning:
+            return None
         place = self._spent(step, alive)
         tokens = self._endings[alive].gather(1, place.clamp(0, self._endings.shape[1] - 1)[:, None])[:, 0]
         return torch.where((place >= 0) & (place < self._ending_lengths[alive]), tokens, -1)
 
     def note(self, step: int, alive: Tensor, tokens: Tensor) -> None:
         """Take note of reasoning that these tokens end."""
+        if not self._reasoning:
+            return
         place = self._spent(step, alive)
         inside = (self._opened_at[alive] <= step) & (self.answer_from[alive] == NEVER)
         closed = inside & ((tokens == self._close[alive]) | (place == self._ending_lengths[alive] - 1))
@@ -300,7 +306,8 @@ class _Thoughts:
         for row in self._undecided.copy():
             self._decide(row, written[row, : step + 1].tolist())
         for row in self._sought.keys() & set(alive):
-            self._seek(row, written[row, : step + 1].tolist())
+            self._seek(row, written[row, : step + 1])
+        self._reasoning.intersection_update(alive)
         self._sought = {row: start for row, start in self._sought.items() if row in alive}
 
     def _decide(self, row: int, tokens: list[int]) -> None:
@@ -312,15 +319,19 @@ class _Thoughts:
         self._undecided.discard(row)
         if phase == "answering":
             self.answer_from[row] = 0
+            self._reasoning.discard(row)
             return
         self._opened_at[row] = start
         if thought.close_id is None:
             self._sought[row] = start
 
-    def _seek(self, row: int, tokens: list[int]) -> None:
-        thought = self._rows[row].thought
+    def _seek(self, row: int, written: Tensor) -> None:
+        thought, start = self._rows[row].thought, self._sought[row]
         assert thought is not None
-        end = thought.closed(tokens, self._sought[row])
+        tail = written[max(start, len(written) - LONGEST_MARK) :].tolist()
+        if thought.closed(tail, 0) is None:
+            return
+        end = thought.closed(written.tolist(), start)
         if end is not None:
             self.answer_from[row] = end
             del self._sought[row]

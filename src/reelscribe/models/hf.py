@@ -46,9 +46,9 @@ from .prompting import (
 )
 from .pulling import SideBySide
 from .stopping import Stopped, let_stop, stops_when
-from .thinking import TAIL_TOKENS, Budgets, thinking_of
+from .thinking import Budgets, thinking_of
 from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
-from .written import Thought
+from .written import LONGEST_MARK, Thought
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +293,7 @@ class HFCaptioner:
         lengths = mask.sum(-1).tolist()
         if not self._exact:
             self._tokens_per_frame = max(1, max(lengths) // max(map(len, _frames(batch.items))))
-        thoughts = [self._budgets.for_prompt(one) for one in ids[:, -TAIL_TOKENS:].tolist()]
+        thoughts = [self._budgets.for_prompt(one) for one in ids[:, -LONGEST_MARK:].tolist()]
         rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index, thoughts[index])]
         written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
         return results_of(batch.items, lengths, written)

@@ -18,7 +18,7 @@ from ..reasoning import MARKS, Marks
 from ..record import CaptionRequest, RequestId
 from .base import Options, PromptOptions, ThinkingSettings
 from .prompting import chat_messages
-from .written import TextOf, Thought
+from .written import LONGEST_MARK, Thought
 
 SUBJECT = re.compile(r"think|thought|reason", re.IGNORECASE)
 """What the name of a variable about reasoning holds."""
@@ -307,7 +307,7 @@ class Budgets:
         thought = self._undecided
         if thought is None:
             return None
-        tail = self.raw_text_of(list(prompt_ids)[-TAIL_TOKENS:])
+        tail = self.raw_text_of(list(prompt_ids)[-LONGEST_MARK:])
         return replace(thought, opened=True) if thought.marks.opens(tail) else thought
 
     @property
@@ -318,9 +318,11 @@ class Budgets:
     def tokens_after_opening(self, prompt_ids: Sequence[int]) -> int:
         """Tokens of a prompt that stand behind the mark that opens its reasoning."""
         marks = self.thinking.marks
-        for count in range(min(TAIL_TOKENS, len(prompt_ids))):
-            if marks is None or marks.open.rstrip() in self.raw_text_of(list(prompt_ids)[len(prompt_ids) - count :]):
-                return max(0, count - len(self._ids(marks.open)) if marks else 0)
+        if marks is None:
+            return 0
+        for count in range(1, 1 + min(LONGEST_MARK, len(prompt_ids))):
+            if marks.open.rstrip() in self.raw_text_of(list(prompt_ids)[-count:]):
+                return max(0, count - len(self._ids(marks.open)))
         return 0
 
     def raw_text_of(self, tokens: Sequence[int]) -> str:
@@ -335,9 +337,3 @@ class Budgets:
 
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-TAIL_TOKENS = 32
-"""Tokens at the end of a prompt in which a mark that opens its reasoning is looked for."""
-
-__all__ = ["NO_THINKING", "Budgets", "Switch", "TextOf", "Thinking", "find_switch", "template_source", "thinking_of"]

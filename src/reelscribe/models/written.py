@@ -19,6 +19,8 @@ TextOf = Callable[[Sequence[int]], str]
 
 LONGEST_OPENING = 16
 """Tokens at the beginning of a text within which reasoning is opened, or not at all."""
+LONGEST_MARK = 32
+"""Tokens that a mark takes at most, with what its first and last hold besides it."""
 
 Phase = Literal["undecided", "thinking", "answering"]
 
