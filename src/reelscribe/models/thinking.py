@@ -24,8 +24,6 @@ SUBJECT = re.compile(r"think|thought|reason", re.IGNORECASE)
 """What the name of a variable about reasoning holds."""
 NEGATIVE = re.compile(r"(^|_)(no|non|not|disable|skip|without)", re.IGNORECASE)
 """What it holds where true switches reasoning off."""
-GENERATION_TAG = re.compile(r"\{%-?\s*(end)?generation\s*-?%\}")
-"""A tag that transformers adds to the language of templates; it says nothing about variables."""
 GIVEN_VARIABLES = frozenset({"messages", "add_generation_prompt", "tools", "documents", "raise_exception"})
 """Variables that are not the user's to set."""
 MOST_TRIALS = 64
@@ -231,14 +229,13 @@ def _tried(render: Render, variables: Mapping[str, Any]) -> str | None:
 
 def _trials(source: str) -> Iterator[tuple[str, Any]]:
     """Variables of a template and values to try, those named for reasoning first."""
-    import jinja2
-    from jinja2 import meta
+    from transformers.utils.chat_template_utils import _compile_jinja_template, _get_template_variables
 
     try:
-        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(GENERATION_TAG.sub("", source))
-    except jinja2.TemplateError:
+        names = _get_template_variables(source) - GIVEN_VARIABLES
+        tree = _compile_jinja_template(source).environment.parse(source)
+    except Exception:  # a template that cannot be read is an error of the first prompt
         return
-    names = meta.find_undeclared_variables(tree) - GIVEN_VARIABLES
     for name in sorted(names, key=lambda one: (not SUBJECT.search(one), one)):
         for value in (False, True, *_compared(tree, name)):
             yield name, value
@@ -246,31 +243,19 @@ def _trials(source: str) -> Iterator[tuple[str, Any]]:
 
 def _compared(tree: Any, name: str) -> list[str]:
     """Texts that a template compares a variable with."""
-    from jinja2 import nodes
-
     found: dict[str, None] = {}
-    for one in tree.find_all(nodes.Compare):
-        sides = [one.expr, *(operand.expr for operand in one.ops)]
-        if any(_names(side, name) for side in sides):
-            texts = (const.value for side in sides for const in _constants(side))
-            found.update(dict.fromkeys(text for text in texts if isinstance(text, str)))
+    for one in _nodes(tree, "Compare"):
+        if any(side.name == name for side in _nodes(one, "Name")):
+            found.update(dict.fromkeys(side.value for side in _nodes(one, "Const") if isinstance(side.value, str)))
     return list(found)
 
 
-def _names(side: Any, name: str) -> bool:
-    from jinja2 import nodes
-
-    found = [side] if isinstance(side, nodes.Name) else side.find_all(nodes.Name)
-    return any(one.name == name for one in found)
-
-
-def _constants(side: Any) -> Iterator[Any]:
-    from jinja2 import nodes
-
-    if isinstance(side, nodes.Const):
-        yield side
-    elif isinstance(side, (nodes.List, nodes.Tuple)):
-        yield from side.find_all(nodes.Const)
+def _nodes(tree: Any, kind: str) -> Iterator[Any]:
+    """The nodes of one kind in a template that was parsed."""
+    if type(tree).__name__ == kind:
+        yield tree
+    for child in tree.iter_child_nodes():
+        yield from _nodes(child, kind)
 
 
 class Budgets:
