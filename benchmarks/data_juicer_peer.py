@@ -63,7 +63,7 @@ def repair_sampling(max_tokens: int, temperature: float, top_p: float) -> dict[s
 
 
 def repair_reading() -> None:
-    """The operator leaves reading to the processor, which in transformers 5.19 knows torchcodec only: that needs
+    """The operator leaves reading to the processor, which in transformers 5 knows torchcodec only: that needs
     FFmpeg's libraries on the system (torchvision's reader, which used to stand in, is gone). transformers' own reader
     on PyAV takes its place: the same frames, bit for bit, for no more processor time than torchcodec takes."""
     from transformers import video_processing_utils
@@ -73,7 +73,9 @@ def repair_reading() -> None:
     def load_with_pyav(video: Any, **options: Any) -> Any:
         return load_video(video, **options | {"backend": "pyav"})
 
-    video_processing_utils.is_torchcodec_available = lambda: True
+    for question in ("is_torchcodec_available", "is_torchcodec_usable"):  # the second since transformers 5.23
+        if hasattr(video_processing_utils, question):
+            setattr(video_processing_utils, question, lambda **_: True)
     video_processing_utils.load_video = load_with_pyav
 
 

@@ -52,6 +52,7 @@ import numpy as np
 import torch
 
 from benchmarks.model import make_model
+from reelscribe.models.continuation import cache_argument
 
 OUT = Path("runs/benchmarks/gpu.json")
 PROMPT = "Describe the input video in 1-2 sentences."
@@ -596,8 +597,8 @@ class GrowingTexts:
         """Append the likeliest token, `steps` times."""
         for _ in range(steps):
             inputs = self._model.prepare_inputs_for_generation(
-                self._tokens, past_key_values=self._cache, attention_mask=self._mask, position_ids=self._positions,
-                use_cache=True,
+                self._tokens, **{cache_argument(self._model): self._cache}, attention_mask=self._mask,
+                position_ids=self._positions, use_cache=True,
             )  # fmt: skip
             logits = self._call(**inputs, logits_to_keep=1).logits
             self._tokens = logits[:, -1].argmax(-1, keepdim=True)

@@ -46,6 +46,8 @@ ALLOWED = {
     ("src/reelscribe/data_juicer_pyav.py", "import_module"): "modules of Data-Juicer, from a table",
     ("src/reelscribe/data_juicer_pyav.py", "compile"): "functions of the Data-Juicer that is installed",
     ("src/reelscribe/runners/summary.py", "str.format"): "a sentence of the package",
+    ("src/reelscribe/models/processor_rule.py", "import pickle"): "a video processor that this run has loaded",
+    ("src/reelscribe/models/processor_rule.py", "pickle.loads"): "a video processor that this run has loaded",
     ("src/reelscribe/runners/blocks.py", "import pickle"): OURS,
     ("src/reelscribe/runners/blocks.py", "pickle.loads"): OURS,
     ("src/reelscribe/runners/ray_data.py", "import pickle"): OURS,

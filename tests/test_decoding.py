@@ -182,6 +182,75 @@ def test_a_text_is_cut_at_max_tokens():
     assert (one.text, one.finish_reason, one.tokens) == ("aaaaa", "length", 5)
 
 
+# characters of several tokens
+
+
+def byte_level():
+    """A tokenizer of bytes as the ones of GPT, Qwen and Llama 3 are."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {one: number for number, one in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return tokenizer, lambda text: tokenizer.encode(text).ids
+
+
+def byte_fallback():
+    """A tokenizer of sentencepiece's kind, which has a token for each byte of what it does not know: Gemma, Llama 2."""
+    from tokenizers import Tokenizer, decoders, models
+
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer, lambda text: list(text.encode())
+
+
+def told_after(tokens, tokenizer, *, limit, eos=None):
+    """What is written of a model that writes these tokens, or ends."""
+    vocabulary = 400
+    steps = iter([*tokens, *([] if eos is None else [eos])])
+
+    class Script:
+        def __init__(self):
+            self.logits = None
+            self.advance(None)
+
+        def advance(self, _tokens):
+            self.logits = torch.zeros(1, vocabulary)
+            self.logits[0, next(steps)] = 9.0
+
+        def select(self, index):
+            self.logits = self.logits.index_select(0, index)
+
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    row = Row(0, sampling(temperature=0.0, max_tokens=limit), seed=7, candidate=0)
+    (one,) = write(
+        Script(), [row], prompt_ids=ids, prompt_mask=torch.ones_like(ids), eos_ids={eos} if eos else set(),
+        text_of=lambda written: tokenizer.decode([token for token in written if token != eos]),
+    )  # fmt: skip
+    return one
+
+
+@pytest.mark.parametrize("kind", [byte_level, byte_fallback])
+@pytest.mark.parametrize("text", ["一只猫跳上桌子。", "caf\u00e9 \U0001f408!", "\ufffd marks what is lost, 又\ufffd又"])
+def test_a_text_that_is_cut_inside_a_character_ends_before_it(kind, text):
+    tokenizer, tokens_of = kind()
+    tokens, whole = tokens_of(text), ""
+    for limit in range(1, len(tokens) + 1):
+        one = told_after(tokens, tokenizer, limit=limit)
+        whole = next((text[:n] for n in range(len(text), 0, -1) if len(tokens_of(text[:n])) <= limit), "")
+        assert one.text == whole.rstrip("\ufffd"), limit
+        assert (one.tokens, one.finish_reason) == (limit, "length")
+    assert whole == text
+
+
+@pytest.mark.parametrize("kind", [byte_level, byte_fallback])
+def test_a_model_that_ends_inside_a_character_is_no_other_case(kind):
+    tokenizer, tokens_of = kind()
+    one = told_after(tokens_of("一只猫")[:-1], tokenizer, limit=20, eos=300)
+    assert (one.text, one.finish_reason, one.tokens) == ("一只", "stop", 9)
+
+
 def test_rows_may_have_different_lengths():
     settings = [sampling(temperature=0.0, max_tokens=n) for n in (2, 6)]
     short, long = written(Table(chain((A, A)), [A, A]), settings, [A, A])

@@ -20,7 +20,7 @@ from reelscribe.cli import main
 from reelscribe.data import BY_NAME, BY_SUFFIX, SINKS, SOURCES
 from reelscribe.data.folder import VIDEO_SUFFIXES
 from reelscribe.models import ModelSpec
-from reelscribe.models.base import _HF_NAMES, Captioner, GenerationConfig, PromptOptions
+from reelscribe.models.base import HF_NAMES, Captioner, GenerationConfig, PromptOptions
 from reelscribe.models.engine_arguments import DEFAULTS
 from reelscribe.models.loading import HFOptions
 from reelscribe.models.server import ServerOptions
@@ -143,7 +143,7 @@ def test_every_default_of_the_engine_stands_in_the_operator_page_with_its_reason
 
 def test_the_hub_names_of_settings_stand_in_the_operator_page():
     told = section(text_of(OPERATOR_PAGE), "`sampling_params`")
-    assert [name for name in (*_HF_NAMES, "do_sample") if f"`{name}`" not in told] == []
+    assert [name for name in (*HF_NAMES, "do_sample") if f"`{name}`" not in told] == []
 
 
 def test_every_kind_of_failure_stands_in_the_operator_page():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -37,10 +38,10 @@ class Config:
         return self.text
 
 
-def setting(given=None, *, policy=QWEN3, exact=True, on_cpu=False, devices=8, positions=262_144):
+def setting(given=None, *, policy=QWEN3, exact=True, on_cpu=False, devices=8, positions=262_144, hybrid=False):
     return EngineSetting(
         policy=policy, exact=exact, config=Config(positions), max_tokens=512, on_cpu=on_cpu, devices=devices, cores=4,
-        given=given or {},
+        given=given or {}, hybrid=hybrid,
     )  # fmt: skip
 
 
@@ -114,6 +115,31 @@ def test_on_a_cpu_no_request_is_read_in_pieces():
     assert given["max_num_batched_tokens"] == 24_096
 
 
+@pytest.mark.parametrize(
+    ("on_cpu", "hybrid", "caching", "dtype"),
+    [
+        (False, False, True, None),
+        (False, True, True, None),
+        (True, False, True, "float32"),
+        (True, True, False, "bfloat16"),
+    ],
+)
+def test_only_hybrid_models_on_a_cpu_start_without_prefix_caching_and_in_bfloat16(on_cpu, hybrid, caching, dtype):
+    made = arguments(on_cpu=on_cpu, hybrid=hybrid)
+    assert made["enable_prefix_caching"] is caching
+    assert made.get("dtype") == dtype
+
+
+def test_a_hybrid_model_whose_prompts_may_be_read_in_pieces_has_prefix_caching():
+    assert arguments({"enable_chunked_prefill": True}, on_cpu=True, hybrid=True)["enable_prefix_caching"] is True
+
+
+def test_what_the_user_says_of_a_hybrid_model_goes_first():
+    given = {"enable_prefix_caching": True, "dtype": "float32"}
+    made = arguments(given, on_cpu=True, hybrid=True)
+    assert {name: made[name] for name in given} == given
+
+
 def test_the_cache_on_a_cpu_holds_two_of_the_longest_requests():
     made = arguments(on_cpu=True)
     assert made["kv_cache_memory_bytes"] == 2 * made["max_model_len"] * 36 * 8 * 128 * 2 * 4
@@ -156,3 +182,33 @@ def test_no_clip_takes_more_than_the_most(count, height, width):
 
 def test_a_model_whose_rule_is_not_known_counts_frames():
     assert most_video_tokens(OTHER_POLICY, exact=False) == 32 * 1024
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 1), (4, 8), (8, 8), (9, 16), (64, 64), (300, 320), (512, 512)])
+def test_a_lora_gets_room_for_its_rank(rank, room):
+    made = engine_arguments(replace(setting(), lora_rank=rank, lora_looks=True), known=KNOWN)
+    assert (made["enable_lora"], made["max_lora_rank"], made["enable_tower_connector_lora"]) == (True, room, True)
+    without = engine_arguments(replace(setting(), lora_rank=rank), known=KNOWN)
+    assert "enable_tower_connector_lora" not in without
+    assert not {"enable_lora", "max_lora_rank"} & set(arguments())
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("load_in_4bit", "say quantization=bitsandbytes"),
+        ("device_map", "say tensor_parallel_size"),
+        ("cache_dir", "say download_dir"),
+        ("token", "say hf_token"),
+        ("max_pixels", "--max-pixels"),
+        ("temperature", "--sampling-param temperature"),
+    ],
+)
+def test_an_argument_that_vllm_calls_otherwise_says_how(name, words):
+    with pytest.raises(SettingsError, match=words):
+        arguments({name: 1})
+
+
+@pytest.mark.parametrize("given", ["bf16", "torch.bfloat16", "BFloat16"])
+def test_a_number_type_reaches_vllm_by_its_own_name(given):
+    assert arguments({"dtype": given})["dtype"] == "bfloat16"

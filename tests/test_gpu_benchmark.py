@@ -10,6 +10,7 @@ import pytest
 import torch
 from benchmarks import gpu
 
+from reelscribe.models.continuation import cache_argument
 from reelscribe.models.loading import load_processor
 from reelscribe.models.prompting import BUNDLED_MODELS
 
@@ -55,7 +56,7 @@ def test_flops_are_those_that_torch_counts(processor, tmp_path):
         lambda: bench.model(
             input_ids=torch.zeros(1, 1, dtype=torch.long),
             position_ids=torch.full((4, 1, 1), prompt),
-            past_key_values=output.past_key_values,
+            **{cache_argument(bench.model): output[cache_argument(bench.model)]},
         )
     )
     assert vision == flops.vision

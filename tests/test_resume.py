@@ -294,7 +294,7 @@ def test_how_pictures_are_shown_counts_only_where_it_is_set(tmp_path: Path) -> N
     from reelscribe.video.policy import FrameSettings
 
     source, target = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1))), Target.of(tmp_path / "out.jsonl")
-    names = {"pixel_aspect", "tone_map", "deinterlace"}
+    names = {"pixel_aspect", "tone_map", "deinterlace", "fit"}
 
     def writing(**settings: Any) -> dict[str, Any]:
         return RunIdentity.of(VideoCaptioningFromVLMMapper(**settings), source, target, limit=None).writing

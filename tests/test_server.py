@@ -396,6 +396,21 @@ def test_text_cut_at_the_limit_says_so_and_null_is_empty(connect, server):
     assert (result.candidates[0].finish_reason, result.candidates[0].text) == ("length", "")
 
 
+def test_a_text_cut_inside_a_character_ends_before_it(connect, server):
+    captioner = connect()
+    texts_of = ["一只猫\ufffd", "a \ufffd b\ufffd\ufffd", "whole"]
+
+    def behave(body, nth):
+        answer = completion(body)
+        for choice in answer["choices"]:
+            choice |= {"finish_reason": "length", "message": {"content": texts_of[choice["index"]]}}
+        return 200, answer, {}
+
+    server.behave = behave
+    (result,) = caption(captioner, candidates=3)
+    assert [one.text for one in result.candidates] == ["一只猫", "a \ufffd b", "whole"]
+
+
 def test_an_outage_loses_no_row(server, monkeypatch):
     monkeypatch.setattr(http_client, "FIRST_WAIT_SECONDS", 0.05)
     with running(server) as address:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import thinkers
+from adapters import merged, write_lora
 from reelscribe.demo.render import EVALUATION_SEEDS, render_clip
 from reelscribe.demo.scenes import parse_caption
 from reelscribe.errors import MissingExtraError, ModelError, SettingsError
@@ -353,6 +354,45 @@ def test_a_closed_captioner_leaves_no_process(engine):
     while sum(psutil.pid_exists(pid) for pid in before) != len(before) - 1:
         assert time.monotonic() < until
         time.sleep(0.1)
+
+
+# adapters
+
+
+@needs_vllm
+def test_captions_with_a_lora_are_those_of_the_model_with_it_merged(held_out, tmp_path):
+    lora, generation = write_lora(tmp_path / "lora"), generation_config({"max_tokens": 12, "temperature": 0})
+    told = {}
+    for backend, name in (("vllm", lora), ("hf", merged(lora, tmp_path / "merged"))):
+        captioner = load_captioner(ModelSpec(backend, str(name), {"device": "cpu"}, generation=generation))
+        told[backend] = by_row(captioner.caption(asking(held_out[:6])))
+        captioner.close()
+    for row, result in told["vllm"].items():
+        (ours,), (theirs,) = result.candidates, told["hf"][row].candidates
+        assert ours.text == theirs.text
+        assert ours.mean_logprob == pytest.approx(theirs.mean_logprob, abs=1e-3)
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"peft_type": "LOHA"}, "takes LoRAs alone.*of type LOHA; leave out enable_vllm"),
+        ({"use_dora": True}, "does not take the adapter.*DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "does not take the adapter.*modules_to_save"),
+        ({"r": 1024}, "does not take the adapter.*rank"),
+    ],
+)
+def test_what_vllm_would_leave_out_of_a_lora_is_one_line_before_it_starts(config, words, tmp_path):
+    with pytest.raises(ModelError, match=words) as caught:
+        load_captioner(ModelSpec("vllm", str(write_lora(tmp_path / "lora", **config))))
+    assert "\n" not in str(caught.value)
+
+
+@needs_vllm
+def test_a_lora_without_effect_is_one_line(tmp_path):
+    with pytest.raises(ModelError, match="has no effect in vLLM.*merge it into its model first"):
+        load_captioner(ModelSpec("vllm", str(write_lora(tmp_path / "lora", size=0.0))))
 
 
 # models that reason

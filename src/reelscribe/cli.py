@@ -178,6 +178,8 @@ FRAME_OPTIONS = options(
     count_option("--num-frames", help="Frames to show of each video, instead of --fps."),
     count_option("--min-frames", help="Fewest frames to show."),
     count_option("--max-frames", help="Most frames to show."),
+    option("--fit", is_flag=True, default=None, help="Of a video that is longer than the model takes, show as many "
+           "frames as fit, evenly spread; without it such a video fails as too_many_tokens."),
     count_option("--min-pixels", help="Smallest size of a shown frame, height x width."),
     count_option("--max-pixels", help="Largest size of a shown frame, height x width."),
     seconds_option("--start", "start_seconds", help="Look at videos from this second on."),

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .batches import batch_fields, batch_to_rows, check_types, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
-from .models import batch_size_options, check_backend, choose_backend, load_captioner
+from .models import batch_size_options, check_backend, choose_backend, load_captioner, understood
 from .models.base import (
     DEFAULT_MODEL,
     DEFAULT_THINKING_TOKENS,
@@ -62,8 +62,9 @@ class VideoCaptioningFromVLMMapper:
     """Writes captions for the videos of each sample with a vision-language model.
 
     Args:
-        hf_model: VLM on the Hugging Face hub, or a local folder, that accepts videos. `reelscribe/shapes` is the
-            bundled demonstration model. Behind a server that serves one model it may be left out.
+        hf_model: VLM on the Hugging Face hub (its name, `name@revision`, or the address of its page), or a local
+            folder, that accepts videos; also a LoRA or another adapter of one. `reelscribe/shapes` is the bundled
+            demonstration model. Behind a server that serves one model it may be left out.
         enable_vllm: run the model with vLLM instead of transformers.
         caption_num: how many candidate captions to generate for each video (M).
         keep_candidate_mode: `random_any` keeps a random candidate, `similar_one_simhash` the one most similar to the
@@ -104,6 +105,8 @@ class VideoCaptioningFromVLMMapper:
             None: `stored`.
         tone_map: whether HDR video (PQ and HLG) is shown as SDR; None: no.
         deinterlace: whether one field of an interlaced frame is shown in place of both; None: no.
+        fit: whether a video whose prompt is longer than the model takes is shown with as many frames as fit; None: no,
+            it fails as `too_many_tokens`.
         start_seconds: look at videos from this moment on.
         end_seconds: look at videos up to this moment.
         start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
@@ -173,6 +176,7 @@ class VideoCaptioningFromVLMMapper:
         pixel_aspect: Literal["stored", "display"] | None = None,
         tone_map: bool | None = None,
         deinterlace: bool | None = None,
+        fit: bool | None = None,
         start_seconds: Seconds | None = None,
         end_seconds: Seconds | None = None,
         start_key: str = "start_seconds",
@@ -201,7 +205,7 @@ class VideoCaptioningFromVLMMapper:
         self.thinking = ThinkingSettings(on=thinking == "on", tokens=thinking_tokens)
         self.frames = FrameSettings(
             fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
-            pixel_aspect, tone_map, deinterlace,
+            pixel_aspect, tone_map, deinterlace, fit,
         )  # fmt: skip
         self.planner = Planner(
             text_key=text_key,
@@ -262,17 +266,23 @@ class VideoCaptioningFromVLMMapper:
             backend = choose_backend(options, enable_vllm=given["enable_vllm"])
             if backend == "server" and given["hf_model"] is DEFAULT_MODEL:  # it was left out
                 given["hf_model"] = SERVED_MODEL
-            return self._with_operator_settings(ModelSpec(backend, given["hf_model"], options))
+            spec = understood(ModelSpec(backend, given["hf_model"], options))
+            given["hf_model"] = spec.model
+            given["model_params"] = spec.options if spec.options != options else given["model_params"]
+            return self._with_operator_settings(spec)
         if given["model_params"] is not None or given["enable_vllm"]:
             raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
         if isinstance(captioner, ModelSpec):
-            return self._with_operator_settings(captioner)
+            given["captioner"] = understood(captioner)
+            return self._with_operator_settings(given["captioner"])
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
         if self.thinking.on:
             raise SettingsError(
                 "captioner is a living one, which thinking cannot change: leave out thinking (--thinking)"
             )
+        if self.frames.fit:
+            raise SettingsError("fit (--fit) is for models that are loaded here: a living captioner shows what it gets")
         self._captioner, self._own_captioner = captioner, False
         return None
 

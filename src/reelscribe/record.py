@@ -32,7 +32,7 @@ FAILURE_KINDS = {
     "bad_sample": "the row does not fit the contract (more video tokens than videos, a value that is no video, a field "
     "to be written that holds a value), or cannot be read",
     "out_of_memory": "this video alone does not fit in the memory of the device, or reading it in the memory limit",
-    "too_many_tokens": "the video and its prompt are longer than the engine, or the server, takes",
+    "too_many_tokens": "the video and its prompt are longer than the model, the engine or the server takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
     "no_answer": "the model reasoned but gave no answer within its budgets (--thinking-tokens, --max-tokens), twice",
@@ -119,12 +119,17 @@ class Clip:
         return self.frames.nbytes
 
 
+CUT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for the bytes of a character that is not whole."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One caption the model wrote."""
 
     text: str
-    """The text as decoded, special tokens of the model skipped."""
+    """The text as decoded, special tokens of the model skipped. A character at its end of which bytes are missing, as
+    where a token limit cuts it, is not part of it, whatever decoded it."""
     finish_reason: str = "stop"
     """`stop` (the model ended) or `length` (cut at `max_tokens`)."""
     tokens: int = 0
@@ -141,6 +146,9 @@ class Candidate:
     def all_tokens(self) -> int:
         """Generated tokens, reasoning included."""
         return self.tokens + self.reasoning_tokens
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", self.text.rstrip(CUT_CHARACTER))
 
 
 @dataclass(frozen=True, slots=True)

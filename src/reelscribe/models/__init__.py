@@ -8,16 +8,19 @@ from typing import Any, cast
 
 from ..errors import SettingsError
 from .base import Captioner, ModelSpec
-from .revision import model_revision
+from .names import understood
+from .revision import has_adapter, model_revision
 
 __all__ = [
     "CAPTIONERS",
     "batch_size_options",
     "check_backend",
     "choose_backend",
+    "has_adapter",
     "load_captioner",
     "model_revision",
     "server_addresses",
+    "understood",
 ]
 
 CAPTIONERS = {
@@ -36,13 +39,13 @@ def load_captioner(spec: ModelSpec) -> Captioner:
     """Build the captioner a spec describes.
 
     Raises:
-        SettingsError: for an unknown back end.
+        SettingsError: for an unknown back end, or a name that means no model.
         MissingExtraError: when the back end's packages are not installed.
         ModelError: when the model cannot be loaded.
     """
     check_backend(spec.backend)
     module, _, name = CAPTIONERS[spec.backend].partition(":")
-    return cast("Captioner", getattr(importlib.import_module(module), name).from_spec(spec))
+    return cast("Captioner", getattr(importlib.import_module(module), name).from_spec(understood(spec)))
 
 
 def check_backend(name: str) -> None:

@@ -62,12 +62,14 @@ class GenerationConfig(BaseModel):
     """Overrides the operator's `seed`."""
 
 
-_HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"}
-_ELSEWHERE = {
+HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"}
+"""Names of transformers, and ours for the same."""
+ELSEWHERE = {
     "n": "use caption_num",
     "num_return_sequences": "use caption_num",
     "num_beams": "beam search is not offered",
 }
+"""Names that `sampling_params` does not take, and why."""
 
 
 def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
@@ -98,10 +100,10 @@ def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
 
 
 def _canonical(name: str) -> str:
-    if name in _ELSEWHERE:
-        raise SettingsError(f"sampling_params does not take {name!r}: {_ELSEWHERE[name]}")
-    key = _HF_NAMES.get(name, name)
-    known = [*GenerationConfig.model_fields, *_HF_NAMES]
+    if name in ELSEWHERE:
+        raise SettingsError(f"sampling_params does not take {name!r}: {ELSEWHERE[name]}")
+    key = HF_NAMES.get(name, name)
+    known = [*GenerationConfig.model_fields, *HF_NAMES]
     if key not in known:
         hint = close_matches(name, known, otherwise=f"choose from {', '.join(known)}")
         raise SettingsError(f"sampling_params does not know {name!r}; {hint}")

@@ -41,8 +41,7 @@ class CachedContinuation:
         output = model(
             **_accepted(model, inputs),
             **_given(model, position_ids=positions, logits_to_keep=1),
-            past_key_values=cache,
-            use_cache=True,
+            **_with_cache(model, cache),
         )
         last = None if positions is None else positions[..., -1:].clone()
         return cls(model, cache=cache, mask=inputs["attention_mask"], positions=last, logits=output.logits[:, -1])
@@ -56,8 +55,7 @@ class CachedContinuation:
             input_ids=tokens[:, None],
             attention_mask=self._mask,
             **_given(self._model, position_ids=self._positions, logits_to_keep=1),
-            past_key_values=self._cache,
-            use_cache=True,
+            **_with_cache(self._model, self._cache),
         )
         self.logits = output.logits[:, -1]
 
@@ -93,6 +91,16 @@ def _given(model: Any, **values: Any) -> dict[str, Any]:
     """Those of `values` that are set and that the model's `forward` names."""
     parameters = forward_parameters(model)
     return {name: value for name, value in values.items() if value is not None and name in parameters}
+
+
+def _with_cache(model: Any, cache: Any) -> dict[str, Any]:
+    """Arguments that make the model read and extend `cache`."""
+    return {cache_argument(model): cache, "use_cache": True}
+
+
+def cache_argument(model: Any) -> str:
+    """What the model's `forward` calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
+    return "cache" if "cache" in forward_parameters(model) else "past_key_values"
 
 
 def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:

@@ -15,6 +15,7 @@ from ..video.sampling import FramePolicy
 from .base import close_matches
 from .memory import cache_bytes_per_token
 from .prompting import most_video_tokens
+from .spelling import dtype_name, misplaced
 
 SMALLEST_STEP = 8192
 """Tokens one step of the engine has room for at least."""
@@ -59,6 +60,12 @@ class EngineSetting:
     """How the model marks its reasoning; None: nothing shows that it reasons."""
     thinking_tokens: int = 0
     """Longest reasoning, in tokens, where it may reason."""
+    hybrid: bool = False
+    """Whether some layers of the model keep a state in place of keys and values."""
+    lora_rank: int | None = None
+    """The largest rank of the LoRA that the model has; None: it has none."""
+    lora_looks: bool = False
+    """Whether that LoRA changes how the model looks at pictures."""
 
 
 def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[str, Any]:
@@ -73,7 +80,8 @@ def engine_arguments(setting: EngineSetting, *, known: Iterable[str]) -> dict[st
     """
     check_arguments(setting.given, known)
     arguments = {name: default(setting) for name, default in DEFAULTS.items() if name not in setting.given}
-    return {**{name: value for name, value in arguments.items() if value is not None}, **setting.given}
+    given = {**setting.given, **({"dtype": dtype_name(setting.given["dtype"])} if "dtype" in setting.given else {})}
+    return {**{name: value for name, value in arguments.items() if value is not None}, **given}
 
 
 def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
@@ -87,7 +95,8 @@ def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
         if name in OURS:
             raise SettingsError(f"model_params does not take {name!r}: hf_model names the model")
         if name not in known:
-            hint = close_matches(name, known, otherwise="its names are those of vLLM's AsyncEngineArgs")
+            otherwise = "its names are those of vLLM's AsyncEngineArgs"
+            hint = misplaced(name, backend="vllm") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor vLLM's; {hint}")
 
 
@@ -159,9 +168,31 @@ def _reasoning_config(setting: EngineSetting) -> dict[str, str] | None:
     return {"reasoning_start_str": setting.marks.open, "reasoning_end_str": setting.marks.ending}
 
 
+def _enable_prefix_caching(setting: EngineSetting) -> bool:
+    """Candidates share their prompt. The states of a hybrid model are cached where a prompt may be read in pieces only,
+    which no prompt is on a CPU."""
+    return not (setting.on_cpu and setting.hybrid) or setting.given.get("enable_chunked_prefill") is True
+
+
+def _dtype(setting: EngineSetting) -> str | None:
+    """On a CPU exact numbers, except for hybrid models: vLLM's kernel for their states there takes bfloat16 only."""
+    if not setting.on_cpu:
+        return None
+    return "bfloat16" if setting.hybrid else "float32"
+
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""Values that vLLM takes for the largest rank of a LoRA."""
+
+
+def _max_lora_rank(setting: EngineSetting) -> int | None:
+    rank = setting.lora_rank
+    return None if rank is None else next((most for most in LORA_RANKS if rank <= most), LORA_RANKS[-1])
+
+
 DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "data_parallel_size": _data_parallel_size,
-    "enable_prefix_caching": lambda _: True,
+    "enable_prefix_caching": _enable_prefix_caching,
     "mm_processor_cache_gb": lambda _: 0,
     "limit_mm_per_prompt": lambda _: {"video": 1, "image": 0},
     "max_model_len": _max_model_len,
@@ -173,7 +204,10 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "block_size": lambda setting: CPU_BLOCK_TOKENS if setting.on_cpu else None,
     "enforce_eager": lambda setting: True if setting.on_cpu else None,
     "kv_cache_memory_bytes": _kv_cache_memory_bytes,
-    "dtype": lambda setting: "float32" if setting.on_cpu else None,
+    "dtype": _dtype,
+    "enable_lora": lambda setting: None if setting.lora_rank is None else True,
+    "max_lora_rank": _max_lora_rank,
+    "enable_tower_connector_lora": lambda setting: True if setting.lora_looks else None,
     "reasoning_config": _reasoning_config,
     "disable_log_stats": lambda _: True,
     "use_tqdm_on_load": lambda _: False,

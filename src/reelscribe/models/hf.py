@@ -29,6 +29,7 @@ from .base import (
     short_message,
 )
 from .batching import Waiting
+from .context import Context, LongPrompts, fitted, most_positions
 from .continuation import CachedContinuation
 from .cores import SharedCores, lanes_for, leaves_a_core
 from .decoding import Row, write
@@ -41,6 +42,7 @@ from .prompting import (
     frame_arguments,
     has_exact_policy,
     policy_from_processor,
+    prompt_tokens,
     render_prompt,
     wants_special_tokens,
 )
@@ -72,6 +74,18 @@ class Job:
         return 1 if self.sampling.greedy else self.request.num_candidates
 
 
+class TooLongError(Exception):
+    """Prompts of a batch are longer than the model takes; never leaves the module.
+
+    Args:
+        failures: what becomes of them, by their place in the batch.
+    """
+
+    def __init__(self, failures: Mapping[int, Failure]) -> None:
+        super().__init__(len(failures))
+        self.failures = failures
+
+
 class HFCaptioner:
     """A transformers video model as a captioner.
 
@@ -97,6 +111,10 @@ class HFCaptioner:
         self._generation = generation
         self._exact = has_exact_policy(loaded.processor)
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
+        self._context = Context(
+            most_positions(loaded.model.config), generation.max_tokens + self._budgets.tokens_per_text
+        )
+        self._long_prompts = LongPrompts(loaded.processor)
         self._defaults = loaded.model.generation_config.to_dict()
         self._eos_ids = eos_ids(loaded.model, loaded.processor)
         self._lanes = lanes_for(loaded.model)
@@ -223,6 +241,8 @@ class HFCaptioner:
 
     def _job(self, request: CaptionRequest, clip: Clip | None) -> Job:
         clip = needed_clip(request, clip)
+        if self.policy.fit and self._context.failure(self._estimate(request, clip)) is not None:
+            clip = self._fitted(request, clip) or clip
         return Job(
             request=request,
             clip=clip,
@@ -232,6 +252,17 @@ class HFCaptioner:
             prompt_tokens=self._estimate(request, clip),
             group=None if self._exact else clip.frames.shape,
         )
+
+    def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
+        """The clip with as many frames as the model takes; None where it takes none. Called in any thread."""
+        if self._context.room is None:
+            return clip
+
+        def length_with(clip: Clip) -> int:
+            with self._preparing, self._clocks["prepare"], quiet_transformers():
+                return prompt_tokens(self._processor, request, clip, self._options)
+
+        return fitted(clip, self.policy, room=self._context.room, length_with=length_with)
 
     def _estimate(self, request: CaptionRequest, clip: Clip) -> int:
         words = 64 + (len(request.prompt) + len(request.system_prompt or "")) // 3
@@ -271,6 +302,8 @@ class HFCaptioner:
         try:
             with torch.inference_mode():
                 return self._caption_batch(batch)
+        except TooLongError as exc:
+            return self._answer_others(batch, exc.failures)
         except Exception as exc:  # any error of a model belongs to the videos it was shown
             failure = failure_of(exc)
         too_much = failure.kind == "out_of_memory"
@@ -280,6 +313,19 @@ class HFCaptioner:
         if too_much and not alone:
             self._budget.shrink_below(batch.items)
         return self._answer_parts(batch, half if too_much else 1)
+
+    def _answer_others(self, batch: _Batch, failures: Mapping[int, Failure]) -> list[CaptionResult]:
+        """Results of a batch of which some prompts are too long: these with fewer frames where that was asked for."""
+        others = [job for place, job in enumerate(batch.items) if place not in failures]
+        results = self._answer(batch.of(others)) if others else []
+        for place, failure in failures.items():
+            request, clip = batch.items[place].request, batch.items[place].clip
+            fewer = self._fitted(request, clip) if self.policy.fit else None
+            if fewer is None:
+                results.append(CaptionResult(request.id, failure=failure))
+            else:
+                results += self._answer(batch.of([self._job(request, fewer)]))
+        return results
 
     def _answer_parts(self, batch: _Batch, size: int) -> list[CaptionResult]:
         """Results of a batch, `size` videos at a time, with the device to themselves."""
@@ -301,9 +347,25 @@ class HFCaptioner:
     def _read(self, batch: _Batch) -> tuple[CachedContinuation, torch.Tensor, torch.Tensor]:
         """Let the model read the prompts of a batch, and let go of its pixels; with the prompts' tokens and mask."""
         inputs = batch.prepared()
+        self._check_lengths(batch, inputs["attention_mask"])
         if self._vision is not None:
             inputs = self._vision.in_place_of_pixels(inputs, _frames(batch.items), later=_frames(batch.later()))
         return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
+
+    def _check_lengths(self, batch: _Batch, mask: torch.Tensor) -> None:
+        """Stop before the model reads prompts that it does not take.
+
+        Raises:
+            TooLongError: naming them.
+        """
+        failures = {}
+        for place, (job, length) in enumerate(zip(batch.items, mask.sum(-1).tolist(), strict=True)):
+            self._long_prompts.note(job.request, length)
+            failure = self._context.failure(length)
+            if failure is not None:
+                failures[place] = failure
+        if failures:
+            raise TooLongError(failures)
 
     def _prepare(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
         """What the model reads for these jobs; called in any thread. A processor is for one thread at a time: its

@@ -5,7 +5,9 @@ The boundary to transformers' loaders: their errors become one sentence, their c
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +15,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import ModelError, SettingsError
+from ..errors import MissingExtraError, ModelError, SettingsError
+from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, put_into
 from .base import PromptOptions, close_matches, read_options
 from .prompting import resolve_model
+from .spelling import dtype_name, misplaced
 
 HUB_ARGUMENTS = frozenset(
     {
@@ -36,6 +40,12 @@ MODEL_ARGUMENTS = frozenset(
 """Further arguments of `from_pretrained`; fields of the model's config are taken as well."""
 
 
+LOADER = "AutoModelForImageTextToText"
+"""The class of transformers that loads models."""
+LEAST_DTYPE_BYTES = 2
+"""Smaller number types hold weights alone: models are quantised to them, not run in them."""
+
+
 class HFOptions(PromptOptions):
     """Parameters of `model_params` that are ours; every other goes to `from_pretrained`."""
 
@@ -43,6 +53,8 @@ class HFOptions(PromptOptions):
     """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None takes the best there is."""
     rank: Annotated[int, Field(ge=0)] | None = None
     """Number of this process among those that share the machine; picks its CUDA card."""
+    adapter: str | None = None
+    """A LoRA or another adapter that peft saved, to put into the model: a folder, or a name on the hub."""
     max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
     """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory. On a
     CPU two batches run side by side."""
@@ -68,22 +80,42 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
     """Load a video model and its processor.
 
     Args:
-        name: a bundled model, a name on the hub, or a local folder.
+        name: a bundled model, a name on the hub, or a local folder; of a model, or of an adapter.
         params: `model_params` as the user wrote them; not changed.
 
     Raises:
         SettingsError: for a parameter that neither we nor `from_pretrained` know, or a value that cannot work.
         ModelError: when the model is missing, broken, or takes no videos.
+        MissingExtraError: it has an adapter, and peft is not installed.
     """
     options, arguments = split_params(params)
-    folder = resolve_model(name)
+    resolve_model(name)
     hub = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     with loading_errors(name), quiet_transformers():
-        config = load_config(folder, hub)
+        source = find_checkpoint(name, hub, adapter=options.adapter)
+        if source.adapter is not None:
+            check_peft(source.adapter)
+    with loading_errors(name, base=source.base), quiet_transformers():
+        _check_own_code(source.base, source.hub)
+        config = load_config(source.base, source.hub)
         _check_fields(arguments, config)
-        processor = load_processor(folder, hub)
-        model = _load_weights(folder, arguments, options)
+        processor = load_own_processor(source)
+        check_tokenizer(processor, config)
+        weights = {**{key: value for key, value in arguments.items() if key not in hub}, **source.hub}
+        model = _load_weights(source, weights, options)
     return LoadedModel(model=model, processor=processor, options=options)
+
+
+def load_own_processor(source: Checkpoint) -> Any:
+    """The processor of a model, or of its adapter where that was saved with one.
+
+    Raises:
+        ModelError: when it takes no videos or has no chat template.
+    """
+    processor = load_processor(*source.processor)
+    if source.chat_template is not None:
+        processor.chat_template = source.chat_template
+    return processor
 
 
 def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
@@ -102,12 +134,22 @@ def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
         raise SettingsError(
             f"model_params: trust_remote_code must be true or false; got {arguments['trust_remote_code']!r}"
         )
+    _check_quantization(arguments.get("quantization_config"))
     if "torch_dtype" in arguments:
         arguments.setdefault("dtype", arguments.pop("torch_dtype"))
     options = read_options(HFOptions, own)
     if options.device is not None:
         _check_device(options.device)
     return options, arguments
+
+
+def _check_quantization(given: Any) -> None:
+    if given is None or hasattr(given, "quant_method") or (isinstance(given, Mapping) and given):
+        return
+    raise SettingsError(
+        'model_params: quantization_config must be a mapping, such as {"load_in_4bit": true} or {"quant_method": '
+        f'"fp8"}}; got {given!r} (a model that was saved quantised, with AWQ or GPTQ say, needs none)'
+    )
 
 
 def _check_device(device: str) -> None:
@@ -127,7 +169,9 @@ def _check_fields(arguments: Mapping[str, Any], config: Any) -> None:
     for name in arguments:
         if name not in known:
             ours = f"ours are {', '.join(HFOptions.model_fields)}"
-            hint = close_matches(name, [*known, *HFOptions.model_fields], otherwise=ours)
+            hint = misplaced(name, backend="hf") or close_matches(
+                name, [*known, *HFOptions.model_fields], otherwise=ours
+            )
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor from_pretrained's; {hint}")
 
 
@@ -143,6 +187,22 @@ def load_config(folder: str, hub: Mapping[str, Any]) -> Any:
     if config.is_encoder_decoder:
         raise ModelError(f"it is an encoder-decoder ({config.model_type}); choose a decoder-only video model")
     return config
+
+
+def _check_own_code(folder: str, hub: Mapping[str, Any]) -> None:
+    """Stop at a model whose own code has no class that transformers could load it with, trusted or not."""
+    from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+    asked = {key: value for key, value in hub.items() if key != "trust_remote_code"}
+    config, _ = PreTrainedConfig.get_config_dict(folder, **asked)
+    classes = config.get("auto_map") or {}
+    is_known = config.get("model_type") in CONFIG_MAPPING and not hub.get("trust_remote_code")
+    if classes and not is_known and LOADER not in classes:
+        found = ", ".join(name for name in classes if name.startswith("AutoModel")) or "none"
+        raise ModelError(
+            f"its own code offers no {LOADER} (it has {found}), so that it cannot be run here; choose its version for "
+            "transformers, whose name often ends in -hf"
+        )
 
 
 def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
@@ -164,6 +224,25 @@ def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
     return processor
 
 
+def check_tokenizer(processor: Any, config: Any) -> None:
+    """Stop at a tokenizer that was made without its files, as transformers makes one where they are missing.
+
+    Raises:
+        ModelError: it has no words, or does not know the mark that stands for a video.
+    """
+    tokenizer = processor.tokenizer
+    words = set(tokenizer("Describe this video.", add_special_tokens=False)["input_ids"])
+    video = getattr(config, "video_token_id", getattr(config, "video_token_index", None))
+    if isinstance(video, int):
+        mark = tokenizer.convert_ids_to_tokens(video) if video < len(tokenizer) else None
+        words = words if mark and video in tokenizer(mark, add_special_tokens=False)["input_ids"] else set()
+    if words <= {tokenizer.unk_token_id, None}:
+        raise ModelError(
+            "its tokenizer is not whole (tokenizer.json or tokenizer_config.json is missing, or of another model); "
+            "fetch the whole model again"
+        )
+
+
 def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, Any]:
     """The generation config that comes with a model, as plain values; empty where it has none."""
     from transformers import GenerationConfig
@@ -176,7 +255,7 @@ def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, A
     return dict(config.to_dict())
 
 
-def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions) -> Any:
+def _load_weights(source: Checkpoint, arguments: Mapping[str, Any], options: HFOptions) -> Any:
     from transformers import AutoModelForImageTextToText
 
     device = options.device
@@ -184,11 +263,14 @@ def _load_weights(folder: str, arguments: Mapping[str, Any], options: HFOptions)
         device = own_device(device or best_device(), options.rank)
     dtype = _dtype(arguments.get("dtype"), device)
     model, report = AutoModelForImageTextToText.from_pretrained(
-        folder, **{**arguments, "dtype": dtype, "output_loading_info": True}
+        source.base, **{**arguments, "dtype": dtype, "output_loading_info": True}
     )
-    missing = sorted(report["missing_keys"])
-    if missing:
+    if source.adapter is not None and not source.is_apart:
+        check_complete(report, source.adapter)  # transformers has put it in, and reports of nothing else
+    elif missing := sorted(report["missing_keys"]):
         raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); fetch the whole model again")
+    elif source.adapter is not None:
+        put_into(model, source.adapter)
     return model.eval() if device is None else model.to(device).eval()
 
 
@@ -213,12 +295,13 @@ def own_device(device: str, rank: int | None) -> str:
 def _dtype(given: Any, device: str | None) -> Any:
     import torch
 
+    given = dtype_name(given)
     if given is None:
         return _default_dtype(device or best_device())
     if isinstance(given, torch.dtype) or given == "auto":
         return given
     found = getattr(torch, given, None) if isinstance(given, str) else None
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point or found.itemsize < LEAST_DTYPE_BYTES:
         raise SettingsError(f"model_params: dtype must be 'auto', 'float32', 'bfloat16' or 'float16'; got {given!r}")
     return found
 
@@ -252,16 +335,20 @@ def quiet_transformers() -> Iterator[None]:
 
 
 @contextmanager
-def loading_errors(name: str) -> Iterator[None]:
-    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out."""
+def loading_errors(name: str, *, base: str | None = None) -> Iterator[None]:
+    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out; where it is an
+    adapter, of model `base`, that as well."""
+    told = f"model {name!r}"
+    if base is not None and base != resolve_model(name):
+        told += f", an adapter of {base!r},"
     try:
         yield
-    except SettingsError:
+    except (SettingsError, MissingExtraError):
         raise
     except ModelError as exc:
-        raise ModelError(f"model {name!r} cannot be used: {exc}") from exc
+        raise ModelError(f"{told} cannot be used: {exc}") from exc
     except Exception as exc:
-        raise ModelError(f"model {name!r} cannot be loaded: {_advice(exc)}") from exc
+        raise ModelError(f"{told} cannot be loaded: {_advice(exc)}") from exc
 
 
 _ADVICE = {
@@ -272,7 +359,10 @@ _ADVICE = {
     "couldn't connect": "it is not on this machine and the hub cannot be reached; download it first or give a folder",
     "cannot find the requested files": "it is not on this machine and the hub may not be asked; download it first",
     "recognize this architecture": "this version of transformers does not know its architecture; choose another model",
-    "unrecognized configuration class": "it does not read pictures and write text; choose a video model",
+    "unrecognized configuration class": "transformers' AutoModelForImageTextToText does not load models of its kind; "
+    "choose a video model",
+    "ignore_mismatched_sizes": "its weights have other sizes than its config says; check that both belong together",
+    "prompt learning": "adapters that add to the prompt cannot be used; LoRA and its like can",
     "can't load image processor": "it has no processor for pictures and videos; choose a video model",
     "can't load video processor": "it has no processor for videos; choose a video model",
     "can't load processor": "it has no processor for pictures and videos; choose a video model",
@@ -283,11 +373,21 @@ _ADVICE = {
 
 def _advice(exc: Exception) -> str:
     message = str(exc)
+    if package := _missing_package(exc):
+        return f"it needs the package {package!r}: pip install {package}"
     for part, meaning in _ADVICE.items():
         if part in message.lower():
             return meaning
-    broken = isinstance(exc, OSError) or "safetensor" in type(exc).__name__.lower()
+    broken = isinstance(exc, OSError | json.JSONDecodeError) or "safetensor" in type(exc).__name__.lower()
     return f"{_first_line(message)}{'; check that it is complete' if broken else ''}"
+
+
+def _missing_package(exc: Exception) -> str | None:
+    """The package without which a model's own processor or layers cannot be made."""
+    if not isinstance(exc, ImportError):
+        return None
+    named = re.search(r"pip install (?:-U |--upgrade )?[\"']?([A-Za-z0-9][\w.-]*)", str(exc))
+    return named[1] if named else exc.name
 
 
 def _first_line(message: str, limit: int = 300) -> str:

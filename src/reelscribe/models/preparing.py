@@ -72,6 +72,10 @@ class Batch(Generic[Item, Prepared]):
             raise error
         return self._prepare(self.items) if made is None else made
 
+    def of(self, items: Sequence[Item]) -> Batch[Item, Prepared]:
+        """The same batch with other items; nothing of them is prepared."""
+        return Batch(items, self._prepare, later=self.later, alone=self.alone)
+
     def parts(self, size: int) -> Iterator[Batch[Item, Prepared]]:
         """Batches of `size` items, to be run one after the other inside `alone`; nothing of them is prepared."""
         later = self.later()

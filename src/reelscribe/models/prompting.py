@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..record import CaptionRequest
-from ..video.sampling import FramePolicy, target_size
+from ..record import CaptionRequest, Clip
+from ..video.sampling import FramePolicy, frame_metadata, target_size
 from .base import PromptOptions, PromptOrder
-
-BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "demo"}
-"""Models that come with the package: name to folder."""
+from .names import BUNDLED_MODELS, is_hub_name, local_folder
+from .processor_rule import DEFAULT_MAX_FRAMES, processor_rule
+from .processor_size import least_frames, sized_policy
 
 Message = dict[str, Any]
 
 TOKENS_PER_FRAME = 1024
 """Assumed for a model whose rule is not known here."""
+MOST_RESERVED_TOKENS = 1 << 16
+"""Room for a clip of such a model whose processor chooses how many frames it takes: few take as many tokens as could
+be, and a longer one is refused by the engine."""
 TOKENS_PER_TIMESTAMP = 12
 """Room for the marks and times around the frames of an exact family."""
 
@@ -36,19 +39,28 @@ def resolve_model(name: str) -> str:
     """
     if name in BUNDLED_MODELS:
         return str(BUNDLED_MODELS[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _checked_folder(path)
-    if path.is_absolute() or name.startswith((".", "~")):
-        what = "is a file" if path.exists() else "does not exist"
-        raise ModelError(f"model folder {name!r} {what}; give a folder with a config.json, or a name on the hub")
-    return name
+    folder = local_folder(name)
+    if folder is not None:
+        return _checked_folder(folder)
+    if is_hub_name(name) and not _is_file(name):
+        return name
+    what = "is a file" if _is_file(name) else "does not exist"
+    raise ModelError(f"model folder {name!r} {what}; give a folder with a config.json, or a name on the hub")
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).expanduser().is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, of no known user, or with characters that no path can have
+        return False
 
 
 def _checked_folder(path: Path) -> str:
-    if not (path / "config.json").is_file():
-        raise ModelError(f"model folder {str(path)!r} has no config.json; give the folder that a model was saved to")
-    return str(path)
+    if any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return str(path)
+    snapshots = sorted(path.glob("snapshots/*/config.json"))
+    hint = f"one is in {str(snapshots[-1].parent)!r}" if snapshots else "give the folder that a model was saved to"
+    raise ModelError(f"model folder {str(path)!r} has no config.json; {hint}")
 
 
 def chat_messages(request: CaptionRequest, *, order: PromptOrder = "video_first") -> list[Message]:
@@ -93,6 +105,22 @@ def frame_arguments(processor: Any) -> dict[str, Any]:
     return {"do_sample_frames": False, "do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(processor)}
 
 
+def prompt_tokens(processor: Any, request: CaptionRequest, clip: Clip, options: PromptOptions) -> int:
+    """Tokens of a whole prompt, those of the video included, as the processor counts them; it makes the pixels, too."""
+    text = render_prompt(processor, request, options)
+    made = processor(
+        text=[text],
+        videos=[[clip.frames if clip.frames.flags.writeable else clip.frames.copy()]],
+        text_kwargs={} if wants_special_tokens(processor, text) else {"add_special_tokens": False},
+        videos_kwargs={
+            **frame_arguments(processor),
+            "video_metadata": [[frame_metadata(clip)]],
+            "input_data_format": "channels_last",
+        },
+    )
+    return len(made["input_ids"][0])
+
+
 def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:
     """Tokens that no clip of a policy exceeds, marks and times included; shapes longer than 4 to 1 aside.
 
@@ -100,9 +128,10 @@ def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:
         policy: which frames, at which size.
         exact: whether the sizes of the policy are final; else a frame counts `TOKENS_PER_FRAME`.
     """
-    most = policy.num_frames or policy.max_frames
-    if not exact:
-        return most * TOKENS_PER_FRAME
+    most = policy.num_frames or policy.max_frames if policy.rule is None else policy.rule.most_frames()
+    if not exact and policy.sizer == "fit":
+        tokens = most * TOKENS_PER_FRAME
+        return tokens if policy.rule is None or policy.num_frames else min(tokens, MOST_RESERVED_TOKENS)
     return max(_video_tokens(policy, frames, *shape) for frames in range(1, most + 1) for shape in _LARGE_SHAPES)
 
 
@@ -122,20 +151,19 @@ def _text(text: str) -> dict[str, str]:
 
 DEFAULT_FPS = 2.0
 """Frames per second where a processor names none."""
-DEFAULT_MAX_FRAMES = 32
-"""Most frames for a model whose own rule is not known here."""
 DEFAULT_MAX_PIXELS = 1024 * 1024
-"""Largest frame, height x width, for such a model; its processor shrinks it further."""
+"""Largest frame, height x width, for a model whose own rule is not known here; its processor shrinks it further."""
 
 
 def policy_from_processor(processor: Any) -> FramePolicy:
     """What the model behind a transformers processor wants to see.
 
-    Exact for the families of `POLICIES`, whose rules `video.sampling` follows; others get frames at a moderate rate
-    and size, and their processor resizes them.
+    Exact for the families of `POLICIES`, whose rules `video.sampling` follows. The processors of others are asked: how
+    many frames and which where they sample by themselves, else which frames make up a moderate number.
     """
     video = processor.video_processor
-    return POLICIES.get(type(video).__name__, _other_policy)(video)
+    own = POLICIES.get(type(video).__name__)
+    return _other_policy(video) if own is None else own(video)
 
 
 def has_exact_policy(processor: Any) -> bool:
@@ -146,7 +174,7 @@ def has_exact_policy(processor: Any) -> bool:
 def cap_pixels_per_frame(processor: Any) -> bool:
     """Whether the processor caps the pixels of each frame; unset means it does not.
 
-    Said explicitly on every call, because transformers 5.22 changes what unset means.
+    Passed explicitly on every call, since transformers warns that what unset means will change; as of 5.24 it has not.
     """
     return bool(getattr(processor.video_processor, "cap_pixels_per_frame", None))
 
@@ -187,12 +215,27 @@ OTHER_POLICY = FramePolicy(
     multiple=1,
     max_pixels=DEFAULT_MAX_PIXELS,
 )
-"""Frames for a model whose own rule is not known here."""
+"""Frames for a model whose processor is not known: one behind a server."""
+
+SAMPLES_WHEN_READING = frozenset({"SmolVLMVideoProcessor"})
+"""Video processors that sample whatever their `do_sample_frames` says, because the whole processor asks them to."""
 
 
 def _other_policy(video: Any) -> FramePolicy:
-    number = getattr(video, "num_frames", None)
-    return replace(OTHER_POLICY, fps=None, num_frames=number) if number else OTHER_POLICY
+    """A policy with the processor's own rule for moments, and for sizes where it is known."""
+    from .loading import quiet_transformers
+
+    with quiet_transformers():
+        samples = bool(video.do_sample_frames) or type(video).__name__ in SAMPLES_WHEN_READING
+        rule = processor_rule(video, samples=samples, least=least_frames(video))
+        policy = replace(
+            OTHER_POLICY,
+            rule=rule,
+            temporal_patch=int(getattr(video, "temporal_patch_size", None) or 1),
+            frame_multiple=rule.multiple,
+            least_frames=rule.least,
+        )
+        return sized_policy(policy, video)
 
 
 POLICIES: dict[str, Callable[[Any], FramePolicy]] = {

@@ -42,8 +42,8 @@ from .chat_api import PLAIN, ChatFormat, Dialect, Form, FrameFormat, parted_choi
 from .http_client import SHOWN_CHARS, ChatClient, RefusedError, TroubleError
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
+from .names import BUNDLED_MODELS, hub_arguments, local_folder, plain_name, read_model_name, served_names
 from .prompting import (
-    BUNDLED_MODELS,
     OTHER_POLICY,
     frame_arguments,
     has_exact_policy,
@@ -51,6 +51,7 @@ from .prompting import (
     resolve_model,
 )
 from .server_pool import ServerPool
+from .spelling import misplaced
 from .thinking import Thinking, thinking_of
 
 START_SECONDS = 60.0
@@ -132,6 +133,7 @@ class ServerCaptioner(FlightCaptioner):
             ModelError: no server answers, one does not serve the model, or takes no frames in any form.
         """
         options = _options(spec.options)
+        _check_fit(spec)
         addresses = base_urls(options.base_url)
         flight = InFlight(max_requests=options.max_in_flight * len(addresses), max_bytes=options.max_bytes_in_flight)
         try:
@@ -391,9 +393,10 @@ def _common_model(model: str, served: Served) -> str:
 def _model_of(model: str, client: ChatClient, served: list[ServedModel] | None) -> str:
     names = [one.id for one in served or ()]
     if not names:
-        return model or DEFAULT_MODEL
-    if model in names:
-        return model
+        return plain_name(model) or DEFAULT_MODEL
+    known = [name for name in served_names(model) if name in names]
+    if known and model != SERVED_MODEL:
+        return known[0]
     if model == SERVED_MODEL and DEFAULT_MODEL in names:
         return DEFAULT_MODEL
     if model == SERVED_MODEL and len(set(names)) == 1:
@@ -598,9 +601,10 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
         if name is None or not (processor or _can_be_loaded(name)):
             continue
         try:
-            folder = resolve_model(name)
+            meant = read_model_name(name)
+            folder, hub = resolve_model(meant.name), hub_arguments(meant, {})
             with quiet_transformers():
-                return load_processor(folder, {}), load_generation_defaults(folder, {})
+                return load_processor(folder, hub), load_generation_defaults(folder, hub)
         except Exception as exc:  # not on the hub, no network, a processor without videos: the general rule will do
             if processor:
                 raise ModelError(f"the processor {name!r} cannot be loaded: {exc}") from exc
@@ -609,7 +613,8 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
 
 def _can_be_loaded(name: str) -> bool:
     """Whether a served name may be a model's: a bundled one, a folder, or `owner/name` on the hub."""
-    return name in BUNDLED_MODELS or os.path.isdir(name) or (name.count("/") == 1 and not name.startswith(("/", ".")))  # noqa: PTH112
+    is_path = name in BUNDLED_MODELS or local_folder(name) is not None
+    return is_path or (name.count("/") == 1 and not name.startswith(("/", ".")))
 
 
 def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *, exact: bool) -> str:
@@ -629,6 +634,14 @@ def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *
 # settings
 
 
+def _check_fit(spec: ModelSpec) -> None:
+    if spec.frames.fit:
+        raise SettingsError(
+            "fit (--fit) goes by the model's context, which servers do not tell: leave it out, and show fewer frames "
+            "(max_frames)"
+        )
+
+
 def _options(params: Mapping[str, Any]) -> ServerOptions:
     known = list(ServerOptions.model_fields)
     for name in params:
@@ -636,8 +649,14 @@ def _options(params: Mapping[str, Any]) -> ServerOptions:
             raise SettingsError(
                 "accelerator (--device) says where this process runs a model; a server chooses by itself: leave it out"
             )
+        if name == "adapter":
+            raise SettingsError(
+                "a server loads adapters itself, and serves each as a model of its own: name that one with --model "
+                "(hf_model), and leave model_params adapter out"
+            )
         if name not in known:
-            hint = close_matches(name, known, otherwise=f"there are {', '.join(known)}")
+            otherwise = f"there are {', '.join(known)}"
+            hint = misplaced(name, backend="server") or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r} beside base_url; {hint}")
     return read_options(ServerOptions, params)
 

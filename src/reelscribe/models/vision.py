@@ -12,13 +12,13 @@ import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from .continuation import forward_parameters
 from .prompting import has_exact_policy
@@ -97,6 +97,16 @@ class Features:
     def clone(self) -> Features:
         """The same in memory of its own, not in that of a whole batch."""
         return Features(self.pooled.clone(), tuple(one.clone() for one in self.deepstack))
+
+
+@dataclass
+class EncoderOutput(ModelOutput):  # type: ignore[misc]
+    """What a model is given in place of its vision encoder's own output, which transformers 5.24 hands on as one."""
+
+    pooler_output: Any = None
+    """Embeddings that stand in the prompts, by clip."""
+    deepstack_features: Any = None
+    """What is added in the first layers, by layer and clip."""
 
 
 class VisionFeatures:
@@ -192,4 +202,4 @@ def _separate(output: Any) -> list[Features]:
 def _joined(features: Sequence[Features]) -> Any:
     """The encoder's output for these clips, as the model reads it."""
     layers = zip(*(one.deepstack for one in features), strict=True)
-    return SimpleNamespace(pooler_output=tuple(one.pooled for one in features), deepstack_features=list(layers))
+    return EncoderOutput(pooler_output=tuple(one.pooled for one in features), deepstack_features=list(layers))

@@ -5,8 +5,10 @@ One asynchronous engine lives as long as the captioner: requests enter as clips 
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
+import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +22,7 @@ from ..errors import MissingExtraError, ModelError, SettingsError
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import FramePolicy, frame_metadata
 from ..video.workers import usable_processors
+from .adapters import Adapter, Checkpoint, find_checkpoint
 from .base import (
     SEEDS,
     GenerationConfig,
@@ -31,19 +34,29 @@ from .base import (
     resolve_sampling,
     short_message,
 )
-from .engine_arguments import EngineSetting, engine_arguments
+from .context import Context, LongPrompts, fitted
+from .engine_arguments import LORA_RANKS, EngineSetting, engine_arguments
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
-from .loading import load_config, load_generation_defaults, load_processor, loading_errors, quiet_transformers
+from .loading import (
+    check_tokenizer,
+    load_config,
+    load_generation_defaults,
+    load_own_processor,
+    loading_errors,
+    quiet_transformers,
+)
 from .prompting import (
     frame_arguments,
     has_exact_policy,
     policy_from_processor,
+    prompt_tokens,
     render_prompt,
     resolve_model,
     wants_special_tokens,
 )
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
 from .thinking import Budgets, thinking_of
+from .vllm_class import EngineClass, check_videos, engine_class
 from .written import Thought, candidate_of, parted
 
 REQUESTS_PER_ENGINE = 64
@@ -61,6 +74,9 @@ ENGINE_PROCESS = "EngineCore"
 END_SECONDS, END_LOOK_SECONDS = 10.0, 0.05
 """How long the end of an engine's process is waited for, and how often it is looked for."""
 
+SHOWN_AS_THEY_ARE = {"do_sample_frames": False}
+"""Part of each video's metadata, as of vLLM's own readers: some of its classes (GLM-4.1V) look there alone."""
+
 HUB_ARGUMENTS = {
     "revision": "revision",
     "trust_remote_code": "trust_remote_code",
@@ -75,6 +91,8 @@ class VLLMOptions(PromptOptions):
 
     device: str | None = None
     """`cpu` or `cuda`, as a check: which it is depends on the vLLM that is installed."""
+    adapter: str | None = None
+    """A LoRA that peft saved, to put into the model: a folder, or a name on the hub."""
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
     """Videos in the engine at once; None: 64 for each engine."""
     max_bytes_in_flight: Annotated[int, Field(gt=0)] | None = None
@@ -146,23 +164,38 @@ class VLLMCaptioner(FlightCaptioner):
 
 
 async def _revived(start: _EngineStart) -> RevivingEngine:
-    return RevivingEngine(start, max_deaths_in_a_row=start.options.max_deaths_in_a_row)
+    first = start()
+    try:
+        await first.check_adapter()
+    except BaseException:
+        first.close()
+        raise
+    engines = iter([first])
+    return RevivingEngine(lambda: next(engines, None) or start(), max_deaths_in_a_row=start.options.max_deaths_in_a_row)
 
 
 class _EngineStart:
     """Everything an engine is started from, so that it can be started again."""
 
     def __init__(
-        self, spec: ModelSpec, *, options: VLLMOptions, processor: Any, setting: EngineSetting, budgets: Budgets
+        self,
+        spec: ModelSpec,
+        *,
+        options: VLLMOptions,
+        processor: Any,
+        setting: EngineSetting,
+        source: Checkpoint,
+        budgets: Budgets,
     ) -> None:
         self.options = options
         self.budgets = budgets
         self.setting = setting
         self._model = spec.model
+        self._source = source
         self._generation = spec.generation
         self._processor = processor
         self._arguments = engine_arguments(setting, known=_argument_names())
-        self._defaults = load_generation_defaults(resolve_model(spec.model), _hub(setting.given))
+        self._defaults = load_generation_defaults(source.base, source.hub)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> _EngineStart:
@@ -170,9 +203,16 @@ class _EngineStart:
         given = {name: value for name, value in spec.options.items() if name not in own}
         options = read_options(VLLMOptions, own)
         on_cpu, devices = _platform(options.device)
-        folder = resolve_model(spec.model)
+        resolve_model(spec.model)
         with loading_errors(spec.model), quiet_transformers():
-            config, processor = load_config(folder, _hub(given)), load_processor(folder, _hub(given))
+            source = find_checkpoint(spec.model, _hub(given), adapter=options.adapter)
+        with loading_errors(spec.model, base=source.base), quiet_transformers():
+            config, processor = load_config(source.base, source.hub), load_own_processor(source)
+            check_tokenizer(processor, config)
+            looks = source.adapter is not None and _looks(source.adapter, config)
+        names = {ours: name for name, ours in HUB_ARGUMENTS.items()}
+        given = {name: value for name, value in given.items() if name not in HUB_ARGUMENTS}
+        given |= {names[name]: value for name, value in source.hub.items()}
         thinking = thinking_of(processor, options, spec.thinking, model=spec.model)
         setting = EngineSetting(
             policy=policy_from_processor(processor).override(spec.frames),
@@ -185,9 +225,21 @@ class _EngineStart:
             given=given,
             marks=thinking.marks,
             thinking_tokens=0 if thinking.marks is None else thinking.settings.tokens,
+            lora_rank=None if source.adapter is None else source.adapter.rank,
+            lora_looks=looks,
         )
-        budgets = Budgets(thinking, processor.tokenizer)
-        return cls(spec, options=thinking.options(options), processor=processor, setting=setting, budgets=budgets)
+        found = _class_of(source.base, setting)
+        with loading_errors(spec.model, base=source.base), quiet_transformers():
+            check_videos(found, processor, setting.policy)
+        setting = replace(setting, hybrid=found.is_hybrid)
+        return cls(
+            spec,
+            options=thinking.options(options),
+            processor=processor,
+            setting=setting,
+            source=source,
+            budgets=Budgets(thinking, processor.tokenizer),
+        )
 
     @property
     def engines(self) -> int:
@@ -211,16 +263,18 @@ class _EngineStart:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=resolve_model(self._model), **_engine_values(self._arguments))
+            arguments = AsyncEngineArgs(model=self._source.base, **_engine_values(self._arguments))
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
             raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
         return _Engine(
             llm,
             self._processor,
+            policy=self.setting.policy,
             options=self.options,
             generation=self._generation,
             defaults=self._defaults,
+            adapter=self._source.adapter,
             budgets=self.budgets,
         )
 
@@ -233,14 +287,24 @@ class _Engine:
         llm: Any,
         processor: Any,
         *,
+        policy: FramePolicy,
         options: VLLMOptions,
         generation: GenerationConfig,
         defaults: Mapping[str, Any],
         budgets: Budgets,
+        adapter: Adapter | None = None,
     ) -> None:
         self._llm = llm
         self._budgets = budgets
         self._reasons = budgets.thinking.expected
+        self._adapter = adapter
+        self._lora = None if adapter is None else _lora_request(adapter)
+        self._policy = policy
+        self._context = Context(
+            llm.vllm_config.model_config.max_model_len, generation.max_tokens + budgets.tokens_per_text
+        )
+        self._long_prompts = LongPrompts(processor)
+        self._measuring = threading.Lock()
         self._processor = processor
         self._options = options
         self._generation = generation
@@ -249,8 +313,27 @@ class _Engine:
         self._names = map(str, count())
 
     async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        """Send one request and wait for all its candidates."""
+        """Send one request and wait for all its candidates; where it is too long, once more with fewer frames, if that
+        was asked for."""
         clip = needed_clip(request, clip)
+        result = await self._answer(request, clip)
+        self._long_prompts.note(request, result.usage.prompt_tokens)
+        if not self._policy.fit or result.failure is None or result.failure.kind != "too_many_tokens":
+            return result
+        fewer = await asyncio.to_thread(self._fitted, request, clip)
+        return result if fewer is None or fewer is clip else await self._answer(request, fewer)
+
+    def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
+        """The clip with as many frames as the engine takes, by what the model's processor counts."""
+
+        def length_with(clip: Clip) -> int:
+            with quiet_transformers():
+                return prompt_tokens(self._processor, request, clip, self._options)
+
+        with self._measuring:
+            return fitted(clip, self._policy, room=self._context.room or 0, length_with=length_with)
+
+    async def _answer(self, request: CaptionRequest, clip: Clip) -> CaptionResult:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         sampling = resolve_sampling(
@@ -298,7 +381,8 @@ class _Engine:
 
     async def _generate(self, prompt: Mapping[str, Any], params: Any) -> Any:
         """vLLM's output; it has but one."""
-        return [one async for one in self._llm.generate(prompt, params, next(self._names))][-1]
+        outputs = self._llm.generate(prompt, params, next(self._names), lora_request=self._lora)
+        return [one async for one in outputs][-1]
 
     def _result_of(
         self, request: CaptionRequest, output: Any, sampling: Sampling, thought: Thought | None
@@ -327,12 +411,44 @@ class _Engine:
             thought=thought,
         )
 
+    async def check_adapter(self) -> None:
+        """See that the engine takes the adapter, and heeds it: of weights whose place it does not know it says nothing.
+
+        Raises:
+            ModelError: it does not.
+        """
+        if self._lora is None or self._adapter is None:
+            return
+        try:
+            await self._llm.add_lora(self._lora)
+            scores = [await self._scores(lora) for lora in (None, self._lora)]
+        except Exception as exc:  # whatever it says against it
+            raise ModelError(
+                f"vLLM does not take the adapter {str(self._adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+            ) from exc
+        _, writes = self._adapter.looks_and_writes()
+        if writes and scores[0] == scores[1]:
+            raise ModelError(
+                f"the adapter {str(self._adapter.folder)!r} has no effect in vLLM, which finds no place for its "
+                f"weights; {_OTHER_WAYS}"
+            )
+
+    async def _scores(self, lora: Any) -> dict[int, float]:
+        """The likeliest tokens of a short text, and their log-probabilities."""
+        from vllm import SamplingParams
+
+        ids = self._processor.tokenizer("Describe the video.")["input_ids"]
+        asked = SamplingParams(max_tokens=1, temperature=0.0, logprobs=8)
+        outputs = self._llm.generate({"prompt_token_ids": list(ids)}, asked, next(self._names), lora_request=lora)
+        (found,) = [one async for one in outputs][-1].outputs[0].logprobs
+        return {token: score.logprob for token, score in found.items()}
+
     def _prompt(self, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
         text = render_prompt(self._processor, request, self._options)
         ids = self._processor.tokenizer(text, add_special_tokens=wants_special_tokens(self._processor, text))
         return {
             "prompt_token_ids": list(ids["input_ids"]),
-            "multi_modal_data": {"video": [(clip.frames, frame_metadata(clip))]},
+            "multi_modal_data": {"video": [(clip.frames, {**frame_metadata(clip), **SHOWN_AS_THEY_ARE})]},
             "mm_processor_kwargs": self._frame_arguments,
         }
 
@@ -343,6 +459,76 @@ class _Engine:
         until = time.monotonic() + END_SECONDS
         while engines and all(child.is_alive() for child in engines) and time.monotonic() < until:
             time.sleep(END_LOOK_SECONDS)
+
+
+def _class_of(model: str, setting: EngineSetting) -> EngineClass:
+    """The class that vLLM runs a model with.
+
+    Raises:
+        SettingsError: for an argument that it does not take.
+        ModelError: it does not take the model, or not with these arguments.
+    """
+    arguments = engine_arguments(setting, known=_argument_names())
+    try:
+        with quiet_transformers():
+            return engine_class(resolve_model(model), arguments)
+    except Exception as exc:
+        raise ModelError(f"vLLM does not start with model {model!r}: {_start_advice(exc)}") from exc
+
+
+_OTHER_WAYS = "leave out enable_vllm (--vllm), or merge it into its model first (peft's merge_and_unload)"
+
+
+def _looks(adapter: Adapter, config: Any) -> bool:
+    """Whether a LoRA changes how the model looks at pictures.
+
+    Raises:
+        ModelError: it is no LoRA, or does so in a model where vLLM would leave that part out.
+    """
+    kind = str(adapter.config.get("peft_type"))
+    if kind != "LORA":
+        raise ModelError(
+            f"vLLM takes LoRAs alone, and the adapter {str(adapter.folder)!r} is of type {kind}; {_OTHER_WAYS}"
+        )
+    _check_lora(adapter)
+    looks, _ = adapter.looks_and_writes()
+    if looks and not any(map(_has_tower_loras, config.architectures or ())):
+        raise ModelError(
+            f"the adapter {str(adapter.folder)!r} changes how the model looks at pictures, which vLLM would leave out "
+            f"of this model; {_OTHER_WAYS}"
+        )
+    return looks
+
+
+def _check_lora(adapter: Adapter) -> None:
+    """Stop at what vLLM does not know of LoRAs, before an engine is started for it.
+
+    Raises:
+        ModelError: naming it.
+    """
+    from vllm.config.lora import LoRAConfig
+    from vllm.lora.peft_helper import PEFTHelper
+
+    try:
+        PEFTHelper.from_dict(dict(adapter.config)).validate_legal(LoRAConfig(max_lora_rank=LORA_RANKS[-1]))
+    except (TypeError, ValueError) as exc:
+        raise ModelError(
+            f"vLLM does not take the adapter {str(adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+        ) from exc
+
+
+def _has_tower_loras(architecture: str) -> bool:
+    """Whether vLLM's own class of a model takes LoRAs of what looks at pictures."""
+    from vllm.model_executor.models import ModelRegistry
+
+    found = ModelRegistry.models.get(architecture)
+    return found is not None and bool(getattr(found.load_model_cls(), "supports_tower_connector_lora", False))
+
+
+def _lora_request(adapter: Adapter) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(adapter.folder.name or "adapter", 1, str(adapter.folder))
 
 
 def _params(request: CaptionRequest, sampling: Sampling) -> Any:
@@ -403,7 +589,7 @@ def _failure_of(exc: BaseException) -> Failure:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if any(part in str(cause) for part in _TOO_MANY):
-        advice = "show fewer or smaller frames (max_frames, max_pixels), or raise max_model_len"
+        advice = "show fewer or smaller frames (max_frames, max_pixels), as many as fit (fit), or raise max_model_len"
         return Failure("too_many_tokens", f"{short_message(cause)}; {advice}")
     return Failure("model_error", short_message(cause))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..reasoning import Marks, joined, split
-from ..record import Candidate
+from ..record import CUT_CHARACTER, Candidate
 from .base import Sampling
 
 TextOf = Callable[[Sequence[int]], str]
@@ -19,6 +19,8 @@ TextOf = Callable[[Sequence[int]], str]
 
 LONGEST_OPENING = 16
 """Tokens at the beginning of a text within which reasoning is opened, or not at all."""
+LONGEST_CHARACTER = 4
+"""Bytes of a character in UTF-8."""
 LONGEST_MARK = 32
 """Tokens that a mark takes at most, with what its first and last hold besides it."""
 
@@ -133,7 +135,7 @@ def _answer(
 ) -> Candidate:
     tokens = tokens[: sampling.max_tokens]
     count, reason = _end(tokens, eos_ids)
-    text = text_of(tokens[:count])
+    text = _whole_text(tokens[:count], text_of)
     found = find_stop(text, sampling.stop)
     if found is not None:
         text, reason = text[:found], "stop"
@@ -163,6 +165,20 @@ def parted(candidate: Candidate, *, opened: Marks | None = None) -> Candidate:
         return replace(candidate, text=found.answer)
     thoughts = joined([candidate.reasoning, found.reasoning])
     return replace(candidate, text=found.answer, reasoning=thoughts)
+
+
+def _whole_text(tokens: Sequence[int], text_of: TextOf) -> str:
+    """The text of tokens of which the last may be a part of a character.
+
+    Where each byte is a token, a decoder gives up whole characters before an unfinished one, too: they are read again
+    without it.
+    """
+    text = text_of(tokens)
+    if not text.endswith(CUT_CHARACTER):
+        return text
+    # One token more than a character can lack: the end token may follow.
+    shorter = [text_of(tokens[:-cut]) for cut in range(1, min(LONGEST_CHARACTER, len(tokens) - 1) + 1)]
+    return max((one.rstrip(CUT_CHARACTER) for one in [text, *shorter]), key=len)
 
 
 def find_stop(text: str, stops: Sequence[str]) -> int | None:

@@ -19,8 +19,9 @@ from ..data import BY_NAME, Source, Target
 from ..data.base import MAX_ROW_BYTES, size_now
 from ..data.folder import VideoFileSource
 from ..mapper import VideoCaptioningFromVLMMapper
-from ..models import model_revision
+from ..models import has_adapter, model_revision
 from ..models.base import DEFAULT_MODEL, DEFAULT_THINKING_TOKENS, ModelSpec, ThinkingSettings
+from ..models.names import local_folder
 from ..printable import redacted
 from ..record import CaptionRequest
 from ..stores import AnyPath, StoredPath, located
@@ -51,7 +52,7 @@ ROW_PARAMETERS = (
 what it needs of them."""
 LATER_PARAMETERS = frozenset({"allow_images", "reasoning_key"})
 """Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
-OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace"})
+OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit"})
 """Frame settings that count only where they are given, so that runs started before they existed can resume."""
 OMITTED_AT_DEFAULT = {"thinking": "off", "thinking_tokens": DEFAULT_THINKING_TOKENS}
 """Parameters that count only where they are not at these values, for the same reason."""
@@ -73,6 +74,8 @@ PACKAGES = {
     "server": ("av",),
 }
 """Back end to the packages whose versions can change a caption."""
+ADAPTER_PACKAGES = {"hf": ("peft",)}
+"""The same, where the model has an adapter."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class RunIdentity:
         rows |= {"with_videos": True} if target.layout.with_videos else {}
         rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
-        model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in FREE_MODEL_PARAMETERS}
+        model_params = _with_adapter(given["model_params"] or {})
+        model_params = {k: v for k, v in model_params.items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
         writing |= {"hf_model": _model(given["hf_model"] or DEFAULT_MODEL), **_spec(given["captioner"])}
         writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
@@ -228,6 +232,7 @@ def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any
     return {
         **given,
         "hf_model": _model(given["hf_model"]),
+        "model_params": given["model_params"] and _with_adapter(given["model_params"]),
         "video_root": _absolute(given["video_root"]),
         "media_root": _absolute(operator.limits.media_root),
     }
@@ -311,8 +316,14 @@ def _absolute(path: Any) -> str | None:
 
 def _model(name: str) -> str:
     """The name of a model; a local folder's from wherever it is looked at."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if name and path.is_dir() else name
+    folder = local_folder(name)
+    return name if folder is None else str(folder.absolute())
+
+
+def _with_adapter(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a model, with an adapter's folder from wherever it is looked at."""
+    adapter = options.get("adapter")
+    return {**options, "adapter": _model(adapter)} if isinstance(adapter, str) else dict(options)
 
 
 def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
@@ -327,7 +338,8 @@ def _spec(captioner: Any) -> dict[str, Any]:
     """What a spec that was given from Python says; nothing for a living captioner."""
     if not isinstance(captioner, ModelSpec):
         return {}
-    options = {name: value for name, value in captioner.options.items() if name not in FREE_MODEL_PARAMETERS}
+    options = _with_adapter(captioner.options)
+    options = {name: value for name, value in options.items() if name not in FREE_MODEL_PARAMETERS}
     return {
         "captioner.backend": captioner.backend,
         "captioner.model": _model(captioner.model),
@@ -346,7 +358,10 @@ def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
 
 def _versions(operator: VideoCaptioningFromVLMMapper) -> dict[str, str]:
     backend = operator.spec.backend if operator.spec is not None else "scripted"
-    return {name: number for name in ("reelscribe", *PACKAGES.get(backend, ())) if (number := _version(name))}
+    names = ["reelscribe", *PACKAGES.get(backend, ())]
+    if operator.spec is not None and has_adapter(operator.spec):
+        names += ADAPTER_PACKAGES.get(backend, ())
+    return {name: number for name in names if (number := _version(name))}
 
 
 def _version(package: str) -> str | None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import SettingsError
+from .asking import FrameRule
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
 
 PIXEL_ASPECTS = ("stored", "display")
 """What `pixel_aspect` may be."""
@@ -36,6 +40,8 @@ class FrameSettings:
     """Whether HDR (PQ and HLG) is shown as SDR."""
     deinterlace: bool | None = None
     """Whether one field of an interlaced frame is shown in place of both."""
+    fit: bool | None = None
+    """Whether a clip whose prompt is longer than the model takes is shown with as many frames as fit."""
 
     def __post_init__(self) -> None:
         _check_positive("fps", self.fps, kind=float)
@@ -77,7 +83,7 @@ def _check_look(settings: FrameSettings) -> None:
             f"pixel_aspect must be one of {', '.join(PIXEL_ASPECTS)}; got {settings.pixel_aspect!r}: choose one, or "
             f"leave it out"
         )
-    for name in ("tone_map", "deinterlace"):
+    for name in ("tone_map", "deinterlace", "fit"):
         value = getattr(settings, name)
         if value is not None and not isinstance(value, bool):
             raise SettingsError(f"{name} must be true or false; got {value!r}: give one, or leave it out")
@@ -129,11 +135,27 @@ class FramePolicy:
     """Whether HDR (PQ and HLG) is shown as SDR; else its values are shown as they are."""
     deinterlace: bool = False
     """Whether one field of an interlaced frame is shown in place of both."""
+    fit: bool = False
+    """Whether a clip whose prompt is longer than the model takes is shown with as many frames as fit."""
+    rule: FrameRule | None = None
+    """The rule of the model's own processor, in place of `sampler`, `fps`, `num_frames` and the limits; it counts the
+    frames that it repeats itself."""
+    frame_multiple: int | None = None
+    """The last frame is repeated until the number of frames is a multiple of this; None: of `temporal_patch`."""
+    least_frames: int = 1
+    """The last frame is repeated until there are so many."""
+    max_clip_pixels: int = 0
+    """For the sizer `fit`: frames are not shrunk while all together have no more pixels."""
+    fixed_size: Size | None = None
+    """Height and width to which the model's processor brings every frame; None: it goes by the source's."""
+    resizes_all: bool = False
+    """Whether the model's processor decides by itself how many pixels of a frame the model sees."""
 
     def override(self, settings: FrameSettings) -> FramePolicy:
         """This policy with what the user set; `fps` and `num_frames` replace one another, and a limit the user
         sets moves the model's opposite limit where the two would cross."""
-        changes: dict[str, Any] = {}
+        self._check_size(settings)
+        changes: dict[str, Any] = {} if self.rule is None else {"rule": self.rule.override(settings)}
         if settings.fps is not None or settings.num_frames is not None:
             changes |= {"fps": settings.fps, "num_frames": settings.num_frames}
         if settings.min_frames is not None:
@@ -147,7 +169,18 @@ class FramePolicy:
             changes["max_frame_pixels"] = settings.max_pixels
         if settings.time_tolerance_seconds is not None:
             changes["time_tolerance_seconds"] = settings.time_tolerance_seconds
-        for name in ("pixel_aspect", "tone_map", "deinterlace"):
+        for name in ("pixel_aspect", "tone_map", "deinterlace", "fit"):
             if getattr(settings, name) is not None:
                 changes[name] = getattr(settings, name)
         return replace(self, **changes)
+
+    def _check_size(self, settings: FrameSettings) -> None:
+        if not self.resizes_all:
+            return
+        for name in ("min_pixels", "max_pixels"):
+            if getattr(settings, name) is not None:
+                size = f" to {self.fixed_size[0]} x {self.fixed_size[1]} pixels" if self.fixed_size else ""
+                raise SettingsError(
+                    f"{name} (--{name.replace('_', '-')}) changes nothing for this model: its processor brings every "
+                    f"frame{size} by itself; leave it out, or show fewer frames (max_frames)"
+                )

@@ -22,10 +22,11 @@ from typing import Any
 
 from ..errors import ReelscribeError, SettingsError
 from ..record import Clip, Failure
+from .asking import Answer, FrameRule
 from .jobs import Doubt
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .transport import receive_clip
-from .worker import CLIP, ERROR
+from .worker import CLIP, ERROR, QUESTION
 
 MAX_WORKERS = 32
 """Most processes that are started unless told otherwise."""
@@ -102,8 +103,14 @@ class Worker:
             self._begin()
             raise self._lost() from exc
 
-    def receive(self, *, limits: ReadLimits = DEFAULT_LIMITS) -> tuple[Clip | Failure | Doubt, float]:
+    def receive(
+        self, *, limits: ReadLimits = DEFAULT_LIMITS, rule: FrameRule | None = None
+    ) -> tuple[Clip | Failure | Doubt, float]:
         """Wait for the next answer, and the seconds it took; the process has `max_read_seconds` from when it began.
+
+        Args:
+            limits: how long it may take.
+            rule: answers what the process asks meanwhile.
 
         Raises:
             LostError: the process is gone, or was killed because it took too long.
@@ -111,6 +118,21 @@ class Worker:
             Exception: what reading raised, which is a bug.
         """
         self._begin()
+        kind, seconds, outcome = self._message(limits)
+        while kind == QUESTION and rule is not None:
+            self._reply(Answer(list(rule.choose(outcome))))
+            kind, seconds, outcome = self._message(limits)
+        if kind == ERROR:
+            raise outcome
+        if seconds > limits.max_read_seconds:  # it was over before this thread came to look
+            self.end()
+            raise LostError(_too_slow(limits), seconds)
+        self._asked -= 1
+        self._since = time.monotonic()
+        return outcome, seconds
+
+    def _message(self, limits: ReadLimits) -> tuple[str, float, Any]:
+        """What the process says next, its kind first."""
         left = self._since + limits.max_read_seconds - time.monotonic()
         if not self._connection.poll(min(max(left, 0), LONGEST_WAIT_SECONDS)):
             self.end()
@@ -121,14 +143,13 @@ class Worker:
                 outcome = receive_clip(self._connection)
         except Exception as exc:  # it is gone, or its memory was overwritten: what it says may be anything
             raise self._lost() from exc
-        if kind == ERROR:
-            raise outcome
-        if seconds > limits.max_read_seconds:  # it was over before this thread came to look
-            self.end()
-            raise LostError(_too_slow(limits), seconds)
-        self._asked -= 1
-        self._since = time.monotonic()
-        return outcome, seconds
+        return kind, seconds, outcome
+
+    def _reply(self, answer: Answer) -> None:
+        try:
+            self._connection.send((None, answer))
+        except OSError as exc:
+            raise self._lost() from exc
 
     def _begin(self) -> None:
         """Wait until the process has loaded what it needs."""

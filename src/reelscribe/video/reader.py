@@ -38,9 +38,9 @@ from .limits import DEFAULT_LIMITS, ReadLimits
 from .memory import is_short
 from .opened import OpenedVideo
 from .pixels import Look, RgbConverter, upright_size
+from .policy import Size
 from .rejection import RejectedError, reason
-from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
-from .sizing import Size
+from .sampling import FramePolicy, frames_in_window, lay_out, shown_frames, shown_size, span_seconds
 from .source import VideoSource, find_source
 from .stills import picture_clip
 from .timeline import (
@@ -392,14 +392,13 @@ class _ClipReader:
             RejectedError: where the window is empty or a frame too large.
             MismatchError: where a chosen frame does not come out of the decoder, or frames come in another order.
         """
-        chosen = sample_times(
+        shown = shown_frames(
             self.policy, timeline.seconds, fps=timeline.fps, window=self.window, end_seconds=timeline.end_seconds
         )
-        if not len(chosen):
+        if not len(shown):
             raise RejectedError("no_frames", f"no frame of {self.video.source.name} lies in the time window")
-        chosen = self._cheapest(timeline, chosen)
-        shown = pad(self.policy, chosen)
-        frames, source_size = self._pixels(timeline, chosen, way=way, padded=len(shown))
+        shown = self._cheapest(timeline, shown)
+        frames, source_size = self._pixels(timeline, shown, way=way)
         return Clip(
             frames=frames,
             pts_seconds=timeline.seconds[shown],
@@ -410,14 +409,15 @@ class _ClipReader:
             window_seconds=None if self.window == WHOLE else self._window_seconds(timeline),
         )
 
-    def _cheapest(self, timeline: Timeline, chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _cheapest(self, timeline: Timeline, shown: NDArray[np.int64]) -> NDArray[np.int64]:
         """The frames to decode for these moments: within the tolerance, and still inside the window."""
         tolerance = self.policy.time_tolerance_seconds
         if not tolerance:
-            return chosen
+            return shown
+        chosen, order = np.unique(shown, return_inverse=True)
         near = cheapest_near(timeline, chosen, seconds=tolerance)
         inside = self._inside(timeline)
-        return np.where((near >= inside[0]) & (near <= inside[-1]), near, chosen)
+        return np.where((near >= inside[0]) & (near <= inside[-1]), near, chosen)[order]
 
     def _inside(self, timeline: Timeline) -> NDArray[np.int64]:
         end = timeline.end_seconds
@@ -428,21 +428,22 @@ class _ClipReader:
         return span_seconds(timeline.seconds, inside, fps=timeline.fps, window=self.window, end_seconds=end)
 
     def _pixels(
-        self, timeline: Timeline, chosen: NDArray[np.int64], *, way: Shortcuts, padded: int
+        self, timeline: Timeline, shown: NDArray[np.int64], *, way: Shortcuts
     ) -> tuple[NDArray[np.uint8], Size]:
-        """The frames as uint8 `[padded, H, W, 3]`, the last chosen one repeated, and the size that most of them have
-        at their source, upright."""
+        """The frames as uint8 `[T, H, W, 3]`, as they are shown, and the size that most of them have at their source,
+        upright."""
+        chosen = np.unique(shown)
         decoding, stream = self._decoding(timeline, chosen, way=way)
         first = next(decoding)
         look = Look.of(self.policy, stream)
         size = upright_size(first, aspect=look.aspect)
         self.video.source.check_pixels(first.height, first.width)
-        pixels, sizes = self._written(chain([first], decoding), len(chosen), source_size=size, look=look, padded=padded)
+        pixels, sizes = self._written(chain([first], decoding), shown, source_size=size, look=look)
         usual = _most_frequent(sizes)
         if usual != size:
             del pixels  # before there is memory for as many again
             decoding, _ = self._decoding(timeline, chosen, way=way)
-            pixels, _ = self._written(decoding, len(chosen), source_size=usual, look=look, padded=padded)
+            pixels, _ = self._written(decoding, shown, source_size=usual, look=look)
         return pixels, usual
 
     def _decoding(
@@ -457,18 +458,18 @@ class _ClipReader:
         return kept
 
     def _written(
-        self, decoding: Iterator[VideoFrame], count: int, *, source_size: Size, look: Look, padded: int
+        self, decoding: Iterator[VideoFrame], shown: NDArray[np.int64], *, source_size: Size, look: Look
     ) -> tuple[NDArray[np.uint8], Counter[Size]]:
-        """The pixels of frames, and how many of each size there are."""
-        height, width = target_size(self.policy, count, *source_size)
+        """The pixels of frames, those that are repeated copied, and how many of each size there are."""
+        height, width = shown_size(self.policy, shown, *source_size)
         converter = RgbConverter(height=height, width=width, source_size=source_size, look=look)
-        pixels = self.allocate((padded, height, width, 3), np.uint8)
+        pixels = self.allocate((len(shown), height, width, 3), np.uint8)
         sizes: Counter[Size] = Counter()
         for index, frame in enumerate(decoding):
             self.video.source.check_pixels(frame.height, frame.width)
             sizes[upright_size(frame, aspect=look.aspect)] += 1
             converter.write(frame, pixels[index])
-        pixels[count:] = pixels[count - 1]
+        lay_out(pixels, shown)
         return pixels, sizes
 
 

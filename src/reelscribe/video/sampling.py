@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..record import Clip, TimeWindow
+from .asking import FrameRule, Question
 from .moments import last_step
 from .policy import FramePolicy, FrameSettings
 from .sizing import SIZERS, target_size
@@ -23,12 +25,17 @@ __all__ = [
     "FramePolicy",
     "FrameSettings",
     "Sampler",
+    "distinct_frames",
+    "fewer_frames",
     "frame_metadata",
     "frames_in_window",
     "is_constant_rate",
+    "lay_out",
     "pad",
     "sample_indices",
     "sample_times",
+    "shown_frames",
+    "shown_size",
     "span_seconds",
     "target_size",
 ]
@@ -48,6 +55,8 @@ LONGEST_STEADY = 2.1
 wrong by one."""
 ROUNDING = 1e-9
 """What a length in seconds may lose by arithmetic, as a share of it."""
+RULE_FPS = 25.0
+"""Rate at which a rule of a model's own looks at a file of uneven times, at least."""
 PLENTY = 10**9
 """More frames than any video has."""
 GRID_SECONDS = 0.6e-3
@@ -156,6 +165,47 @@ def sample_times(
     return inside[_nearest_to_moments(policy, pts_seconds[inside], until)]
 
 
+def shown_frames(
+    policy: FramePolicy, pts_seconds: Seconds, *, fps: float, window: TimeWindow, end_seconds: float | None = None
+) -> Indices:
+    """Positions of the frames as they are shown, in order, those that are repeated included; the rest is as for
+    `sample_times`.
+
+    Where the policy has a rule of its own, a file with a constant rate is shown as the rule says. Otherwise the rule
+    is asked about a video of the same length at a constant rate, and the frames on display nearest to those moments are
+    shown.
+    """
+    if policy.rule is None:
+        chosen = sample_times(policy, pts_seconds, fps=fps, window=window, end_seconds=end_seconds)
+        return pad(policy, chosen) if len(chosen) else chosen
+    inside = frames_in_window(pts_seconds, fps=fps, window=window, end_seconds=end_seconds)
+    if not len(inside):
+        return inside
+    if is_steady(pts_seconds, end_seconds=end_seconds):
+        return inside[_as_ruled(policy.rule, Question(len(inside), fps, len(inside) / fps))]
+    until = _shown_until(pts_seconds, inside, window, end_seconds)
+    return inside[pad(policy, _nearest_to_ruled(policy, policy.rule, pts_seconds[inside], until))]
+
+
+def _as_ruled(rule: FrameRule, question: Question) -> Indices:
+    chosen = np.asarray(rule.choose(question), np.int64)
+    return np.clip(chosen, 0, question.total_frames - 1)
+
+
+def _nearest_to_ruled(policy: FramePolicy, rule: FrameRule, times: Seconds, until: float) -> Indices:
+    if len(times) == 1:
+        return np.zeros(1, np.int64)
+    seconds = until - float(times[0])
+    rate = max(RULE_FPS, len(times) / seconds)
+    total = max(1, round(seconds * rate))
+    ruled = np.unique(_as_ruled(rule, Question(total, rate, seconds)))
+    chosen = np.unique(_nearest(times, times[0] + ruled / rate))
+    least = min(len(ruled), len(times), policy.num_frames or policy.min_frames)
+    if len(chosen) >= least:
+        return chosen
+    return _spread(_nearest(times, np.linspace(times[0], times[-1], least)), len(times))
+
+
 def is_steady(pts_seconds: Seconds, *, end_seconds: float | None = None) -> bool:
     """Whether a file's frames come at a constant rate, and its last one stays no longer than the others."""
     if not is_constant_rate(pts_seconds):
@@ -261,7 +311,8 @@ def _spread(indices: Indices, total: int) -> Indices:
 
 
 def pad(policy: FramePolicy, chosen: Indices) -> Indices:
-    """Repeat the last of the chosen frames until their number is a multiple of the temporal patch.
+    """Repeat the last of the chosen frames until their number is a multiple of the temporal patch, or what the policy
+    says in its place.
 
     transformers' Qwen processors pad the same way, but refuse one frame.
 
@@ -269,8 +320,41 @@ def pad(policy: FramePolicy, chosen: Indices) -> Indices:
         policy: what the model wants.
         chosen: int64 `[T]`, T at least 1.
     """
-    missing = -len(chosen) % policy.temporal_patch
+    count = max(len(chosen), policy.least_frames)
+    missing = count + -count % (policy.frame_multiple or policy.temporal_patch) - len(chosen)
     return np.concatenate([chosen, np.repeat(chosen[-1:], missing)]) if missing else chosen
+
+
+def shown_size(policy: FramePolicy, shown: Indices, height: int, width: int) -> tuple[int, int]:
+    """Height and width at which frames of `height` x `width` pixels are shown; `shown` as `shown_frames` gives them.
+    A rule of the model's own counts what it repeats, other policies do not."""
+    count = len(np.unique(shown)) if policy.rule is None else len(shown)
+    return target_size(policy, count, height, width)
+
+
+def lay_out(frames: NDArray[np.uint8], shown: Indices) -> None:
+    """Move frames, of which the first hold those of `shown` once each, ascending, to the order of `shown`, in place."""
+    chosen, order = np.unique(shown, return_inverse=True)
+    if len(chosen) < len(shown) and (np.diff(order) >= 0).all():  # repeated as they come: from the end, nothing is lost
+        for place in range(len(shown) - 1, 0, -1):
+            if order[place] != place:
+                frames[place] = frames[order[place]]
+    elif (order != np.arange(len(shown))).any():
+        frames[:] = frames[order]
+
+
+def distinct_frames(clip: Clip) -> int:
+    """Frames of a clip, those repeated at its end not counted."""
+    return len(np.unique(clip.pts_seconds))
+
+
+def fewer_frames(policy: FramePolicy, clip: Clip, count: int) -> Clip:
+    """A clip with `count` of its distinct frames, evenly spread, the first and the last among them where there are two,
+    and padded as the policy says."""
+    _, distinct = np.unique(clip.pts_seconds, return_index=True)
+    count = min(count, len(distinct))
+    chosen = pad(policy, distinct[np.linspace(0, len(distinct) - 1, count).round().astype(np.int64)])
+    return replace(clip, frames=clip.frames[chosen], pts_seconds=clip.pts_seconds[chosen])
 
 
 def frame_metadata(clip: Clip) -> dict[str, Any]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from .policy import FramePolicy
-
-Size = tuple[int, int]
-"""Height and width in pixels."""
+from .policy import FramePolicy, Size
 
 
 def target_size(policy: FramePolicy, num_frames: int, height: int, width: int) -> Size:
@@ -69,12 +66,20 @@ def frame_budget(policy: FramePolicy, num_frames: int, height: int, width: int) 
     return size
 
 
-def fit(policy: FramePolicy, _num_frames: int, height: int, width: int) -> Size:
-    """The source's own size, shrunk in proportion to at most `max_pixels` a frame; for models whose own processor
-    resizes afterwards. Never enlarges."""
-    highest = min(policy.max_frame_pixels or policy.max_pixels, policy.max_pixels)
-    if height * width <= highest:
+def fit(policy: FramePolicy, num_frames: int, height: int, width: int) -> Size:
+    """The source's own size, shrunk in proportion to at most `max_pixels` a frame, or its share of `max_clip_pixels`
+    where that is more, or to `fixed_size` where that is smaller on both sides; for models whose own processor resizes
+    afterwards. Enlarges only where the user says so."""
+    if policy.fixed_size is not None and policy.fixed_size[0] <= height and policy.fixed_size[1] <= width:
+        return policy.fixed_size
+    share = max(policy.max_pixels, policy.max_clip_pixels // num_frames)
+    highest = min(policy.max_frame_pixels or share, share)
+    lowest = min(policy.min_frame_pixels or 0, highest)
+    if lowest <= height * width <= highest:
         return height, width
+    if height * width < lowest:
+        scale = math.sqrt(lowest / (height * width))
+        return math.ceil(height * scale), math.ceil(width * scale)
     scale = math.sqrt(highest / (height * width))
     return max(1, int(height * scale)), max(1, int(width * scale))
 

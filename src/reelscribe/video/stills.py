@@ -23,7 +23,7 @@ from .limits import ReadLimits
 from .memory import check_memory
 from .pixels import RgbConverter
 from .rejection import RejectedError, reason
-from .sampling import FramePolicy, frames_in_window, pad, sample_times, span_seconds, target_size
+from .sampling import FramePolicy, frames_in_window, lay_out, shown_frames, shown_size, span_seconds
 from .signatures import HEAD_BYTES, READABLE, is_animated_webp, still_format
 from .source import VideoSource
 from .timeline import FALLBACK_FPS
@@ -158,19 +158,18 @@ def _clip(
     allocate: Callable[..., NDArray[Any]],
 ) -> Clip:
     seconds, fps, end = pictures.seconds, pictures.fps, pictures.duration_seconds
-    chosen = sample_times(policy, seconds, fps=fps, window=window, end_seconds=end)
-    if not len(chosen):
+    shown = shown_frames(policy, seconds, fps=fps, window=window, end_seconds=end)
+    if not len(shown):
         raise RejectedError("no_frames", f"no frame of {decoder.source.name} lies in the time window")
-    shown = pad(policy, chosen)
-    decoding = decoder.decoded(pictures, chosen.tolist())
+    decoding = decoder.decoded(pictures, np.unique(shown).tolist())
     first = next(decoding)
     source_size = (first.shape[0], first.shape[1])
-    height, width = target_size(policy, len(chosen), *source_size)
+    height, width = shown_size(policy, shown, *source_size)
     converter = RgbConverter(height=height, width=width, source_size=source_size)
     frames = allocate((len(shown), height, width, 3), np.uint8)
     for index, picture in enumerate(chain([first], decoding)):
         converter.write(VideoFrame.from_ndarray(picture, format="rgb24"), frames[index])
-    frames[len(chosen) :] = frames[len(chosen) - 1]
+    lay_out(frames, shown)
     inside = frames_in_window(seconds, fps=fps, window=window, end_seconds=end)
     span = span_seconds(seconds, inside, fps=fps, window=window, end_seconds=end)
     return Clip(

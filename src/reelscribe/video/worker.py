@@ -12,13 +12,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from ..record import Clip, Failure
+from .asking import Answer, Question, ask_with
 from .jobs import Doubt
 from .memory import leave_no_core, memory_bound, private_bytes
 from .transport import send_clip
@@ -29,8 +31,8 @@ it."""
 PARENT_CHECK_SECONDS = 1.0
 """Time between two looks at whether the parent lives; a forked sister of ours may hold its end of the socket open."""
 
-CLIP, FAILURE, ERROR = "clip", "failure", "error"
-"""What an answer holds."""
+CLIP, FAILURE, ERROR, QUESTION = "clip", "failure", "error", "question"
+"""What a message to the parent holds: an answer, or a question that must be answered first."""
 
 Read = Callable[..., Clip | Failure | Doubt]
 
@@ -46,10 +48,34 @@ def main(arguments: list[str]) -> None:
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, ConnectionError):
         read = _function(reader)
         own_bytes = private_bytes()
+        inbox = _Inbox(connection)
+        ask_with(inbox.ask)
         connection.send("ready")
         while True:
-            video, settings = connection.recv()
+            video, settings = inbox.request()
             _answer(connection, partial(_within_memory, read, own_bytes, video, settings), parent=parent)
+
+
+class _Inbox:
+    """What comes from the parent: requests, which may be ahead of their time, and answers."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._requests: deque[tuple[Any, dict[str, Any]]] = deque()
+
+    def request(self) -> tuple[Any, dict[str, Any]]:
+        """The next video, and how it is read."""
+        request: tuple[Any, dict[str, Any]] = self._requests.popleft() if self._requests else self._connection.recv()
+        return request
+
+    def ask(self, question: Question) -> Sequence[int]:
+        """What the parent answers."""
+        self._connection.send((QUESTION, 0.0, question))
+        while True:
+            what, value = self._connection.recv()
+            if isinstance(value, Answer):
+                return value.indices
+            self._requests.append((what, value))
 
 
 def _function(name: str) -> Read:

@@ -10,11 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..record import CaptionRequest, Clip, Failure
 from ..stores import StoredPath
+from .asking import ParentsRule
 from .jobs import MAX_ATTEMPTS, Doubt, Job, RecentClips, plain_video
 from .limits import DEFAULT_LIMITS, ReadLimits
 from .pool import LostError, Worker, WorkerPool, usable_processors
@@ -103,6 +105,9 @@ class ClipStream:
         self._pool = pool
         self._requests = iter(requests)
         self._limits = limits
+        self._rule = policy.rule
+        if policy.rule is not None:  # a process that reads asks for it here
+            policy = replace(policy, rule=ParentsRule())
         self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": _whole(root)}
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
@@ -288,7 +293,7 @@ class ClipStream:
             worker.send(job.video, {**job.settings, "plain": job.attempts > 0})
         if not sent:
             return True
-        outcome, seconds = worker.receive(limits=self._limits)
+        outcome, seconds = worker.receive(limits=self._limits, rule=self._rule)
         if isinstance(outcome, Doubt) and sent[0].attempts + 1 < MAX_ATTEMPTS:
             raise LostError(outcome.failure, seconds)
         self._deliver(sent.popleft(), outcome, seconds)

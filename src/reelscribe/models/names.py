@@ -1,0 +1,281 @@
+"""Names of models as people write and paste them, and what they mean.
+
+A local folder is taken as it is named; everything else must mean one repository on the hub, and only one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ..errors import SettingsError
+from .base import ModelSpec
+
+BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "demo"}
+"""Models that come with the package: name to folder."""
+
+HUB_HOSTS = ("huggingface.co", "hf.co")
+"""Hosts of the hub; `HF_ENDPOINT` names another."""
+MODEL_FILES = (".json", ".md", ".safetensors", ".bin", ".jinja", ".txt", ".model", ".py", ".gitattributes", "LICENSE")
+"""How the names of files end whose page stands for the model that they belong to."""
+NO_MODELS = ("blog", "chat", "collections", "docs", "join", "learn", "login", "new", "organizations", "papers", "posts",
+             "pricing", "search", "settings", "tasks")  # fmt: skip
+"""First parts of addresses on the hub that are pages of the hub's own."""
+DEFAULT_TAGS = ("latest", "main")
+"""Tags, and revisions, that mean the model as it is now."""
+LONGEST_NAME = 96
+LONGEST_SHOWN = 200
+
+_HUB_NAME = re.compile(r"(\w[\w.-]*/)?\w[\w.-]*(?<![.-])", re.ASCII)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_PATH = re.compile(r"[/~]|\.{1,2}(/|$)|[A-Za-z]:[\\/]")
+_PAIRS = ('""', "''", "``", "“”", "„“", "‘’", "«»", "<>", "()", "[]")
+_DASHES = str.maketrans(dict.fromkeys("‐‑‒–—−", "-"))
+_EXAMPLE = "a model on the hub is named like Qwen/Qwen3-VL-8B-Instruct"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """What a name means."""
+
+    name: str
+    """A bundled model, a local path, or a name on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit that the name holds; None: it holds none, or the usual one."""
+    subfolder: str | None = None
+    """Folder inside the repository that the name holds."""
+
+
+def understood(spec: ModelSpec) -> ModelSpec:
+    """The spec with its model as transformers and vLLM know it; of a server's model only the server knows the name.
+
+    Raises:
+        SettingsError: the name means no model, or contradicts `model_params`.
+    """
+    if spec.backend not in ("hf", "vllm"):
+        return spec
+    meant = read_model_name(spec.model)
+    options = dict(spec.options)
+    for option in ("revision", "subfolder"):
+        held = getattr(meant, option)
+        if held is not None and options.get(option, held) != held:
+            raise SettingsError(
+                f"the model {_shown(spec.model)} names the {option} {held!r}, and model_params {options[option]!r}; "
+                "leave one of them out"
+            )
+        options |= {} if held is None else {option: held}
+    if spec.backend == "vllm" and meant.subfolder is not None:
+        raise SettingsError(
+            f"the model {_shown(spec.model)} lies in a folder of its repository, and vLLM loads whole repositories "
+            "alone; download it and name its folder"
+        )
+    return replace(spec, model=meant.name, options=options)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of this machine that a name leads to, or None."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, of no known user, or with characters that no path can have
+        return None
+
+
+def read_model_name(text: str) -> ModelName:
+    """What a name that a person wrote or pasted means.
+
+    Understood are local folders, names on the hub with `@revision`, addresses of pages and files on the hub, `hf://`
+    addresses, and those of git; blanks, quotes and invisible characters around them are left aside.
+
+    Raises:
+        SettingsError: it means no model, or could mean several.
+    """
+    name = text if _is_here(text) else _unwrapped(text)
+    if not name:
+        raise SettingsError(f"the name of the model is empty; {_EXAMPLE}, or by its folder")
+    if name[:7].lower() == "file://":
+        name = unquote(urlsplit(name).path)
+    if _is_here(name) or _PATH.match(name):
+        return ModelName(name)
+    if _is_address(name):
+        return _of_address(name, text)
+    return _of_hub_name(name, text)
+
+
+def _is_here(name: str) -> bool:
+    if name in BUNDLED_MODELS or local_folder(name) is not None:
+        return True
+    try:
+        return bool(name) and Path(name).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _unwrapped(text: str) -> str:
+    """A name without what was pasted with it."""
+    name = "".join(one for one in text if unicodedata.category(one) != "Cf").strip()
+    while len(name) > 1 and name[0] + name[-1] in _PAIRS:
+        name = name[1:-1].strip()
+    return name.translate(_DASHES)
+
+
+def _is_address(name: str) -> bool:
+    return bool(_SCHEME.match(name)) or name.startswith("git@") or _host_of(name) in _hosts()
+
+
+def _host_of(address: str) -> str:
+    host = _SCHEME.sub("", address).partition("/")[0].rpartition("@")[2].lower()
+    return host.removeprefix("www.")
+
+
+def _hosts() -> tuple[str, ...]:
+    endpoint = os.environ.get("HF_ENDPOINT", "")
+    return (*HUB_HOSTS, _host_of(endpoint)) if endpoint else HUB_HOSTS
+
+
+def _of_address(name: str, text: str) -> ModelName:
+    """What an address on the hub means: a repository's page, a file or folder in it, or where git finds it."""
+    if name.startswith("git@"):
+        name = "https://" + name.removeprefix("git@").replace(":", "/", 1)
+    scheme = found[1].lower() if (found := _SCHEME.match(name)) else "https"
+    rest = _SCHEME.sub("", name)
+    if scheme == "hf":
+        return _of_uri(f"hf://{rest}", text)
+    host = _host_of(name)
+    if scheme not in ("http", "https", "ssh", "git") or host not in _hosts():
+        raise SettingsError(f"the model {_shown(text)} {_elsewhere(scheme, host)}")
+    path = re.sub("/+", "/", rest.partition("/")[2].partition("?")[0].partition("#")[0]).strip("/").removesuffix(".git")
+    if path.partition("/")[0] in NO_MODELS:
+        raise SettingsError(f"the model {_shown(text)} is a page of the hub that shows no model; {_EXAMPLE}")
+    return _of_uri(f"https://{HUB_HOSTS[0]}/{_routed(path)}", text)
+
+
+def _elsewhere(scheme: str, host: str) -> str:
+    if scheme not in ("http", "https", "ssh", "git"):
+        return "is an address that no model can be loaded from; download it and name its folder"
+    return (
+        f"is an address at {host!r}, which is no hub of models (HF_ENDPOINT names another hub than huggingface.co); "
+        "name it as it is called on the hub, or by its folder; where it is a server that runs a model, give --server"
+    )
+
+
+def _routed(path: str) -> str:
+    """A path on the hub whose route says which revision is meant, or says nothing of it."""
+    parts = path.split("/")
+    if parts[2:3] == ["commit"] or parts[2:3] == ["commits"]:
+        return "/".join([*parts[:2], "tree", *parts[3:4]])
+    known = ("tree", "blob", "resolve", "raw", "blame")
+    typed = parts[0] in ("datasets", "spaces", "models", "kernels", "buckets")
+    return path if typed or len(parts) < 3 or parts[2] in known else "/".join(parts[:2])
+
+
+def _of_uri(uri: str, text: str) -> ModelName:
+    from huggingface_hub import parse_hf_uri
+    from huggingface_hub.errors import HfUriError
+
+    _check_tag(uri.partition("://")[2].partition("@")[0].removeprefix(f"{HUB_HOSTS[0]}/"), text)
+    try:
+        meant = parse_hf_uri(_without_tag(uri))
+    except HfUriError as exc:
+        raise SettingsError(f"the model {_shown(text)} is no address of a model on the hub; {_EXAMPLE}") from exc
+    if meant.type != "model":
+        raise SettingsError(f"the model {_shown(text)} is the address of a {meant.type}, not of a model; {_EXAMPLE}")
+    revision = None if meant.revision in DEFAULT_TAGS else meant.revision
+    return ModelName(meant.id, revision, _folder_in(meant.path_in_repo, meant.id, text))
+
+
+def _folder_in(path: str, name: str, text: str) -> str | None:
+    """The folder of a repository that a path in it leads to; files that belong to a whole model lead to theirs."""
+    if path.lower().endswith(".gguf"):
+        raise SettingsError(
+            f"the model {_shown(text)} is one GGUF file; name the repository ({name}) and the file with model_params "
+            f"gguf_file={path.rpartition('/')[2]}"
+        )
+    if path.endswith(MODEL_FILES):
+        path = path.rpartition("/")[0]
+    return path.strip("/") or None
+
+
+def _of_hub_name(name: str, text: str) -> ModelName:
+    """What a name without a scheme means."""
+    name = re.sub(r"\s*/\s*", "/", name).rstrip("/").removesuffix(".git")
+    if name.startswith("models--") and name.count("--") == 2:  # as the hub's cache names its folders
+        name = name.removeprefix("models--").replace("--", "/")
+    repository, at, revision = name.partition("@")
+    _check_tag(repository, text)
+    repository, revision = _without_tag(repository), revision.strip()
+    if is_hub_name(repository) and bool(at) == bool(revision):
+        return ModelName(repository, None if revision in ("", *DEFAULT_TAGS) else revision)
+    raise SettingsError(f"the model {_shown(text)} is neither a folder here nor a name on the hub{_hint(repository)}")
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a repository on the hub can have this name."""
+    well_made = len(name) <= LONGEST_NAME and _HUB_NAME.fullmatch(name) is not None
+    return well_made and not ("--" in name or ".." in name or name.endswith(".git"))
+
+
+def _hint(name: str) -> str:
+    """What else may have been meant."""
+    for wrong in (r"\s+", r"\\"):
+        other = re.sub(wrong, "-" if wrong == r"\s+" else "/", name)
+        if other != name and is_hub_name(other):
+            return f"; did you mean {other}?"
+    return f"; {_EXAMPLE}"
+
+
+def _check_tag(name: str, text: str) -> None:
+    """Stop at `name:tag`, unless the tag says nothing.
+
+    Raises:
+        SettingsError: saying what the tag may have meant.
+    """
+    repository, _, tag = name.partition(":")
+    if not tag or (tag in DEFAULT_TAGS and "/" in repository):
+        return
+    if "/" not in repository:
+        raise SettingsError(
+            f"the model {_shown(text)} is named as Ollama names models, and is none of the hub's; {_EXAMPLE}. For a "
+            "server that knows it by that name give its address too, such as --server http://localhost:11434/v1"
+        )
+    raise SettingsError(
+        f"the model {_shown(text)} holds a tag, {_shown(tag)}, which the hub does not have: it may be a revision "
+        f"({repository}@{tag}), or a kind of quantisation, which has a repository of its own"
+    )
+
+
+def _without_tag(name: str) -> str:
+    return re.sub(rf":({'|'.join(DEFAULT_TAGS)})(?=@|$)", "", name)
+
+
+def served_names(name: str) -> list[str]:
+    """What a server may call a model that a person named so, the likeliest first: a tag that says nothing may be there
+    or not."""
+    plain = plain_name(name)
+    return list(dict.fromkeys([name, plain, plain.removesuffix(":latest"), f"{plain}:latest"]))
+
+
+def plain_name(name: str) -> str:
+    """A name without what was pasted with it; of an address on the hub, the model's name there."""
+    plain = _unwrapped(name)
+    try:
+        return read_model_name(plain).name if _is_address(plain) else plain
+    except SettingsError:
+        return plain
+
+
+def _shown(text: str) -> str:
+    return repr(text) if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]!r}…"
+
+
+def hub_arguments(meant: ModelName, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that say which files of a repository to read: those that hold for every one, and its own."""
+    common = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
+    own = {"revision": meant.revision, "subfolder": meant.subfolder}
+    return common | {key: value for key, value in own.items() if value is not None}
