@@ -26,6 +26,7 @@ from reelscribe.models.base import ThinkingSettings, generation_config
 from reelscribe.models.vllm_engine import _Engine
 from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
 from reelscribe.video.reader import read_clip
+from reelscribe.video.sampling import FrameSettings
 
 MODEL = "reelscribe/shapes"
 PROMPT = "Describe the input video in 1-2 sentences."
@@ -251,6 +252,27 @@ def test_a_clip_too_large_for_the_engine_leaves_the_others_captioned(engine, hel
     assert results[3].failure.kind == "too_many_tokens"
     assert "max_frames" in results[3].failure.message
     assert len(results[3].failure.message) < 500
+
+
+@needs_vllm
+def test_with_fit_a_clip_too_long_for_the_engine_is_shown_with_fewer_frames():
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 128, 160, 3), np.uint8)
+    long = Clip(pixels, np.arange(60) / 2, duration_seconds=30, source_fps=2, source_height=128, source_width=160)
+    captioner = load_captioner(
+        ModelSpec(
+            "vllm",
+            MODEL,
+            {"max_model_len": 300},
+            generation=generation_config({"max_tokens": 8}),
+            frames=FrameSettings(fit=True),
+        )
+    )
+    try:
+        (result,) = captioner.caption([(CaptionRequest(RequestId(0, 0), "v", PROMPT), long)])
+    finally:
+        captioner.close()
+    assert result.failure is None
+    assert 300 - 2 * 35 < result.usage.prompt_tokens + 8 <= 300
 
 
 @needs_vllm

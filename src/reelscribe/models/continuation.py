@@ -1,50 +1,75 @@
 """A transformers model that has read a batch of prompts: its cache, its masks, its positions.
 
-The vision encoder and the prompt run once; `select` copies or drops rows of the cache, so that several texts go on
-from one prompt.
+The vision encoder and the prompt run once, the encoder first, as in `generate`; `select` copies or drops rows of the
+cache, so that several texts go on from one prompt.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .positions import corrected
+
+FEATURES = "mm_encoder_outputs"
+"""The argument of `forward` that takes what the vision encoder made, by modality."""
+
+Axes = Mapping[str, int]
+"""Tensors that a cache carries besides keys and values, by name, and which of their axes are the rows of the batch."""
+
 
 class CachedContinuation:
-    """A `decoding.Continuation` over transformers' dynamic cache."""
+    """A `decoding.Continuation` over transformers' dynamic cache.
 
-    def __init__(self, model: Any, *, cache: Any, mask: Tensor, positions: Tensor | None, logits: Tensor) -> None:
+    Args:
+        model: the model.
+        cache: what it remembers of the rows.
+        mask: `[R, P]`, 0 where a row is padding.
+        positions: of each row's last token, or None where the model finds them itself.
+        logits: of each row's next token.
+        carried: tensors of the cache that `select` must treat as it treats keys and values.
+    """
+
+    def __init__(
+        self, model: Any, *, cache: Any, mask: Tensor, positions: Tensor | None, logits: Tensor, carried: Axes
+    ) -> None:
         self._model = model
         self._cache = cache
         self._mask = mask
         self._positions = positions
+        self._carried = carried
         self.logits = logits
         """Scores of each row's next token, `[R, V]`."""
 
     @classmethod
-    def read(cls, model: Any, inputs: Mapping[str, Any]) -> CachedContinuation:
+    def read(cls, model: Any, inputs: Mapping[str, Any], *, carried: Axes | None = None) -> CachedContinuation:
         """Run the vision encoder and the prompts, once.
 
         Args:
             model: a decoder-only transformers model.
-            inputs: what its processor made of B prompts, left-padded, on the model's device.
+            inputs: what its processor made of B prompts, left-padded, on the model's device; features may stand there
+                in place of pixels, as `FEATURES`.
+            carried: tensors that its cache carries besides keys and values (`carried_axes`).
         """
         from transformers import DynamicCache
 
         cache = DynamicCache(config=model.config.get_text_config(decoder=True))
         positions = _positions(model, inputs)
         output = model(
-            **_accepted(model, inputs),
+            **_accepted(model, _encoded(model, inputs)),
             **_given(model, position_ids=positions, logits_to_keep=1),
             **_with_cache(model, cache),
         )
         last = None if positions is None else positions[..., -1:].clone()
-        return cls(model, cache=cache, mask=inputs["attention_mask"], positions=last, logits=output.logits[:, -1])
+        return cls(
+            model, cache=cache, mask=inputs["attention_mask"], positions=last, logits=output.logits[:, -1],
+            carried=carried or {},
+        )  # fmt: skip
 
     def advance(self, tokens: Tensor) -> None:
         """Append `tokens` int64 `[R]`, one a row, and compute the next scores."""
@@ -63,10 +88,104 @@ class CachedContinuation:
         """Make the rows `index` int64 `[K]` the batch, in that order."""
         # reorder_cache gathers any rows, and every kind of layer has it; batch_select_indices is for attention alone.
         self._cache.reorder_cache(index)
+        for path, axis in self._carried.items():
+            owner, name = _owner(self._cache, path)
+            _put(owner, name, _at(owner, name).index_select(axis, index))
         self._mask = self._mask.index_select(0, index)
         self.logits = self.logits.index_select(0, index)
         if self._positions is not None:
             self._positions = self._positions.index_select(-2, index)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor that the cache holds, by its path."""
+        return dict(_tensors(self._cache))
+
+
+def carried_axes(read: Callable[[int], CachedContinuation]) -> dict[str, int]:
+    """What a model's cache carries for each row that is not selected with keys and values, found by trying.
+
+    A tensor is selected if one of its axes grows with the number of rows; of one that is not, the axis of rows is the
+    one that is longer where two rows were read.
+
+    Args:
+        read: lets the model read one prompt so many times, side by side.
+    """
+    one = read(1)
+    before = _shapes(one)
+    one.select(one.logits.new_zeros(2, dtype=torch.long))
+    after = _shapes(one)
+    unmoved = {path for path, shape in before.items() if after.get(path) == shape and 1 in shape}
+    if not unmoved:
+        return {}
+    two = _shapes(read(2))
+    changed = {path: _changed(before[path], two.get(path, ())) for path in unmoved}
+    return {path: axes[0] for path, axes in changed.items() if axes}
+
+
+def _shapes(model: CachedContinuation) -> dict[str, tuple[int, ...]]:
+    return {path: tuple(tensor.shape) for path, tensor in model.tensors().items()}
+
+
+def _changed(one: tuple[int, ...], two: tuple[int, ...]) -> list[int]:
+    return [axis for axis, (few, many) in enumerate(zip(one, two, strict=False)) if (few, many) == (1, 2)]
+
+
+def _tensors(owner: Any, path: str = "", depth: int = 4) -> Iterator[tuple[str, Tensor]]:
+    """Tensors in an object, its lists, dicts and the objects in them, by path (`layers.3.keys`)."""
+    for name, value in _parts(owner):
+        place = f"{path}{name}"
+        if isinstance(value, Tensor):
+            yield place, value
+        elif depth and not isinstance(value, str | bytes | int | float | torch.nn.Module):
+            yield from _tensors(value, f"{place}.", depth - 1)
+
+
+def _parts(owner: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(owner, Mapping):
+        yield from ((str(name), value) for name, value in owner.items() if isinstance(name, str | int))
+    elif isinstance(owner, list | tuple):
+        yield from ((str(number), value) for number, value in enumerate(owner))
+    else:
+        yield from getattr(owner, "__dict__", {}).items()
+
+
+def _owner(root: Any, path: str) -> tuple[Any, str]:
+    *way, name = path.split(".")
+    for step in way:
+        root = _at(root, step)
+    return root, name
+
+
+def _at(owner: Any, name: str) -> Any:
+    if isinstance(owner, Mapping):
+        return owner[name] if name in owner else owner[int(name)]
+    return owner[int(name)] if isinstance(owner, list | tuple) else getattr(owner, name)
+
+
+def _put(owner: Any, name: str, value: Tensor) -> None:
+    if isinstance(owner, dict):
+        owner[name if name in owner else int(name)] = value
+    elif isinstance(owner, list):
+        owner[int(name)] = value
+    else:
+        setattr(owner, name, value)
+
+
+def takes_features(model: Any) -> bool:
+    """Whether the model's `forward` takes what its vision encoder made in place of pixels."""
+    return FEATURES in forward_parameters(model)
+
+
+def _encoded(model: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The inputs with features in place of pixels and of what only the encoder reads, as `generate` makes them.
+
+    `forward` given pixels calls the same encoder, but in some families not with all that it needs.
+    """
+    encode = getattr(model, "_prepare_multimodal_encoder_kwargs_for_generation", None)
+    if not takes_features(model) or FEATURES in inputs or encode is None:
+        return inputs
+    encoded: Mapping[str, Any] = encode({name: value for name, value in inputs.items() if name != "input_ids"})
+    return {**encoded, "input_ids": inputs["input_ids"]} if encoded.get(FEATURES) else inputs
 
 
 def _positions(model: Any, inputs: Mapping[str, Any]) -> Tensor | None:
@@ -78,7 +197,7 @@ def _positions(model: Any, inputs: Mapping[str, Any]) -> Tensor | None:
         return None
     rest = {name: value for name, value in inputs.items() if name != "input_ids"}
     positions: Tensor = model._prepare_position_ids_for_generation(inputs["input_ids"], rest)
-    return positions
+    return corrected(positions, inputs, model_type=model.config.model_type)
 
 
 def _accepted(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,15 +10,15 @@ import gc
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..stages import BusyClock
-from ..video.sampling import FramePolicy, frame_metadata
+from ..video.sampling import FramePolicy
+from .asking import Asking, Shown
 from .base import (
     GenerationConfig,
     ModelSpec,
@@ -29,28 +29,33 @@ from .base import (
     short_message,
 )
 from .batching import Waiting
+from .classes import hears
 from .context import Context, LongPrompts, fitted, most_positions
-from .continuation import CachedContinuation
+from .continuation import Axes, CachedContinuation, carried_axes
 from .cores import SharedCores, lanes_for, leaves_a_core
 from .decoding import Row, write
-from .loading import LoadedModel, load_model, quiet_transformers
+from .joining import JoinedInputs, found_alike, joined, remembering
+from .loading import LoadedModel, load_model, loading_errors, quiet_transformers
 from .memory import is_out_of_memory, token_budget
 from .preparing import Batch, PreparedBatches
 from .prompting import (
     TOKENS_PER_FRAME,
     TOKENS_PER_TIMESTAMP,
-    frame_arguments,
     has_exact_policy,
     policy_from_processor,
-    prompt_tokens,
-    render_prompt,
-    wants_special_tokens,
 )
 from .pulling import SideBySide
 from .stopping import Stopped, let_stop, stops_when
-from .thinking import Budgets, thinking_of
-from .vision import Frames, VisionFeatures, can_share, places, sharing_processor
+from .thinking import NO_THINKING, Budgets, thinking_of
+from .trial import TRIAL_GENERATION, check, failed, trial_requests
+from .vision import Frames, VisionFeatures, can_share, places
 from .written import LONGEST_MARK, Thought
+
+OTHER_PROMPTS = 16
+"""How many times longer the other prompt is that a prompt is read with, to see whether that matters."""
+MOST_BY_OTHERS = 0.01
+"""Share of the spread of scores by which others in a batch may change one; rounding is a hundred times less."""
+SOUND_NOTE = "the model can hear, but the sound of the videos is not given to it: its captions are of what is seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +115,13 @@ class HFCaptioner:
         self._options = known.options(loaded.options)
         self._generation = generation
         self._exact = has_exact_policy(loaded.processor)
+        self._pad_id = loaded.processor.tokenizer.pad_token_id
+        device = loaded.model.device
+        self._asking = Asking(loaded.processor, self._options, device=device if device.type == "cuda" else None)
+        self._carried: Axes = {}
+        self._selects = True
+        self._alone = False
+        self._alike: tuple[str, ...] | None = None
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
         self._context = Context(
             most_positions(loaded.model.config), generation.max_tokens + self._budgets.tokens_per_text
@@ -127,10 +139,13 @@ class HFCaptioner:
             max_size=loaded.options.max_batch_size,
             tokens_per_text=generation.max_tokens + self._budgets.tokens_per_text,
         )
-        self._vision = VisionFeatures(loaded.model) if can_share(loaded.model, loaded.processor) else None
+        self._vision: VisionFeatures | None = None
         self._clocks = {"prepare": BusyClock(), "model": BusyClock(places=self._lanes)}
         self._preparing = threading.Lock()
         self._ahead = leaves_a_core(loaded.model.device)
+        self._alike = self._found_alike()
+        if self._alike is not None and can_share(loaded.model, loaded.processor):
+            self._vision = VisionFeatures(loaded.model)
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> HFCaptioner:
@@ -142,13 +157,89 @@ class HFCaptioner:
         """
         loaded = load_model(spec.model, spec.options)
         policy = policy_from_processor(loaded.processor).override(spec.frames)
-        return cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking, name=spec.model)
+        captioner = cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking, name=spec.model)
+        with loading_errors(spec.model):
+            captioner.try_out()
+        return captioner
+
+    def try_out(self) -> None:
+        """Caption a tiny clip, and find out what the model's cache carries and whether batches can be shared.
+
+        What streams are told and how they are batched is as before.
+
+        Raises:
+            ModelError: when it cannot be captioned.
+        """
+        settings = self._generation, self._eos_ids, self._tokens_per_frame, self._budgets
+        self._generation, self._eos_ids = TRIAL_GENERATION, frozenset()
+        self._budgets = Budgets(NO_THINKING, self._processor.tokenizer)  # two tokens are enough to try
+        try:
+            self._try_out([self._job(*shown) for shown in trial_requests(self.policy)])
+        finally:
+            self._generation, self._eos_ids, self._tokens_per_frame, self._budgets = settings
+            self._clocks["prepare"] = BusyClock()
+            if self._vision is not None:
+                self._vision.clear()
+
+    def _try_out(self, jobs: Sequence[Job]) -> None:
+        self._carried = self._found_carried(jobs[0])
+        results = self._tried(jobs[:1])
+        if results[0].failure is not None:
+            self._selects = False
+            results = self._tried(jobs[:1])
+        check(results)
+        if not self._exact:
+            self._try_batches(jobs)
+
+    def _try_batches(self, jobs: Sequence[Job]) -> None:
+        """Find out what clips and prompts of a batch have of one another."""
+        self._alone = self._suffers_from_others(_shown(jobs)[0])
+        self.batch_size = self._budget.max_size
+        if self._vision is None:
+            return
+        try:
+            with torch.inference_mode():
+                self._vision.apart = self._vision.mixes(self._inputs(jobs[:2]), _frames(jobs[:2]))
+        except Exception:  # what cannot be told apart, or not encoded beforehand, is not shared
+            self._vision = None
+        if self._vision is not None and failed(self._tried([jobs[0], jobs[1], jobs[0]])):
+            self._vision = None
+
+    def _tried(self, jobs: Sequence[Job]) -> list[CaptionResult]:
+        return self._answer(Batch(jobs, self._prepare))
+
+    def _found_carried(self, job: Job) -> Axes:
+        try:
+            return carried_axes(lambda count: self._read_plainly([_shown([job])[0]] * count))
+        except Exception:  # shows when the clip is captioned
+            return {}
+
+    def _suffers_from_others(self, shown: Shown) -> bool:
+        """Whether a prompt in a batch is read otherwise than alone (GLM-5-Next, MiniMax M3; `generate` does the same).
+        In half precision rounding hides it."""
+        if self._model.dtype != torch.float32:
+            return False
+        request, clip = shown
+        longer = replace(request, prompt=" ".join([request.prompt] * OTHER_PROMPTS))
+        other = longer, replace(clip, frames=255 - clip.frames[::-1])
+        alone = self._read_plainly([shown]).logits[0]
+        among = self._read_plainly([shown, other]).logits[0]
+        return bool((alone - among).abs().max() > MOST_BY_OTHERS * alone.std())
+
+    def _read_plainly(self, shown: Sequence[Shown]) -> CachedContinuation:
+        with quiet_transformers(), torch.inference_mode():
+            if self._alike is None:
+                inputs = self._asking.ask(shown)
+            else:
+                inputs = joined([self._asking.ask([one]) for one in shown], pad_id=self._pad_id)
+            placed = {name: self._placed(name, value) for name, value in inputs.items()}
+            return CachedContinuation.read(self._model, placed)
 
     @property
     def notes(self) -> list[str]:
         """What the summary of a run says about this captioner."""
-        note = self._budgets.thinking.note
-        return [] if note is None else [note]
+        thinking = self._budgets.thinking.note
+        return [*([SOUND_NOTE] if hears(self._model) else []), *([] if thinking is None else [thinking])]
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Write captions batch by batch, and pull the clips of the next batches meanwhile.
@@ -221,12 +312,13 @@ class HFCaptioner:
 
     @property
     def batch_size(self) -> int:
-        """Videos in one batch at most; fewer where they do not fit the token budget. May be set between streams."""
+        """Videos in one batch at most; fewer where they do not fit the token budget, and 1 for a model whose
+        prompts disturb one another. May be set between streams."""
         return self._budget.max_size
 
     @batch_size.setter
     def batch_size(self, size: int) -> None:
-        self._budget.max_size = size
+        self._budget.max_size = 1 if self._alone else size
 
     @property
     def busy_seconds(self) -> dict[str, float]:
@@ -250,7 +342,7 @@ class HFCaptioner:
                 self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
             ),
             prompt_tokens=self._estimate(request, clip),
-            group=None if self._exact else clip.frames.shape,
+            group=self._group(clip),
         )
 
     def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
@@ -260,9 +352,14 @@ class HFCaptioner:
 
         def length_with(clip: Clip) -> int:
             with self._preparing, self._clocks["prepare"], quiet_transformers():
-                return prompt_tokens(self._processor, request, clip, self._options)
+                return len(self._asking.ask([(request, clip)])["input_ids"][0])
 
         return fitted(clip, self.policy, room=self._context.room, length_with=length_with)
+
+    def _group(self, clip: Clip) -> Hashable:
+        if self._alike is None:
+            return clip.frames.shape
+        return len(clip.frames) if "length" in self._alike else None
 
     def _estimate(self, request: CaptionRequest, clip: Clip) -> int:
         words = 64 + (len(request.prompt) + len(request.system_prompt or "")) // 3
@@ -335,6 +432,8 @@ class HFCaptioner:
             return [result for part in batch.parts(size) for result in self._answer(part)]
 
     def _caption_batch(self, batch: _Batch) -> list[CaptionResult]:
+        if not self._selects:
+            return self._caption_text_by_text(batch)
         model, ids, mask = self._read(batch)
         lengths = mask.sum(-1).tolist()
         if not self._exact:
@@ -344,13 +443,32 @@ class HFCaptioner:
         written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
         return results_of(batch.items, lengths, written)
 
+    def _caption_text_by_text(self, batch: _Batch) -> list[CaptionResult]:
+        """The same where the model's cache cannot be selected from: each text on a prompt of its own."""
+        if len(batch.items) > 1:
+            return [result for part in batch.parts(1) for result in self._answer(part)]
+        [job] = batch.items
+        inputs = batch.prepared()
+        self._check_lengths(batch, inputs["attention_mask"])
+        lengths = inputs["attention_mask"].sum(-1).tolist()
+        written = []
+        thought = self._budgets.for_prompt(inputs["input_ids"][0, -LONGEST_MARK:].tolist())
+        for row in rows_of(job, 0, thought):
+            model = CachedContinuation.read(self._model, inputs)
+            written += write(
+                model, [row], prompt_ids=inputs["input_ids"], prompt_mask=inputs["attention_mask"],
+                eos_ids=self._eos_ids, text_of=self._text_of,
+            )  # fmt: skip
+        return results_of([job], lengths, written)
+
     def _read(self, batch: _Batch) -> tuple[CachedContinuation, torch.Tensor, torch.Tensor]:
         """Let the model read the prompts of a batch, and let go of its pixels; with the prompts' tokens and mask."""
         inputs = batch.prepared()
         self._check_lengths(batch, inputs["attention_mask"])
         if self._vision is not None:
             inputs = self._vision.in_place_of_pixels(inputs, _frames(batch.items), later=_frames(batch.later()))
-        return CachedContinuation.read(self._model, inputs), inputs["input_ids"], inputs["attention_mask"]
+        read = CachedContinuation.read(self._model, inputs, carried=self._carried)
+        return read, inputs["input_ids"], inputs["attention_mask"]
 
     def _check_lengths(self, batch: _Batch, mask: torch.Tensor) -> None:
         """Stop before the model reads prompts that it does not take.
@@ -376,41 +494,32 @@ class HFCaptioner:
     def _inputs(self, batch: Sequence[Job]) -> Mapping[str, Any]:
         """What the processor makes of a batch, left-padded, on the model's device.
 
-        Where a clip is repeated and its features can be shared, its pixels stand there once.
+        Where the features of a repeated clip can be shared, its pixels stand there once.
         """
         with quiet_transformers():
-            texts = [render_prompt(self._processor, job.request, self._options) for job in batch]
-            frames = _frames(batch)
-            writable = {id(one): _writable(one) for one in frames}
-            inputs = self._processor_for(frames)(
-                text=texts,
-                videos=[[writable[id(one)]] for one in frames],
-                text_kwargs=self._text_arguments(texts[0]),
-                videos_kwargs=self._video_arguments(batch),
-                return_tensors="pt",
-            )
-        return {name: self._placed(name, value) for name, value in inputs.items()}
+            made = self._asking.ask(_shown(batch)) if self._alike is None else self._made_one_by_one(batch)
+        placed = {name: self._placed(name, value) for name, value in made.items()}
+        return JoinedInputs(placed, made.rows) if isinstance(made, JoinedInputs) else placed
 
-    def _processor_for(self, frames: Sequence[Frames]) -> Any:
-        shares = self._vision is not None and len(places(frames)) < len(frames)
-        return sharing_processor(self._processor) if shares else self._processor
+    def _made_one_by_one(self, batch: Sequence[Job]) -> JoinedInputs:
+        first = [*places(_frames(batch)).values()]
+        processor = self._processor if len(first) == len(batch) else remembering(self._processor)
+        parts = [self._asking.ask([shown], processor=processor) for shown in _shown(batch)]
+        return joined(parts, first=None if self._vision is None else first, pad_id=self._pad_id)
 
-    def _text_arguments(self, prompt: str) -> dict[str, Any]:
-        arguments = {"padding": True, "padding_side": "left"}
-        if not wants_special_tokens(self._processor, prompt):
-            arguments["add_special_tokens"] = False
-        return arguments
-
-    def _video_arguments(self, batch: Sequence[Job]) -> dict[str, Any]:
-        """The frames are the ones to show, with their own times; where the policy is exact, at their final size."""
-        arguments: dict[str, Any] = {
-            **frame_arguments(self._processor),
-            "video_metadata": [[frame_metadata(job.clip)] for job in batch],
-            "input_data_format": "channels_last",
-        }
-        if self._model.device.type == "cuda":
-            arguments["device"] = self._model.device
-        return arguments
+    def _found_alike(self) -> tuple[str, ...] | None:
+        """What clips of a batch must have in common, of the processor alone; None: they must be of one shape."""
+        shown = trial_requests(self.policy)
+        try:
+            with quiet_transformers(), torch.inference_mode():
+                self._asking.settle(self._model, shown[0])
+                return found_alike(
+                    lambda numbers: self._asking.ask([shown[number] for number in numbers]),
+                    lambda number: self._asking.ask([shown[number]]),
+                    pad_id=self._pad_id,
+                )
+        except Exception:  # what a processor cannot do at all shows when a clip is captioned
+            return None
 
     def _placed(self, name: str, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -476,5 +585,5 @@ def _frames(jobs: Iterable[Job]) -> list[Frames]:
     return [job.clip.frames for job in jobs]
 
 
-def _writable(frames: np.ndarray) -> np.ndarray:
-    return frames if frames.flags.writeable and frames.flags.c_contiguous else frames.copy()
+def _shown(jobs: Iterable[Job]) -> list[Shown]:
+    return [(job.request, job.clip) for job in jobs]

@@ -18,6 +18,7 @@ from pydantic import Field
 from ..errors import MissingExtraError, ModelError, SettingsError
 from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, put_into
 from .base import PromptOptions, close_matches, read_options
+from .classes import class_for
 from .prompting import resolve_model
 from .spelling import dtype_name, misplaced
 
@@ -102,7 +103,7 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
         processor = load_own_processor(source)
         check_tokenizer(processor, config)
         weights = {**{key: value for key, value in arguments.items() if key not in hub}, **source.hub}
-        model = _load_weights(source, weights, options)
+        model = _load_weights(source, weights, options, config=config)
     return LoadedModel(model=model, processor=processor, options=options)
 
 
@@ -255,16 +256,13 @@ def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, A
     return dict(config.to_dict())
 
 
-def _load_weights(source: Checkpoint, arguments: Mapping[str, Any], options: HFOptions) -> Any:
-    from transformers import AutoModelForImageTextToText
-
+def _load_weights(source: Checkpoint, arguments: Mapping[str, Any], options: HFOptions, *, config: Any) -> Any:
+    loader = class_for(config)
     device = options.device
     if arguments.get("device_map") is None:
         device = own_device(device or best_device(), options.rank)
     dtype = _dtype(arguments.get("dtype"), device)
-    model, report = AutoModelForImageTextToText.from_pretrained(
-        source.base, **{**arguments, "dtype": dtype, "output_loading_info": True}
-    )
+    model, report = loader.from_pretrained(source.base, **{**arguments, "dtype": dtype, "output_loading_info": True})
     if source.adapter is not None and not source.is_apart:
         check_complete(report, source.adapter)  # transformers has put it in, and reports of nothing else
     elif missing := sorted(report["missing_keys"]):

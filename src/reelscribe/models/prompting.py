@@ -5,6 +5,7 @@ Shared by every back end that runs a Hugging Face checkpoint in this process; ru
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -161,9 +162,19 @@ def policy_from_processor(processor: Any) -> FramePolicy:
     Exact for the families of `POLICIES`, whose rules `video.sampling` follows. The processors of others are asked: how
     many frames and which where they sample by themselves, else which frames make up a moderate number.
     """
-    video = processor.video_processor
-    own = POLICIES.get(type(video).__name__)
-    return _other_policy(video) if own is None else own(video)
+    video = _own_video_processor(processor)
+    return POLICIES.get(type(video).__name__, _other_policy)(video)
+
+
+def _own_video_processor(processor: Any) -> Any:
+    """The video processor with the size that the processor gives it on every call, where it does (Qwen-Omni)."""
+    defaults = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})
+    size = defaults.get("videos_kwargs", {}).get("size")
+    if size is None:
+        return processor.video_processor
+    video = copy.copy(processor.video_processor)
+    video.size = size
+    return video
 
 
 def has_exact_policy(processor: Any) -> bool:
