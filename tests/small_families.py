@@ -98,6 +98,7 @@ def generated(made: HFCaptioner, job: Job) -> str:
         [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": request.prompt}]}],
         tokenize=False,
         add_generation_prompt=True,
+        **made._options.chat_template_kwargs,
     )
     inputs = made._processor(
         text=[prompt],

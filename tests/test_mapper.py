@@ -420,7 +420,7 @@ def test_lists_of_different_length():
         operator().process_batched({"text": ["a"], "videos": []})
 
 
-KEYS = ["caption_key", "failure_key", "finish_reason_key"]
+KEYS = ["caption_key", "failure_key", "finish_reason_key", "reasoning_key"]
 
 
 @pytest.mark.parametrize("key", KEYS)

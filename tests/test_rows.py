@@ -73,7 +73,7 @@ def test_captions_that_only_a_later_row_has_are_kept(tmp_path: Path, suffix: str
     assert load(tmp_path / "other.jsonl")[1] == {"video": "b.mp4", "captions": OWN, "made": ["words"]}
 
 
-@pytest.mark.parametrize("key", ["caption_key", "failure_key", "finish_reason_key"])
+@pytest.mark.parametrize("key", ["caption_key", "failure_key", "finish_reason_key", "reasoning_key"])
 @pytest.mark.parametrize("form", ["video", "videos"])
 @pytest.mark.parametrize("keep_original", [True, False])
 def test_no_named_field_of_a_later_row_is_replaced(tmp_path: Path, key: str, form: str, keep_original: bool) -> None:

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 import torch
 
+import thinkers
 from adapters import merged, write_lora
 from reelscribe.demo.render import EVALUATION_SEEDS, render_clip
 from reelscribe.demo.scenes import parse_caption
 from reelscribe.errors import MissingExtraError, ModelError, SettingsError
 from reelscribe.mapper import VideoCaptioningFromVLMMapper
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
+from reelscribe.models.base import ThinkingSettings, generation_config
 from reelscribe.models.vllm_engine import _Engine
 from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
 from reelscribe.video.reader import read_clip
@@ -414,3 +415,43 @@ def test_what_vllm_would_leave_out_of_a_lora_is_one_line_before_it_starts(config
 def test_a_lora_without_effect_is_one_line(tmp_path):
     with pytest.raises(ModelError, match="has no effect in vLLM.*merge it into its model first"):
         load_captioner(ModelSpec("vllm", str(write_lora(tmp_path / "lora", size=0.0))))
+
+
+# models that reason
+
+
+@needs_vllm
+@pytest.mark.parametrize(
+    ("template", "words", "tokens", "reasoning"),
+    [
+        (
+            "qwen3_vl_thinking",
+            thinkers.QWEN,
+            3,
+            "".join(thinkers.THOUGHT[:3]),
+        ),  # opened by the prompt, cut by its budget
+        ("glm4_1v_thinking", thinkers.GLM, 2048, thinkers.REASONING),  # opened by the model, closed by it
+    ],
+)
+def test_a_model_that_reasons_writes_what_it_writes_with_transformers(tmp_path, template, words, tokens, reasoning):
+    folder = thinkers.thinker(tmp_path / "m", template, words)
+    frames = np.full((4, 96, 96, 3), 50, np.uint8)
+    clip = Clip(frames, np.arange(4) / 2, duration_seconds=2, source_fps=2, source_height=96, source_width=96)
+    jobs = [
+        (CaptionRequest(RequestId(row, 0), "v", "What?" + row * " And?", num_candidates=1 + 2 * row, seed=row), clip)
+        for row in range(3)
+    ]
+    found = []
+    for backend in ("hf", "vllm"):
+        generation = generation_config({"max_tokens": 40, "stop": [" the", " now"]})
+        spec = ModelSpec(backend, str(folder), generation=generation, thinking=ThinkingSettings(tokens=tokens))
+        captioner = load_captioner(spec)
+        found.append(by_row(captioner.caption(jobs)))
+        captioner.close()
+    theirs, ours = found
+    for row, result in ours.items():
+        assert result.usage == theirs[row].usage
+        for one, other in zip(result.candidates, theirs[row].candidates, strict=True):
+            assert (one.text, one.reasoning) == (thinkers.CAPTION.removesuffix(" now"), reasoning)
+            assert one == replace(other, mean_logprob=one.mean_logprob)
+            assert one.mean_logprob == pytest.approx(other.mean_logprob, abs=1e-3)

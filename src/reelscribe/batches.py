@@ -109,7 +109,7 @@ def check_types(schema: Any, new_fields: NewFields) -> None:
         if not (pa.types.is_null(type_) or _is_like(type_, wanted, pa)):
             raise SettingsError(
                 f"the data set has a field {name!r} of type {type_}, and the run would write {wanted} there; give "
-                "caption_key, failure_key or finish_reason_key another name"
+                "caption_key, failure_key or finish_reason_key, or reasoning_key, another name"
             )
 
 

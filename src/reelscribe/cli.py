@@ -164,6 +164,10 @@ CAPTION_OPTIONS = options(
     option("--top-p", type=click.FloatRange(0, 1, min_open=True), metavar="X", help="Sample from the likeliest tokens "
            "that make up this share."),
     option("--top-k", type=click.IntRange(min=-1), metavar="N", help="Sample from this many tokens; 0 is no limit."),
+    option("--thinking", type=click.Choice(["off", "on"]), help="Whether the model reasons first, where its chat "
+           "template has a switch; one without reasons as it does.  [default: off]"),
+    count_option("--thinking-tokens", help="Longest reasoning, in tokens; it does not count for --max-tokens.  "
+                 "[default: 2048]"),
     pairs_option("--sampling-param", "sampling_params", help="Another parameter of generation; may be repeated."),
     option("--seed", type=int, metavar="N", help="Seed of everything random.  [default: 0]"),
 )  # fmt: skip
@@ -221,6 +225,7 @@ FIELD_OPTIONS = options(
            "row: captions]"),
     option("--failure-key", metavar="FIELD", help="Also write failures to this field."),
     option("--finish-reason-key", metavar="FIELD", help="Also write why captions ended, stop or length, here."),
+    option("--reasoning-key", metavar="FIELD", help="Also write the reasoning before captions to this field."),
 )  # fmt: skip
 
 

@@ -16,7 +16,15 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 from .batches import batch_fields, batch_to_rows, check_types, fields_until, is_table, output_features, rows_to_batch
 from .errors import FailedSamplesError, SettingsError
 from .models import batch_size_options, check_backend, choose_backend, load_captioner, understood
-from .models.base import DEFAULT_MODEL, SERVED_MODEL, Captioner, ModelSpec, generation_config
+from .models.base import (
+    DEFAULT_MODEL,
+    DEFAULT_THINKING_TOKENS,
+    SERVED_MODEL,
+    Captioner,
+    ModelSpec,
+    ThinkingSettings,
+    generation_config,
+)
 from .pipe import Results, run_pipe
 from .plan import Planner, RowOutcome
 from .printable import logger
@@ -74,6 +82,11 @@ class VideoCaptioningFromVLMMapper:
         failure_key: write the failure of a sample (`kind`, `message`, `video_index`), or null, to this field.
         finish_reason_key: also write why each kept caption ended (`stop`, or `length` where it was cut at the token
             limit), a list in video order, to this field; null on originals.
+        reasoning_key: also write the reasoning before each kept caption, or null, a list in video order, to this field;
+            null on originals.
+        thinking: whether a model reasons before it answers, where its chat template has a switch for that; one without
+            a switch reasons as it does.
+        thinking_tokens: longest reasoning, in tokens; then it is ended, and the answer follows.
         seed: seed of everything random; together with a sample's content it fixes the sample's result.
         captioner: a `Captioner` or a `ModelSpec` to use instead of `hf_model`.
         video_token: marks a video in the text.
@@ -144,6 +157,9 @@ class VideoCaptioningFromVLMMapper:
         caption_key: str | None = None,
         failure_key: str | None = None,
         finish_reason_key: str | None = None,
+        reasoning_key: str | None = None,
+        thinking: Literal["off", "on"] = "off",
+        thinking_tokens: PositiveInt = DEFAULT_THINKING_TOKENS,
         seed: int = 0,
         captioner: Any = None,
         video_token: str = SpecialTokens.video,
@@ -186,6 +202,7 @@ class VideoCaptioningFromVLMMapper:
         self.parameters: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         """The plain values this operator was built from (and a live captioner, if one was given)."""
         self.generation = generation_config(sampling_params)
+        self.thinking = ThinkingSettings(on=thinking == "on", tokens=thinking_tokens)
         self.frames = FrameSettings(
             fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
             pixel_aspect, tone_map, deinterlace, fit,
@@ -206,6 +223,7 @@ class VideoCaptioningFromVLMMapper:
             caption_key=caption_key,
             failure_key=failure_key,
             finish_reason_key=finish_reason_key,
+            reasoning_key=reasoning_key,
         )
         """The rules for samples: `plan` and `finish`."""
         _check_distinct(
@@ -214,6 +232,7 @@ class VideoCaptioningFromVLMMapper:
             caption_key=caption_key,
             failure_key=failure_key,
             finish_reason_key=finish_reason_key,
+            reasoning_key=reasoning_key,
         )
         self.limits = ReadLimits(
             max_frame_pixels=max_source_pixels,
@@ -258,6 +277,10 @@ class VideoCaptioningFromVLMMapper:
             return self._with_operator_settings(given["captioner"])
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
+        if self.thinking.on:
+            raise SettingsError(
+                "captioner is a living one, which thinking cannot change: leave out thinking (--thinking)"
+            )
         if self.frames.fit:
             raise SettingsError("fit (--fit) is for models that are loaded here: a living captioner shows what it gets")
         self._captioner, self._own_captioner = captioner, False
@@ -272,7 +295,8 @@ class VideoCaptioningFromVLMMapper:
             options = {**batch_size_options(spec.backend, self.batch_size), **options}
         generation = self.generation if self.parameters["sampling_params"] is not None else spec.generation
         frames = self.frames if self.frames != FrameSettings() else spec.frames
-        return replace(spec, options=options, generation=generation, frames=frames)
+        thinking = self.thinking if self.thinking != ThinkingSettings() else spec.thinking
+        return replace(spec, options=options, generation=generation, frames=frames, thinking=thinking)
 
     @property
     def captioner(self) -> Captioner:

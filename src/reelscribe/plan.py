@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .errors import SettingsError
+from .models.written import parted
 from .record import (
     BadRow,
     Candidate,
@@ -30,7 +31,7 @@ from .text import Chunk, SpecialTokens, insert_captions, ordinary_text, video_ch
 FAILURE_FIELDS = {"kind", "message", "video_index"}
 """Fields of a failure in a row."""
 
-TRIED_TWICE = ("empty_caption", "not_finite")
+TRIED_TWICE = ("empty_caption", "no_answer", "not_finite")
 """Failures of the model that another seed may avoid."""
 
 
@@ -66,6 +67,8 @@ class RowOutcome:
     """Tokens spent on the row."""
     finish_reasons: list[list[str]] = field(default_factory=list)
     """For each of `captions` why it ended: `stop`, or `length` where it was cut at the token limit."""
+    reasonings: list[list[str | None]] = field(default_factory=list)
+    """For each of `captions` the reasoning before it; None where the model wrote none."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Planner:
     """Field that gets the failure of a sample."""
     finish_reason_key: str | None = None
     """Field that gets why each kept caption ended."""
+    reasoning_key: str | None = None
+    """Field that gets the reasoning before each kept caption."""
 
     @property
     def new_fields(self) -> dict[str, str]:
@@ -110,6 +115,7 @@ class Planner:
             self.text_key: "text",
             self.caption_key: "captions",
             self.finish_reason_key: "captions",
+            self.reasoning_key: "captions",
             self.failure_key: "failure",
         }
         return {name: kind for name, kind in fields.items() if name is not None}
@@ -155,6 +161,7 @@ class Planner:
             "caption_key": self.caption_key,
             "failure_key": self.failure_key,
             "finish_reason_key": self.finish_reason_key,
+            "reasoning_key": self.reasoning_key,
         }
         return {option: key for option, key in keys.items() if key is not None}
 
@@ -184,7 +191,8 @@ class Planner:
         return own if isinstance(own, str) else self.prompt
 
     def checked(self, result: CaptionResult) -> CaptionResult:
-        """The result, or a failure where the numbers behind it are not finite, or its texts are empty."""
+        """The result without reasoning in its texts, or a failure where the numbers behind it are not finite, or its
+        texts are empty."""
         try:
             return self._checked(result)
         except Exception as exc:
@@ -195,12 +203,23 @@ class Planner:
     def _checked(self, result: CaptionResult) -> CaptionResult:
         if result.failure is not None:
             return result
+        result = replace(result, candidates=tuple(parted(one) for one in result.candidates))
         if any(one.mean_logprob is not None and not math.isfinite(one.mean_logprob) for one in result.candidates):
             failure = Failure("not_finite", "the model computed numbers that are not finite for this video")
             return CaptionResult(result.request_id, failure=failure, usage=result.usage)
         if not any(self._texts(result)):
-            return CaptionResult(result.request_id, failure=_empty_caption(self._texts(result)), usage=result.usage)
+            return CaptionResult(result.request_id, failure=self.lack_of(result), usage=result.usage)
         return result
+
+    def lack_of(self, result: CaptionResult) -> Failure:
+        """The failure that candidates without a text are."""
+        pairs = zip(result.candidates, self._texts(result), strict=True)
+        empty = [(str(i), one.reasoning is not None) for i, (one, text) in enumerate(pairs) if not text]
+        told = f"candidate {', '.join(number for number, _ in empty)} of {len(result.candidates)}"
+        if any(reasoned for _, reasoned in empty):
+            return Failure("no_answer", f"the model reasoned, but gave no answer for {told}; --thinking-tokens "
+                           "(thinking_tokens) and --max-tokens (max_tokens) are its budgets")  # fmt: skip
+        return Failure("empty_caption", f"the model gave no text for {told}")
 
     def is_worth_another_try(self, result: CaptionResult) -> bool:
         """Whether another seed may give a checked result that is of use."""
@@ -254,6 +273,7 @@ class Planner:
             videos=len(plan.requests),
             usage=usage,
             finish_reasons=[[one.finish_reason for one in candidates] for candidates in kept],
+            reasonings=[[one.reasoning or None for one in candidates] for candidates in kept],
         )
 
     def _keep(
@@ -265,7 +285,7 @@ class Planner:
         for result, chunk, request in zip(results, owners, plan.requests, strict=True):
             texts = written = self._texts(result)
             if not all(texts) and (self.keep == "all" or not any(texts)):
-                failures.append((request.id.video, _empty_caption(texts)))
+                failures.append((request.id.video, self.lack_of(result)))
             if self.keep != "all":
                 texts = [text for text in texts if text]
             choice = Choice(ordinary_text(chunk.text, self.tokens), content_seed(request.seed, "select"))
@@ -281,17 +301,22 @@ class Planner:
             insert_captions(chunk, [next(waiting) for _ in range(chunk.num_videos)], self.tokens)
             for chunk in plan.chunks
         )
-        reasons = [one.finish_reason for one in candidates]
-        return self._with_extra_fields(sample, captions=captions, reasons=reasons, failure=None)
+        return self._with_extra_fields(sample, candidates=candidates, failure=None)
 
     def _original(self, sample: Sample, failures: Sequence[tuple[int, Failure]]) -> Sample:
         failure = failure_to_dict(failures[0][1], video_index=failures[0][0]) if failures else None
-        return self._with_extra_fields(dict(sample), captions=None, reasons=None, failure=failure)
+        return self._with_extra_fields(dict(sample), candidates=None, failure=failure)
 
-    def _with_extra_fields(
-        self, sample: Sample, *, captions: list[str] | None, reasons: list[str] | None, failure: Any
-    ) -> Sample:
-        values = {self.caption_key: captions, self.finish_reason_key: reasons, self.failure_key: failure}
+    def _with_extra_fields(self, sample: Sample, *, candidates: Sequence[Candidate] | None, failure: Any) -> Sample:
+        def told(value: Callable[[Candidate], Any]) -> list[Any] | None:
+            return None if candidates is None else [value(one) for one in candidates]
+
+        values = {
+            self.caption_key: told(lambda one: one.text),
+            self.finish_reason_key: told(lambda one: one.finish_reason),
+            self.reasoning_key: told(lambda one: one.reasoning or None),
+            self.failure_key: failure,
+        }
         for key, value in values.items():
             if key is not None and self._may_write(key, sample):
                 sample[key] = value
@@ -299,9 +324,12 @@ class Planner:
 
 
 def _candidates_of(kept: Sequence[str], candidates: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate]:
-    """The candidates that have the kept texts, with these as their text."""
-    by_text = dict(zip(reversed(texts), reversed(candidates), strict=True))
-    return [replace(by_text[text], text=text) for text in kept]
+    """The candidates that have the kept texts, each once as long as there are several, with these as their text."""
+    by_text: dict[str, list[Candidate]] = {}
+    for text, one in zip(texts, candidates, strict=True):
+        by_text.setdefault(text, []).append(one)
+    found = (by_text[text].pop(0) if len(by_text[text]) > 1 else by_text[text][0] for text in kept)
+    return [replace(one, text=text) for one, text in zip(found, kept, strict=True)]
 
 
 def window_of(sample: Sample, window_keys: tuple[str, str], *, default: TimeWindow, video_index: int = 0) -> TimeWindow:
@@ -375,8 +403,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {_digits(value)} digits"
     return reprlib.repr(value)
-
-
-def _empty_caption(texts: Sequence[str]) -> Failure:
-    empty = [str(i) for i, text in enumerate(texts) if not text]
-    return Failure("empty_caption", f"the model gave no text for candidate {', '.join(empty)} of {len(texts)}")

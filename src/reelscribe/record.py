@@ -35,6 +35,7 @@ FAILURE_KINDS = {
     "too_many_tokens": "the video and its prompt are longer than the model, the engine or the server takes",
     "engine_died": "the engine died twice while it worked on this video",
     "server_error": "the server refused the request, or failed on it again and again",
+    "no_answer": "the model reasoned but gave no answer within its budgets (--thinking-tokens, --max-tokens), twice",
     "empty_caption": "the model gave no text, also with another seed",
     "not_finite": "the model computed NaN or infinities, also with another seed",
     "model_error": "the model raised an error for this video",
@@ -132,9 +133,19 @@ class Candidate:
     finish_reason: str = "stop"
     """`stop` (the model ended) or `length` (cut at `max_tokens`)."""
     tokens: int = 0
-    """Generated tokens."""
+    """Generated tokens, without those of the reasoning."""
     mean_logprob: float | None = None
-    """Mean natural-log probability of the generated tokens under the model, or None where it is not known."""
+    """Mean natural-log probability of these tokens under the model, or None where it is not known."""
+    reasoning: str | None = None
+    """What the model wrote before the caption to find it; None: it wrote nothing of the kind. Where the text is empty,
+    no answer followed."""
+    reasoning_tokens: int = 0
+    """Generated tokens of the reasoning and its marks; 0 also where they are not counted."""
+
+    @property
+    def all_tokens(self) -> int:
+        """Generated tokens, reasoning included."""
+        return self.tokens + self.reasoning_tokens
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "text", self.text.rstrip(CUT_CHARACTER))

@@ -38,6 +38,10 @@ class Outcome(Protocol):
         """Why each caption ended."""
 
     @property
+    def reasonings(self) -> list[list[str | None]]:
+        """The reasoning before each caption."""
+
+    @property
     def failures(self) -> list[tuple[int, Failure]]:
         """(video index, failure)."""
 
@@ -60,6 +64,8 @@ class FieldNames:
     """Where failures are written."""
     finish_reason_key: str | None = None
     """Where it is written why captions ended."""
+    reasoning_key: str | None = None
+    """Where the reasoning before captions is written."""
     keep_original: bool = True
     """Whether rows without captions stay in the output."""
     tokens: SpecialTokens = DEFAULT_TOKENS
@@ -74,6 +80,7 @@ class FieldNames:
             self.caption_key: "caption_key",
             self.failure_key: "failure_key",
             self.finish_reason_key: "finish_reason_key",
+            self.reasoning_key: "reasoning_key",
         }
         return {name: parameter for name, parameter in names.items() if name is not None}
 
@@ -196,6 +203,8 @@ class VideoForm:
         new = {**_extra_fields(self.names, outcome, self.caption_key), self.caption_key: captions}
         if self.names.finish_reason_key is not None:
             new[self.names.finish_reason_key] = [reasons[0] for reasons in outcome.finish_reasons] or None
+        if self.names.reasoning_key is not None:
+            new[self.names.reasoning_key] = [reasoning[0] for reasoning in outcome.reasonings] or None
         return [self.names.passed_on(row, new)]
 
     def videos(self, row: Sample) -> Sequence[Any]:
@@ -279,7 +288,7 @@ def _checked(form: VideosForm | VideoForm, seen: Collection[str], names: FieldNa
 
 
 def _check_video_form(form: VideoForm, seen: Collection[str], names: FieldNames) -> None:
-    if form.column in (names.caption_key, names.failure_key, names.finish_reason_key):
+    if form.column in names.written:
         raise DataError(f"captions or failures would replace the field {form.column!r} with the videos; name another")
     if names.caption_key is None and CAPTIONS_FIELD in seen:
         raise DataError(
@@ -290,7 +299,12 @@ def _check_video_form(form: VideoForm, seen: Collection[str], names: FieldNames)
 
 def _named(fields: dict[str | None, str], names: FieldNames) -> NewFields:
     """The fields that have a name, and those of reasons and failures if they have one."""
-    all_fields = {**fields, names.finish_reason_key: "captions", names.failure_key: "failure"}
+    all_fields = {
+        **fields,
+        names.finish_reason_key: "captions",
+        names.reasoning_key: "captions",
+        names.failure_key: "failure",
+    }
     return {key: kind for key, kind in all_fields.items() if key is not None}
 
 
@@ -299,6 +313,8 @@ def _extra_fields(names: FieldNames, outcome: Outcome, caption_key: str | None) 
     new: Sample = {} if caption_key is None else {caption_key: None}
     if names.finish_reason_key is not None:
         new[names.finish_reason_key] = None
+    if names.reasoning_key is not None:
+        new[names.reasoning_key] = None
     if names.failure_key is not None:
         new[names.failure_key] = _first_failure(outcome)
     return new

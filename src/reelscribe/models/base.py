@@ -20,6 +20,7 @@ DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 SERVED_MODEL = ""
 """The name that stands for the one model that a server serves, or for the default one where it serves that."""
 DEFAULT_MAX_TOKENS = 512
+DEFAULT_THINKING_TOKENS = 2048
 SAMPLED_TEMPERATURE = 0.9
 """Temperature where several candidates are asked for and nobody set one: choosing needs variety."""
 SAMPLED_TOP_P = 0.95
@@ -40,7 +41,7 @@ class GenerationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     max_tokens: Annotated[int, Field(gt=0)] = DEFAULT_MAX_TOKENS
-    """Longest caption, in tokens."""
+    """Longest caption, in tokens; reasoning before it does not count."""
     temperature: Annotated[float, Field(ge=0)] | None = None
     """Softmax temperature; 0 is greedy."""
     do_sample: bool | None = None
@@ -244,6 +245,16 @@ def _own_temperature(own: Mapping[str, Any]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingSettings:
+    """What the user says of reasoning before the answer."""
+
+    on: bool = False
+    """Whether a model that has a switch for it reasons; one that has none does in any case."""
+    tokens: int = DEFAULT_THINKING_TOKENS
+    """Longest reasoning, in tokens; then it is ended and the answer follows."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Plain values from which a captioner is built, here or in another process."""
 
@@ -257,6 +268,8 @@ class ModelSpec:
     """Generation settings."""
     frames: FrameSettings = field(default_factory=FrameSettings)
     """What the user changes of the model's frame policy."""
+    thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
+    """What the user says of reasoning."""
 
 
 @runtime_checkable

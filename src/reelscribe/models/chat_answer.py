@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, ValidationError, model_validator
 
 MOST_TOKENS = 1 << 40
 """A count of tokens above this is none."""
@@ -64,6 +64,37 @@ def _logprobs(value: Any) -> tuple[float, ...]:
     return found if all(map(math.isfinite, found)) else ()
 
 
+def _words(value: Any) -> tuple[str, ...]:
+    """The text of each token; none where one of them has none."""
+    told = value.get("content") if isinstance(value, Mapping) else None
+    try:
+        found = tuple(one["token"] for one in told or ())
+    except (TypeError, KeyError, IndexError):
+        return ()
+    return found if all(isinstance(word, str) for word in found) else ()
+
+
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""Fields of a message with what the model wrote before its answer."""
+REASONING_PARTS = ("thinking", "reasoning")
+"""Types of such parts of a content, and what the text is called in them."""
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """What the model wrote before its answer; empty: that is not told, or not in a form that is known."""
+    content = message.get("content")
+    parts = [one for one in content if isinstance(one, Mapping)] if isinstance(content, list) else []
+    told = [message.get(name) for name in REASONING_FIELDS]
+    told += [one.get(kind, one.get("text")) for one in parts for kind in REASONING_PARTS if one.get("type") == kind]
+    for one in told:
+        try:
+            if text := _text(one):
+                return text
+        except ValueError:
+            continue
+    return ""
+
+
 def _fields(value: Any) -> Any:
     return value if isinstance(value, Mapping) else {}
 
@@ -79,6 +110,13 @@ class Message(_Shape):
     """The text."""
     refusal: Annotated[str, BeforeValidator(_word)] = ""
     """Why it wrote none, where it says so."""
+    reasoning: str = ""
+    """What it wrote before the text to find it, where the server keeps that apart."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_reasoning(cls, value: Any) -> Any:
+        return {**value, "reasoning": _reasoning(value)} if isinstance(value, Mapping) else value
 
 
 class Choice(_Shape):
@@ -92,6 +130,13 @@ class Choice(_Shape):
     """Why it ended; empty: that is not told."""
     logprobs: Annotated[tuple[float, ...], BeforeValidator(_logprobs)] = ()
     """Natural-log probability of each token; empty: they are not told."""
+    words: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    """The text of each of these tokens; empty: it is not told."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_words(cls, value: Any) -> Any:
+        return {**value, "words": value.get("logprobs")} if isinstance(value, Mapping) else value
 
 
 class AnswerUsage(_Shape):

@@ -9,11 +9,12 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
+from ..reasoning import MARKS, Marks, joined
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Usage
 from ..video.sampling import frame_metadata
 from .base import (
@@ -27,6 +28,8 @@ from .base import (
 )
 from .chat_answer import ChatAnswer, Choice
 from .prompting import chat_messages
+from .thinking import NO_THINKING, Thinking
+from .written import find_stop, parted
 
 Form = Literal["video", "images"]
 FrameFormat = Literal["jpeg", "png"]
@@ -71,6 +74,8 @@ class ChatFormat:
     """How frames are packed."""
     frame_arguments: Mapping[str, Any]
     """What the server's processor is told about the frames."""
+    thinking: Thinking = NO_THINKING
+    """What is known of the model's reasoning."""
 
     def sampling(self, num_candidates: int) -> tuple[dict[str, Any], bool]:
         """Fields of a request that say how tokens are chosen, and whether all candidates are the same text."""
@@ -79,7 +84,14 @@ class ChatFormat:
         sampling = resolve_sampling(self.generation, num_candidates=num_candidates, model_defaults=self.defaults)
         return _fields(self.generation, sampling, self.defaults), sampling.greedy
 
-    def body(self, request: CaptionRequest, clip: Clip, dialect: Dialect, *, seed: int, count: int) -> dict[str, Any]:
+    def reading(self, *, room: bool) -> Reading:
+        """How the texts of answers are to be read, with room for reasoning or without."""
+        opened = self.thinking.marks if self.thinking.opens else None
+        return Reading(opened, self.generation.max_tokens, self.generation.stop) if room else Reading(opened)
+
+    def body(
+        self, request: CaptionRequest, clip: Clip, dialect: Dialect, *, seed: int, count: int, room: bool = False
+    ) -> dict[str, Any]:
         """The JSON body of one request.
 
         Args:
@@ -88,8 +100,13 @@ class ChatFormat:
             dialect: what the server understands.
             seed: seed of the first candidate; each further one counts up by one.
             count: candidates of this one request.
+            room: whether there is room for reasoning besides the answer; strings that end an answer would end that,
+                too, and are looked for here.
         """
         fields, _ = self.sampling(request.num_candidates)
+        if room:
+            fields = {name: value for name, value in fields.items() if name != "stop"}
+            fields["max_tokens"] += self.thinking.settings.tokens
         body: dict[str, Any] = {"model": self.model, **fields, "seed": seed}
         if count > 1:
             body["n"] = count
@@ -100,6 +117,22 @@ class ChatFormat:
         show = _as_video if dialect.form == "video" else _as_images
         parts, extra = show(clip, self)
         return {**body, **extra, "messages": _messages(request, parts, self.options)}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How the texts of answers are to be read."""
+
+    opened: Marks | None = None
+    """Marks of the reasoning that the chat template opens; None: it opens none, as far as is known."""
+    max_tokens: int | None = None
+    """Longest answer, in tokens, where it had more room; None: the server kept to it."""
+    stop: tuple[str, ...] = ()
+    """Strings that end an answer, where the server was not told."""
+
+
+PLAIN = Reading()
+"""Of answers that had no room for reasoning, to a template of which nothing is known."""
 
 
 def _unresolved(config: GenerationConfig, num_candidates: int) -> tuple[dict[str, Any], bool]:
@@ -190,7 +223,12 @@ def pack_frames(frames: np.ndarray, frame_format: FrameFormat) -> list[str]:
 
 
 def result_of(
-    request: CaptionRequest, answers: Sequence[ChatAnswer], *, counts: Sequence[int], same: bool
+    request: CaptionRequest,
+    answers: Sequence[ChatAnswer],
+    *,
+    counts: Sequence[int],
+    same: bool,
+    reading: Reading = PLAIN,
 ) -> CaptionResult:
     """What the server's answers to one request mean.
 
@@ -199,6 +237,7 @@ def result_of(
         answers: the answers, in candidate order.
         counts: choices that each of them was asked for; what comes beyond is left aside.
         same: whether one text stands for all candidates.
+        reading: how their texts are to be read.
     """
     choices = [choice for answer, count in zip(answers, counts, strict=True) for choice in answer.first(count)]
     if any(choice.finish_reason == "content_filter" for choice in choices):
@@ -211,20 +250,72 @@ def result_of(
         refusal = choices[0].message.refusal[:LONGEST_MESSAGE]
         return CaptionResult(request.id, failure=Failure("server_error", f"the model refused to answer: {refusal}"))
     written = sum(answer.usage.completion_tokens for answer in answers)
-    own = [_candidate_of(choice, tokens=written if len(choices) == 1 else 0) for choice in choices]
+    own = [_candidate_of(choice, reading, tokens=written if len(choices) == 1 else 0) for choice in choices]
     candidates = tuple(own * wanted if same else own)[:wanted]
     prompt_tokens = max(answer.usage.prompt_tokens for answer in answers)
     return CaptionResult(request.id, candidates, usage=Usage(prompt_tokens, written * (wanted if same else 1)))
 
 
-def _candidate_of(choice: Choice, *, tokens: int) -> Candidate:
-    logprobs = choice.logprobs
-    return Candidate(
-        text=choice.message.content,
-        finish_reason="length" if choice.finish_reason == "length" else "stop",
-        tokens=len(logprobs) or tokens,
-        mean_logprob=_mean(logprobs),
-    )
+def _candidate_of(choice: Choice, reading: Reading, *, tokens: int) -> Candidate:
+    """A choice as a candidate; behind reasoning, tokens and probability are the answer's, where they are told."""
+    one = parted_choice(choice, reading)
+    logprobs, words = choice.logprobs, choice.words if len(choice.words) == len(choice.logprobs) else ()
+    if one.reasoning is None:
+        one = replace(one, tokens=len(logprobs) or tokens, mean_logprob=_mean(logprobs))
+        return _shortened(one, words, logprobs, reading)
+    begin = _answer_begin(words)
+    if not one.text:
+        return replace(one, reasoning_tokens=len(logprobs) or tokens)
+    if begin is None:  # which of the tokens are the answer's is not told
+        return _shortened(one, (), (), reading)
+    one = replace(one, tokens=len(logprobs) - begin, mean_logprob=_mean(logprobs[begin:]), reasoning_tokens=begin)
+    return _shortened(one, words[begin:], logprobs[begin:], reading)
+
+
+def parted_choice(choice: Choice, reading: Reading) -> Candidate:
+    """A choice's text, and the reasoning that came in a field of its own or in marks.
+
+    A text without a mark that was cut is reasoning where the template opens it: nothing else can have been cut.
+    """
+    message = choice.message
+    one = Candidate(message.content, "length" if choice.finish_reason == "length" else "stop")
+    if message.reasoning:
+        one = parted(one)
+        return replace(one, text=one.text.strip(), reasoning=joined([message.reasoning, one.reasoning]))
+    marks = reading.opened
+    is_cut = marks is not None and one.finish_reason == "length" and marks.close not in one.text
+    return parted(one, opened=marks if is_cut else None)
+
+
+def _answer_begin(words: Sequence[str]) -> int | None:
+    """Tokens up to the end of the last closing mark; None: there is none."""
+    text = "".join(words)
+    ends = [text.rfind(marks.close) + len(marks.close) for marks in MARKS if marks.close in text]
+    if not ends:
+        return None
+    length = 0
+    for count, word in enumerate(words, start=1):
+        length += len(word)
+        if length >= max(ends):
+            return count
+    return None
+
+
+def _shortened(one: Candidate, words: Sequence[str], logprobs: Sequence[float], reading: Reading) -> Candidate:
+    """An answer that had the room of the reasoning, too, as long as it may be.
+
+    Args:
+        one: the answer.
+        words: its tokens; empty: they are not told.
+        logprobs: one a token.
+        reading: how long it may be, and what ends it.
+    """
+    limit = reading.max_tokens
+    if limit is not None and len(words) > limit:
+        text, mean = "".join(words[:limit]).strip(), _mean(logprobs[:limit])
+        one = replace(one, text=text, finish_reason="length", tokens=limit, mean_logprob=mean)
+    found = find_stop(one.text, reading.stop)
+    return one if found is None else replace(one, text=one.text[:found], finish_reason="stop")
 
 
 def _mean(numbers: Sequence[float]) -> float | None:

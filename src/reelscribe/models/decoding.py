@@ -5,8 +5,7 @@ Knows tokens, settings and when a text ends; does not know how a model computes 
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..record import CUT_CHARACTER, Candidate
+from ..record import Candidate
 from .base import Sampling
 from .logits import Knobs, draw, filter_scores, penalise_presence, penalise_repeats, uniforms_of
+from .written import LONGEST_MARK, TextOf, Thought, candidate_of, find_stop
 
 STEPS_BETWEEN_CHECKS = {"cpu": 1}
 """Device type to decoding steps between looks at which texts have ended."""
@@ -24,11 +24,9 @@ STEPS_BETWEEN_CHECKS_ELSEWHERE = 8
 """On an accelerator a look waits for the device, so several steps share one."""
 FULL_ENOUGH = 0.75
 """Ended texts leave the batch once no more than this share of it is still being written."""
-LONGEST_CHARACTER = 4
-"""Bytes of a character in UTF-8."""
 
-TextOf = Callable[[Sequence[int]], str]
-"""Token ids to text, special tokens skipped."""
+NEVER = torch.iinfo(torch.long).max // 2
+"""A step that no text reaches."""
 
 
 class Continuation(Protocol):
@@ -56,6 +54,13 @@ class Row:
     """Seed of its request."""
     candidate: int
     """Which of the request's candidates it is."""
+    thought: Thought | None = None
+    """How it may reason before its answer; None: it does not."""
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that it can take, reasoning included."""
+        return self.sampling.max_tokens + (0 if self.thought is None else self.thought.most_tokens)
 
 
 def write(
@@ -70,7 +75,8 @@ def write(
     """Write every row's text; call it under `torch.inference_mode()`.
 
     The end token counts as a generated token. Log-probabilities are those of the model's own distribution, before
-    temperature, penalties and filters.
+    temperature, penalties and filters. Where reasoning has spent its budget, its closing mark is written in place of
+    what the model would write.
 
     Args:
         model: the prompts, read; it is used up.
@@ -78,7 +84,7 @@ def write(
         prompt_ids: int64 `[B, P]`, padded.
         prompt_mask: `[B, P]`, 0 where `prompt_ids` is padding.
         eos_ids: tokens that end a text.
-        text_of: turns a row's tokens into text.
+        text_of: turns a row's tokens into text, special tokens skipped.
 
     Returns:
         One candidate a row, in order.
@@ -89,7 +95,7 @@ def write(
         model.select(prompts)
     chooser = _Chooser(rows, _tokens_in(prompt_ids, prompt_mask, model.logits.shape[-1]).index_select(0, prompts))
     for step in range(draft.longest):
-        tokens, logprobs = chooser.choose(model.logits, step)
+        tokens, logprobs = chooser.choose(model.logits, step, forced=draft.forced(step))
         draft.append(step, tokens, logprobs)
         going = draft.going(step)
         if going is not None and len(going) == 0:
@@ -115,7 +121,7 @@ class _Chooser:
 
     def __init__(self, rows: Sequence[Row], in_prompt: Tensor) -> None:
         settings = [row.sampling for row in rows]
-        longest = max(one.max_tokens for one in settings)
+        longest = max(row.most_tokens for row in rows)
         drawn = np.stack([uniforms_of(row.seed, row.candidate, longest) for row in rows])
         self._knobs = Knobs.from_sampling(settings, device=in_prompt.device)
         self._uniforms = torch.from_numpy(drawn).to(in_prompt.device)
@@ -124,10 +130,13 @@ class _Chooser:
         self._in_prompt = in_prompt
         self._written = torch.zeros_like(in_prompt)
 
-    def choose(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Tokens int64 `[R]` and their log-probabilities `[R]` under the raw distribution."""
+    def choose(self, logits: Tensor, step: int, *, forced: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Tokens int64 `[R]` and their log-probabilities `[R]` under the raw distribution; `forced` int64 `[R]` are
+        tokens that are taken in any case, -1 where the choice is free."""
         raw = logits.float()
         tokens = self._pick(self._penalise(raw), step)
+        if forced is not None:
+            tokens = torch.where(forced < 0, tokens, forced)
         if self._penalised:
             self._written.scatter_(1, tokens[:, None], True)
         return tokens, raw.gather(1, tokens[:, None])[:, 0] - raw.logsumexp(-1)
@@ -161,7 +170,7 @@ class _Draft:
         self._eos = frozenset(eos_ids)
         self._text_of = text_of
         self._check_every = STEPS_BETWEEN_CHECKS.get(device.type, STEPS_BETWEEN_CHECKS_ELSEWHERE)
-        self.longest = max(row.sampling.max_tokens for row in rows)
+        self.longest = max(row.most_tokens for row in rows)
         """Steps the longest text may take."""
         self._tokens = torch.zeros(len(rows), self.longest, dtype=torch.long, device=device)
         self._logprobs = torch.zeros(len(rows), self.longest, device=device)
@@ -169,22 +178,42 @@ class _Draft:
         self._eos_tokens = torch.tensor(sorted(self._eos), dtype=torch.long, device=device)
         self._ended = torch.zeros(len(rows), dtype=torch.bool, device=device)
         self._alive = torch.arange(len(rows), device=device)
+        self._answer_from = torch.zeros(len(rows), dtype=torch.long, device=device)
+        self._thoughts = _Thoughts(rows, device=device) if any(row.thought for row in rows) else None
+        if self._thoughts is not None:
+            self._answer_from = self._thoughts.answer_from
 
     def append(self, step: int, tokens: Tensor, logprobs: Tensor) -> None:
         """Add one token to each row still in the batch."""
         self._tokens[self._alive, step] = tokens
         self._logprobs[self._alive, step] = logprobs
-        self._ended |= torch.isin(tokens, self._eos_tokens) | (self._limits[self._alive] <= step + 1)
+        if self._thoughts is not None:
+            self._thoughts.note(step, self._alive, tokens)
+        self._ended |= torch.isin(tokens, self._eos_tokens) | self._is_full(step)
+
+    def forced(self, step: int) -> Tensor | None:
+        """Tokens that must be written next, -1 where any may; None: nowhere."""
+        return None if self._thoughts is None else self._thoughts.forced(step, self._alive)
+
+    def _is_full(self, step: int) -> Tensor:
+        """Whether each answer in the batch has all the tokens it may have."""
+        return self._answer_from[self._alive] + self._limits[self._alive] <= step + 1
 
     def going(self, step: int) -> Tensor | None:
         """Positions in the batch of the texts still being written, or None between two checks."""
-        if (step + 1) % self._check_every and step + 1 < self.longest:
+        looks = self._thoughts is not None and self._thoughts.must_look
+        if (step + 1) % self._check_every and step + 1 < self.longest and not looks:
             return None
+        if self._thoughts is not None and looks:
+            self._thoughts.look(step, self._alive.tolist(), self._tokens)
+            self._ended |= self._is_full(step)
         ended = self._ended.tolist()
         for position, row in enumerate(self._alive.tolist()):
             stops = self._rows[row].sampling.stop
             if stops and not ended[position]:
-                ended[position] = _find_stop(self._text_of(self._tokens[row, : step + 1].tolist()), stops) is not None
+                begun = 0 if self._thoughts is None else int(self._answer_from[row])
+                answer = self._tokens[row, begun : step + 1].tolist()
+                ended[position] = find_stop(self._text_of(answer), stops) is not None
         self._ended = torch.tensor(ended, device=self._ended.device)
         return torch.nonzero(~self._ended)[:, 0]
 
@@ -196,47 +225,113 @@ class _Draft:
     def candidates(self) -> list[Candidate]:
         """The finished texts, in row order."""
         triples = zip(self._rows, self._tokens.tolist(), self._logprobs.tolist(), strict=True)
-        return [self._finish(row.sampling, tokens, logprobs) for row, tokens, logprobs in triples]
-
-    def _finish(self, sampling: Sampling, tokens: list[int], logprobs: list[float]) -> Candidate:
-        count, reason = self._end(tokens[: sampling.max_tokens])
-        text = _whole_text(tokens[:count], self._text_of)
-        found = _find_stop(text, sampling.stop)
-        if found is not None:
-            text, reason = text[:found], "stop"
-            count = self._tokens_until_stop(tokens[:count], sampling.stop)
-        return Candidate(
-            text=text, finish_reason=reason, tokens=count, mean_logprob=sum(logprobs[:count]) / max(count, 1)
-        )
-
-    def _end(self, tokens: list[int]) -> tuple[int, str]:
-        for count, token in enumerate(tokens, start=1):
-            if token in self._eos:
-                return count, "stop"
-        return len(tokens), "length"
-
-    def _tokens_until_stop(self, tokens: list[int], stops: Sequence[str]) -> int:
-        def holds_stop(count: int) -> bool:
-            return _find_stop(self._text_of(tokens[:count]), stops) is not None
-
-        return bisect_left(range(len(tokens)), True, key=holds_stop)
+        return [
+            candidate_of(
+                tokens[: row.most_tokens],
+                logprobs,
+                sampling=row.sampling,
+                eos_ids=self._eos,
+                text_of=self._text_of,
+                thought=row.thought,
+            )
+            for row, tokens, logprobs in triples
+        ]
 
 
-def _whole_text(tokens: Sequence[int], text_of: TextOf) -> str:
-    """The text of tokens of which the last may be a part of a character.
+class _Thoughts:
+    """Where each text is in its reasoning, on the device."""
 
-    Where each byte is a token, a decoder gives up whole characters before an unfinished one, too: they are read again
-    without it.
-    """
-    text = text_of(tokens)
-    if not text.endswith(CUT_CHARACTER):
-        return text
-    # One token more than a character can lack: the end token may follow.
-    shorter = [text_of(tokens[:-cut]) for cut in range(1, min(LONGEST_CHARACTER, len(tokens) - 1) + 1)]
-    return max((one.rstrip(CUT_CHARACTER) for one in [text, *shorter]), key=len)
+    def __init__(self, rows: Sequence[Row], *, device: torch.device) -> None:
+        self._rows = rows
+        thoughts = [row.thought for row in rows]
+        longest = max(len(one.ending) for one in thoughts if one is not None)
 
+        def column(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
 
-def _find_stop(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop string begins, or None."""
-    places = [text.find(stop) for stop in stops if stop]
-    return min((place for place in places if place >= 0), default=None)
+        self._opened_at = column([0 if one is not None and one.opened else NEVER for one in thoughts])
+        self.answer_from = column([0 if one is None else NEVER for one in thoughts])
+        """Step at which each answer begins, int64 `[R]`; `NEVER` where it has not."""
+        self._budget = column([NEVER if one is None else one.budget for one in thoughts])
+        self._close = column([-1 if one is None or one.close_id is None else one.close_id for one in thoughts])
+        self._endings = torch.full((len(rows), longest), -1, dtype=torch.long, device=device)
+        for row, one in enumerate(thoughts):
+            if one is not None:
+                self._endings[row, : len(one.ending)] = column(one.ending)
+        self._ending_lengths = column([0 if one is None else len(one.ending) for one in thoughts])
+        self._undecided = {row for row, one in enumerate(thoughts) if one is not None and not one.opened}
+        self._sought = {
+            row: 0 for row, one in enumerate(thoughts) if one is not None and one.opened and one.close_id is None
+        }
+        """Row to where its reasoning begins, of those whose closing mark is looked for in the text."""
+        self._reasoning = {row for row, one in enumerate(thoughts) if one is not None}
+        """Rows that may reason, as far as is known here."""
+
+    @property
+    def must_look(self) -> bool:
+        """Whether the texts must be looked at after each step."""
+        return bool(self._undecided or self._sought)
+
+    def forced(self, step: int, alive: Tensor) -> Tensor | None:
+        """Tokens of the endings of spent budgets, int64 `[R]`, -1 where none is written; None: nobody reasons."""
+        if not self._reasoning:
+            return None
+        place = self._spent(step, alive)
+        tokens = self._endings[alive].gather(1, place.clamp(0, self._endings.shape[1] - 1)[:, None])[:, 0]
+        return torch.where((place >= 0) & (place < self._ending_lengths[alive]), tokens, -1)
+
+    def note(self, step: int, alive: Tensor, tokens: Tensor) -> None:
+        """Take note of reasoning that these tokens end."""
+        if not self._reasoning:
+            return
+        place = self._spent(step, alive)
+        inside = (self._opened_at[alive] <= step) & (self.answer_from[alive] == NEVER)
+        closed = inside & ((tokens == self._close[alive]) | (place == self._ending_lengths[alive] - 1))
+        self.answer_from[alive] = torch.where(closed, step + 1, self.answer_from[alive])
+
+    def _spent(self, step: int, alive: Tensor) -> Tensor:
+        """Steps since each budget was spent; below 0 where it is not, or there is no reasoning."""
+        opened_at, inside = self._opened_at[alive], self.answer_from[alive] == NEVER
+        return torch.where(inside & (opened_at <= step), step - opened_at - self._budget[alive], -1)
+
+    def look(self, step: int, alive: Sequence[int], written: Tensor) -> None:
+        """Find out what the texts show: whether they begin with reasoning, and whether it is closed.
+
+        Args:
+            step: the last one.
+            alive: rows that are still being written.
+            written: tokens of all rows, int64 `[N, S]`.
+        """
+        self._undecided.intersection_update(alive)
+        for row in self._undecided.copy():
+            self._decide(row, written[row, : step + 1].tolist())
+        for row in self._sought.keys() & set(alive):
+            self._seek(row, written[row, : step + 1])
+        self._reasoning.intersection_update(alive)
+        self._sought = {row: start for row, start in self._sought.items() if row in alive}
+
+    def _decide(self, row: int, tokens: list[int]) -> None:
+        thought = self._rows[row].thought
+        assert thought is not None
+        phase, start = thought.begun(tokens)
+        if phase == "undecided":
+            return
+        self._undecided.discard(row)
+        if phase == "answering":
+            self.answer_from[row] = 0
+            self._reasoning.discard(row)
+            return
+        self._opened_at[row] = start
+        if thought.close_id is None:
+            self._sought[row] = start
+
+    def _seek(self, row: int, written: Tensor) -> None:
+        thought, start = self._rows[row].thought, self._sought[row]
+        assert thought is not None
+        tail = written[max(start, len(written) - LONGEST_MARK) :].tolist()
+        if thought.closed(tail, 0) is None:
+            return
+        end = thought.closed(written.tolist(), start)
+        if end is not None:
+            self.answer_from[row] = end
+            del self._sought[row]

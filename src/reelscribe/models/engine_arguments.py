@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SettingsError
+from ..reasoning import Marks
 from ..video.sampling import FramePolicy
 from .base import close_matches
 from .memory import cache_bytes_per_token
@@ -55,6 +56,10 @@ class EngineSetting:
     """Processor cores this process may use."""
     given: Mapping[str, Any]
     """What the user says; goes before every default."""
+    marks: Marks | None = None
+    """How the model marks its reasoning; None: nothing shows that it reasons."""
+    thinking_tokens: int = 0
+    """Longest reasoning, in tokens, where it may reason."""
     hybrid: bool = False
     """Whether some layers of the model keep a state in place of keys and values."""
     lora_rank: int | None = None
@@ -96,8 +101,8 @@ def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def _max_model_len(setting: EngineSetting) -> int:
-    """What the longest clip, a long prompt and a caption need, where the model itself reaches that far."""
-    wanted = longest_clip(setting) + TEXT_TOKENS + setting.max_tokens
+    """What the longest clip, a long prompt, reasoning and a caption need, where the model itself reaches that far."""
+    wanted = longest_clip(setting) + TEXT_TOKENS + setting.thinking_tokens + setting.max_tokens
     limit = getattr(setting.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return wanted if limit is None else min(wanted, int(limit))
 
@@ -156,6 +161,13 @@ def _kv_cache_memory_bytes(setting: EngineSetting) -> int | None:
     return max(CPU_CACHE_BYTES, 2 * _length(setting) * cache_bytes_per_token(setting.config, itemsize=FLOAT32_BYTES))
 
 
+def _reasoning_config(setting: EngineSetting) -> dict[str, str] | None:
+    """The marks with which the engine follows reasoning and ends it when its budget is spent."""
+    if setting.marks is None or "reasoning_parser" in setting.given:
+        return None
+    return {"reasoning_start_str": setting.marks.open, "reasoning_end_str": setting.marks.ending}
+
+
 def _enable_prefix_caching(setting: EngineSetting) -> bool:
     """Candidates share their prompt. The states of a hybrid model are cached where a prompt may be read in pieces only,
     which no prompt is on a CPU."""
@@ -196,6 +208,7 @@ DEFAULTS: dict[str, Callable[[EngineSetting], Any]] = {
     "enable_lora": lambda setting: None if setting.lora_rank is None else True,
     "max_lora_rank": _max_lora_rank,
     "enable_tower_connector_lora": lambda setting: True if setting.lora_looks else None,
+    "reasoning_config": _reasoning_config,
     "disable_log_stats": lambda _: True,
     "use_tqdm_on_load": lambda _: False,
 }

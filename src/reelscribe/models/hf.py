@@ -19,7 +19,15 @@ from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Us
 from ..stages import BusyClock
 from ..video.sampling import FramePolicy
 from .asking import Asking, Shown
-from .base import GenerationConfig, ModelSpec, Sampling, needed_clip, resolve_sampling, short_message
+from .base import (
+    GenerationConfig,
+    ModelSpec,
+    Sampling,
+    ThinkingSettings,
+    needed_clip,
+    resolve_sampling,
+    short_message,
+)
 from .batching import Waiting
 from .classes import hears
 from .context import Context, LongPrompts, fitted, most_positions
@@ -38,8 +46,10 @@ from .prompting import (
 )
 from .pulling import SideBySide
 from .stopping import Stopped, let_stop, stops_when
+from .thinking import NO_THINKING, Budgets, thinking_of
 from .trial import TRIAL_GENERATION, check, failed, trial_requests
 from .vision import Frames, VisionFeatures, can_share, places
+from .written import LONGEST_MARK, Thought
 
 OTHER_PROMPTS = 16
 """How many times longer the other prompt is that a prompt is read with, to see whether that matters."""
@@ -87,23 +97,35 @@ class HFCaptioner:
     >>> captioner = HFCaptioner.from_spec(ModelSpec("hf", "reelscribe/shapes"))  # doctest: +SKIP
     """
 
-    def __init__(self, loaded: LoadedModel, *, policy: FramePolicy, generation: GenerationConfig) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        policy: FramePolicy,
+        generation: GenerationConfig,
+        thinking: ThinkingSettings | None = None,
+        name: str = "",
+    ) -> None:
         self.policy = policy
         """Moments and sizes the model wants."""
         self._model = loaded.model
         self._processor = loaded.processor
-        self._options = loaded.options
+        known = thinking_of(loaded.processor, loaded.options, thinking or ThinkingSettings(), model=name)
+        self._budgets = Budgets(known, loaded.processor.tokenizer)
+        self._options = known.options(loaded.options)
         self._generation = generation
         self._exact = has_exact_policy(loaded.processor)
         self._pad_id = loaded.processor.tokenizer.pad_token_id
         device = loaded.model.device
-        self._asking = Asking(loaded.processor, loaded.options, device=device if device.type == "cuda" else None)
+        self._asking = Asking(loaded.processor, self._options, device=device if device.type == "cuda" else None)
         self._carried: Axes = {}
         self._selects = True
         self._alone = False
         self._alike: tuple[str, ...] | None = None
         self._tokens_per_frame = TOKENS_PER_FRAME  # until the first batch has shown the true number
-        self._context = Context(most_positions(loaded.model.config), generation.max_tokens)
+        self._context = Context(
+            most_positions(loaded.model.config), generation.max_tokens + self._budgets.tokens_per_text
+        )
         self._long_prompts = LongPrompts(loaded.processor)
         self._defaults = loaded.model.generation_config.to_dict()
         self._eos_ids = eos_ids(loaded.model, loaded.processor)
@@ -115,7 +137,7 @@ class HFCaptioner:
             side_by_side=self._lanes,
             max_tokens=loaded.options.max_batch_tokens,
             max_size=loaded.options.max_batch_size,
-            tokens_per_text=generation.max_tokens,
+            tokens_per_text=generation.max_tokens + self._budgets.tokens_per_text,
         )
         self._vision: VisionFeatures | None = None
         self._clocks = {"prepare": BusyClock(), "model": BusyClock(places=self._lanes)}
@@ -135,7 +157,7 @@ class HFCaptioner:
         """
         loaded = load_model(spec.model, spec.options)
         policy = policy_from_processor(loaded.processor).override(spec.frames)
-        captioner = cls(loaded, policy=policy, generation=spec.generation)
+        captioner = cls(loaded, policy=policy, generation=spec.generation, thinking=spec.thinking, name=spec.model)
         with loading_errors(spec.model):
             captioner.try_out()
         return captioner
@@ -148,12 +170,13 @@ class HFCaptioner:
         Raises:
             ModelError: when it cannot be captioned.
         """
-        settings = self._generation, self._eos_ids, self._tokens_per_frame
+        settings = self._generation, self._eos_ids, self._tokens_per_frame, self._budgets
         self._generation, self._eos_ids = TRIAL_GENERATION, frozenset()
+        self._budgets = Budgets(NO_THINKING, self._processor.tokenizer)  # two tokens are enough to try
         try:
             self._try_out([self._job(*shown) for shown in trial_requests(self.policy)])
         finally:
-            self._generation, self._eos_ids, self._tokens_per_frame = settings
+            self._generation, self._eos_ids, self._tokens_per_frame, self._budgets = settings
             self._clocks["prepare"] = BusyClock()
             if self._vision is not None:
                 self._vision.clear()
@@ -215,7 +238,8 @@ class HFCaptioner:
     @property
     def notes(self) -> list[str]:
         """What the summary of a run says about this captioner."""
-        return [SOUND_NOTE] if hears(self._model) else []
+        thinking = self._budgets.thinking.note
+        return [*([SOUND_NOTE] if hears(self._model) else []), *([] if thinking is None else [thinking])]
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Write captions batch by batch, and pull the clips of the next batches meanwhile.
@@ -414,7 +438,8 @@ class HFCaptioner:
         lengths = mask.sum(-1).tolist()
         if not self._exact:
             self._tokens_per_frame = max(1, max(lengths) // max(map(len, _frames(batch.items))))
-        rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index)]
+        thoughts = [self._budgets.for_prompt(one) for one in ids[:, -LONGEST_MARK:].tolist()]
+        rows = [row for index, job in enumerate(batch.items) for row in rows_of(job, index, thoughts[index])]
         written = write(model, rows, prompt_ids=ids, prompt_mask=mask, eos_ids=self._eos_ids, text_of=self._text_of)
         return results_of(batch.items, lengths, written)
 
@@ -427,7 +452,8 @@ class HFCaptioner:
         self._check_lengths(batch, inputs["attention_mask"])
         lengths = inputs["attention_mask"].sum(-1).tolist()
         written = []
-        for row in rows_of(job, 0):
+        thought = self._budgets.for_prompt(inputs["input_ids"][0, -LONGEST_MARK:].tolist())
+        for row in rows_of(job, 0, thought):
             model = CachedContinuation.read(self._model, inputs)
             written += write(
                 model, [row], prompt_ids=inputs["input_ids"], prompt_mask=inputs["attention_mask"],
@@ -512,9 +538,9 @@ _Batch = Batch[Job, Mapping[str, Any]]
 _Batches = PreparedBatches[Any, Job, Mapping[str, Any]]
 
 
-def rows_of(job: Job, index: int) -> list[Row]:
+def rows_of(job: Job, index: int, thought: Thought | None = None) -> list[Row]:
     """The texts to write for the job at `index` of its batch."""
-    return [Row(index, job.sampling, job.request.seed, candidate) for candidate in range(job.texts)]
+    return [Row(index, job.sampling, job.request.seed, candidate, thought) for candidate in range(job.texts)]
 
 
 def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[Candidate]) -> list[CaptionResult]:
@@ -524,7 +550,7 @@ def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[C
     for job, length in zip(batch, lengths, strict=True):
         own = [next(texts) for _ in range(job.texts)]
         candidates = tuple(own * (job.request.num_candidates // len(own)))
-        usage = Usage(prompt_tokens=length, completion_tokens=sum(one.tokens for one in candidates))
+        usage = Usage(prompt_tokens=length, completion_tokens=sum(one.all_tokens for one in candidates))
         results.append(CaptionResult(job.request.id, candidates, usage=usage))
     return results
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import PurePath
 
 from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure
 from ..video.sampling import FramePolicy
 from .base import ModelSpec
+from .written import parted
 
 Script = Callable[[CaptionRequest, int], str]
 
@@ -42,10 +44,18 @@ class ScriptedCaptioner:
             texts = [self._fn(request, i) for i in range(request.num_candidates)]
         except Exception as exc:  # the script stands for a model: its errors belong to the video
             return CaptionResult(request.id, failure=Failure("model_error", f"{type(exc).__name__}: {exc}"[:300]))
-        return CaptionResult(request.id, tuple(Candidate(text, tokens=len(text.split())) for text in texts))
+        return CaptionResult(request.id, tuple(_candidate(text) for text in texts))
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _candidate(text: str) -> Candidate:
+    """A text as a model's: reasoning in marks is no part of the caption."""
+    one = parted(Candidate(text, tokens=len(text.split())))
+    if one.reasoning is None:
+        return one
+    return replace(one, tokens=len(one.text.split()), reasoning_tokens=len(one.reasoning.split()))
 
 
 class _TemplateScript:

@@ -12,7 +12,7 @@ import re
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal
@@ -31,13 +31,14 @@ from .base import (
     SERVED_MODEL,
     ModelSpec,
     PromptOptions,
+    ThinkingSettings,
     close_matches,
     generation_config,
     needed_clip,
     read_options,
 )
 from .chat_answer import ChatAnswer, ServedModel
-from .chat_api import ChatFormat, Dialect, Form, FrameFormat, result_of
+from .chat_api import PLAIN, ChatFormat, Dialect, Form, FrameFormat, parted_choice, result_of
 from .http_client import SHOWN_CHARS, ChatClient, RefusedError, TroubleError
 from .inflight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from .loading import load_generation_defaults, load_processor, quiet_transformers
@@ -51,6 +52,7 @@ from .prompting import (
 )
 from .server_pool import ServerPool
 from .spelling import misplaced
+from .thinking import Thinking, thinking_of
 
 START_SECONDS = 60.0
 """Where one of several servers is there, how long the others have to show at the start that they are, too."""
@@ -118,7 +120,7 @@ class ServerCaptioner(FlightCaptioner):
         """Name the servers know the model by."""
         self._notes = list(notes)
         self._pool = pool
-        self._answer = partial(_answer, pool.ask, format, dialect)
+        self._answer = partial(_answer, pool.ask, format, dialect, _Room(format.thinking.expected))
         self._flight = flight
         self._end = weakref.finalize(self, flight.close, pool.close)
 
@@ -172,14 +174,25 @@ async def _answer(
     ask: Ask,
     format: ChatFormat,  # noqa: A002
     dialect: Dialect,
+    room: _Room,
     request: CaptionRequest,
     clip: Clip | None,
 ) -> CaptionResult:
     clip = needed_clip(request, clip)
     try:
-        return await _ask(ask, format, dialect, request, clip)
+        return await _ask(ask, format, dialect, request, clip, room=room)
     except RefusedError as exc:
         return CaptionResult(request.id, failure=_failure_of(str(exc)))
+
+
+@dataclass
+class _Room:
+    """Whether requests leave room for reasoning, as far as is known by now."""
+
+    wanted: bool = False
+    """Whether the model reasons; set by the first answer that shows it."""
+    takes_budget: bool | None = None
+    """Whether the servers take a budget for it (`thinking_token_budget`, as vLLM's do); None: that is not known."""
 
 
 async def _ask(
@@ -188,8 +201,65 @@ async def _ask(
     dialect: Dialect,
     request: CaptionRequest,
     clip: Clip,
+    *,
+    room: _Room | None = None,
 ) -> CaptionResult:
-    """One request for all candidates, or one for each where the server takes no `n`; seeds are the same either way."""
+    """The answer to a request, which is made again where reasoning has taken the answer's room.
+
+    Args:
+        ask: sends one.
+        format: how it is written.
+        dialect: what the servers understand.
+        request: what is asked.
+        clip: what is shown.
+        room: for reasoning; None: never any.
+    """
+    if room is None or not room.wanted:
+        send = partial(_result, ask, format, dialect, request, clip, fields={})
+        result, lacks_room = await send(room=False)
+        if room is None or not lacks_room:
+            return result
+        room.wanted = True
+    return await _ask_with_room(ask, format, dialect, request, clip, room=room)
+
+
+async def _ask_with_room(
+    ask: Ask,
+    format: ChatFormat,  # noqa: A002
+    dialect: Dialect,
+    request: CaptionRequest,
+    clip: Clip,
+    *,
+    room: _Room,
+) -> CaptionResult:
+    send = partial(_result, ask, format, dialect, request, clip, room=True)
+    if room.takes_budget is not False:
+        try:
+            result, _ = await send(fields={"thinking_token_budget": format.thinking.settings.tokens})
+            room.takes_budget = True
+            return result
+        except RefusedError:
+            if room.takes_budget:
+                raise
+    result, _ = await send(fields={})
+    room.takes_budget = False
+    return result
+
+
+async def _result(
+    ask: Ask,
+    format: ChatFormat,  # noqa: A002
+    dialect: Dialect,
+    request: CaptionRequest,
+    clip: Clip,
+    *,
+    fields: Mapping[str, Any],
+    room: bool,
+) -> tuple[CaptionResult, bool]:
+    """The result, and whether reasoning has taken the room of an answer.
+
+    One request for all candidates, or one for each where the server takes no `n`; seeds are the same either way.
+    """
     _, same = format.sampling(request.num_candidates)
     wanted = 1 if same else request.num_candidates
     several = dialect.several and wanted > 1
@@ -197,12 +267,18 @@ async def _ask(
     seed = request.seed % SEEDS
 
     def pack() -> list[bytes]:
-        body = format.body(request, clip, dialect, seed=seed, count=counts[0])
+        body = {**format.body(request, clip, dialect, seed=seed, count=counts[0], room=room), **fields}
         return [json.dumps({**body, "seed": seed + index}).encode() for index in range(len(counts))]
 
     asked = [asyncio.ensure_future(ask(body)) for body in await asyncio.to_thread(pack)]
     try:
-        return result_of(request, await asyncio.gather(*asked), counts=counts, same=same)
+        answers = await asyncio.gather(*asked)
+        reading = format.reading(room=room)
+        result = result_of(request, answers, counts=counts, same=same, reading=reading)
+        parted = [parted_choice(choice, reading) for answer in answers for choice in answer.choices]
+        return result, any(
+            one.reasoning is not None and (one.finish_reason == "length" or not one.text) for one in parted
+        )
     finally:
         for one in asked:  # what is left where one was refused
             one.cancel()
@@ -242,9 +318,13 @@ async def _connect(
         root = next((found for client in served if (found := _root(model, served[client]))), None)
         processor, defaults = await asyncio.to_thread(_load_rules, model, options.processor, root)
         policy = (OTHER_POLICY if processor is None else policy_from_processor(processor)).override(spec.frames)
+        thinking = Thinking(spec.thinking, None)
+        if processor is not None:
+            thinking = thinking_of(processor, options, spec.thinking, model=model)
         format = ChatFormat(  # noqa: A001
             model=model,
-            options=options,
+            options=thinking.options(options),
+            thinking=thinking,
             generation=spec.generation,
             defaults=defaults,
             frame_format=options.frame_format,
@@ -252,6 +332,9 @@ async def _connect(
         )
         dialects = await _dialects(list(served), format, options.video_form)
         dialect = await _common_dialect(dialects, format)
+        if processor is None:
+            thinking = await _served_thinking(next(iter(dialects)), format, dialect, spec.thinking)
+            format = replace(format, thinking=thinking, options=thinking.options(options))  # noqa: A001
     except BaseException:
         await pool.close()
         raise
@@ -261,6 +344,8 @@ async def _connect(
     notes = [_summary(addresses, dialect, options.frame_format, exact=exact)]
     if spec.model == SERVED_MODEL:
         notes.append(f"model {model!r}, which no --model named: the one that is served")
+    if format.thinking.note is not None:
+        notes.append(format.thinking.note)
     for client in absent:
         log.warning("the server %s is not there yet, and is left out until it is", client.base_url)
     return ServerCaptioner(pool, format=format, dialect=dialect, policy=policy, flight=flight, notes=notes)
@@ -422,13 +507,76 @@ async def _refusal(client: ChatClient, format: ChatFormat, dialect: Dialect) -> 
     Raises:
         TroubleError: it fails on it, again and again.
     """
-    trial = replace(format, generation=generation_config({"max_tokens": 1, "temperature": 1.0}), defaults=None)
-    request = CaptionRequest(RequestId(0, 0), "", "Say yes.", num_candidates=2 if dialect.several else 1)
+    request = replace(_TRIAL, num_candidates=2 if dialect.several else 1)
     try:
-        result = await _ask(client.ask_impatiently, trial, dialect, request, _probe_clip())
+        result = await _ask(client.ask_impatiently, _trial_format(format), dialect, request, _probe_clip())
     except RefusedError as exc:
         return str(exc)
     return "" if result.failure is None else result.failure.message
+
+
+SWITCHES = ("enable_thinking", "thinking")
+"""Variables of chat templates that switch reasoning, of a model whose template is not known here."""
+
+
+async def _served_thinking(
+    client: ChatClient,
+    format: ChatFormat,  # noqa: A002
+    dialect: Dialect,
+    settings: ThinkingSettings,
+) -> Thinking:
+    """What a server shows of its model's reasoning: whether the prompt has other tokens with a switch than without, and
+    whether the answer to a trial request is reasoning."""
+    unknown = Thinking(settings, None)
+    if not format.options.chat_template_kwargs.keys().isdisjoint(SWITCHES):
+        return unknown
+    plain = await _trial_answer(client, format, dialect, {})
+    if plain is None:
+        return unknown
+    taken = []
+    for name in SWITCHES:
+        switched = await _trial_answer(client, format, dialect, {name: settings.on})
+        if switched is None:
+            continue
+        if _is_switched(plain, switched, on=settings.on):
+            return replace(unknown, variables={name: settings.on})
+        taken.append(name)
+    return replace(unknown, variables={taken[0]: True}) if settings.on and taken else unknown
+
+
+def _is_switched(plain: ChatAnswer, switched: ChatAnswer, *, on: bool) -> bool:
+    """Whether a variable has changed what the model was asked, or whether it reasons."""
+    told = plain.usage.prompt_tokens, switched.usage.prompt_tokens
+    return (all(told) and told[0] != told[1]) or _reasons(switched) is on is not _reasons(plain)
+
+
+def _reasons(answer: ChatAnswer) -> bool:
+    return any(parted_choice(choice, PLAIN).reasoning is not None for choice in answer.choices)
+
+
+async def _trial_answer(
+    client: ChatClient,
+    format: ChatFormat,  # noqa: A002
+    dialect: Dialect,
+    variables: Mapping[str, Any],
+) -> ChatAnswer | None:
+    """The answer to a trial request with these variables for the template; None: the server does not take it."""
+    options = format.options.model_copy(
+        update={"chat_template_kwargs": {**format.options.chat_template_kwargs, **variables}}
+    )
+    trial = replace(_trial_format(format), options=options)
+    body = trial.body(_TRIAL, _probe_clip(), dialect, seed=0, count=1)
+    try:
+        return await client.ask_impatiently(json.dumps(body).encode())
+    except (RefusedError, TroubleError):
+        return None
+
+
+_TRIAL = CaptionRequest(RequestId(0, 0), "", "Say yes.")
+
+
+def _trial_format(format: ChatFormat) -> ChatFormat:  # noqa: A002
+    return replace(format, generation=generation_config({"max_tokens": 1, "temperature": 1.0}), defaults=None)
 
 
 def _in_form(wanted: str) -> str:

@@ -55,7 +55,9 @@ from .prompting import (
     wants_special_tokens,
 )
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
+from .thinking import Budgets, thinking_of
 from .vllm_class import EngineClass, check_videos, engine_class
+from .written import Thought, candidate_of, parted
 
 REQUESTS_PER_ENGINE = 64
 """Requests in flight for each engine: with four candidates they fill its 256 sequences."""
@@ -105,12 +107,21 @@ class VLLMCaptioner(FlightCaptioner):
     >>> captioner = VLLMCaptioner.from_spec(ModelSpec("vllm", "reelscribe/shapes"))  # doctest: +SKIP
     """
 
-    def __init__(self, engine: RevivingEngine, *, policy: FramePolicy, flight: InFlight, summary: str) -> None:
+    def __init__(
+        self,
+        engine: RevivingEngine,
+        *,
+        policy: FramePolicy,
+        flight: InFlight,
+        summary: str,
+        thinking_note: str | None = None,
+    ) -> None:
         self.policy: FramePolicy | None = policy
         """Moments and sizes the model wants."""
         self._engine = engine
         self._flight = flight
         self._summary = summary
+        self._thinking_note = thinking_note
         self._end = weakref.finalize(self, flight.close, engine.close)
 
     @classmethod
@@ -132,14 +143,16 @@ class VLLMCaptioner(FlightCaptioner):
         except BaseException:
             flight.close()
             raise
-        return cls(engine, policy=start.setting.policy, flight=flight, summary=start.summary)
+        note = start.budgets.thinking.note
+        return cls(engine, policy=start.setting.policy, flight=flight, summary=start.summary, thinking_note=note)
 
     @property
     def notes(self) -> list[str]:
         """What the summary of a run says about this captioner."""
         deaths = self._engine.deaths
         died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
-        return [self._summary + died]
+        note = self._thinking_note
+        return [self._summary + died, *([] if note is None else [note])]
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Send clips as there is room, yield results as they finish."""
@@ -172,8 +185,10 @@ class _EngineStart:
         processor: Any,
         setting: EngineSetting,
         source: Checkpoint,
+        budgets: Budgets,
     ) -> None:
         self.options = options
+        self.budgets = budgets
         self.setting = setting
         self._model = spec.model
         self._source = source
@@ -198,6 +213,7 @@ class _EngineStart:
         names = {ours: name for name, ours in HUB_ARGUMENTS.items()}
         given = {name: value for name, value in given.items() if name not in HUB_ARGUMENTS}
         given |= {names[name]: value for name, value in source.hub.items()}
+        thinking = thinking_of(processor, options, spec.thinking, model=spec.model)
         setting = EngineSetting(
             policy=policy_from_processor(processor).override(spec.frames),
             exact=has_exact_policy(processor),
@@ -207,6 +223,8 @@ class _EngineStart:
             devices=devices,
             cores=usable_processors(),
             given=given,
+            marks=thinking.marks,
+            thinking_tokens=0 if thinking.marks is None else thinking.settings.tokens,
             lora_rank=None if source.adapter is None else source.adapter.rank,
             lora_looks=looks,
         )
@@ -214,7 +232,14 @@ class _EngineStart:
         with loading_errors(spec.model, base=source.base), quiet_transformers():
             check_videos(found, processor, setting.policy)
         setting = replace(setting, hybrid=found.is_hybrid)
-        return cls(spec, options=options, processor=processor, setting=setting, source=source)
+        return cls(
+            spec,
+            options=thinking.options(options),
+            processor=processor,
+            setting=setting,
+            source=source,
+            budgets=Budgets(thinking, processor.tokenizer),
+        )
 
     @property
     def engines(self) -> int:
@@ -238,7 +263,7 @@ class _EngineStart:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         try:
-            arguments = AsyncEngineArgs(model=self._source.base, **self._arguments)
+            arguments = AsyncEngineArgs(model=self._source.base, **_engine_values(self._arguments))
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
             raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
@@ -250,6 +275,7 @@ class _EngineStart:
             generation=self._generation,
             defaults=self._defaults,
             adapter=self._source.adapter,
+            budgets=self.budgets,
         )
 
 
@@ -265,13 +291,18 @@ class _Engine:
         options: VLLMOptions,
         generation: GenerationConfig,
         defaults: Mapping[str, Any],
+        budgets: Budgets,
         adapter: Adapter | None = None,
     ) -> None:
         self._llm = llm
+        self._budgets = budgets
+        self._reasons = budgets.thinking.expected
         self._adapter = adapter
         self._lora = None if adapter is None else _lora_request(adapter)
         self._policy = policy
-        self._context = Context(llm.vllm_config.model_config.max_model_len, generation.max_tokens)
+        self._context = Context(
+            llm.vllm_config.model_config.max_model_len, generation.max_tokens + budgets.tokens_per_text
+        )
         self._long_prompts = LongPrompts(processor)
         self._measuring = threading.Lock()
         self._processor = processor
@@ -309,7 +340,7 @@ class _Engine:
             self._generation, num_candidates=request.num_candidates, model_defaults=self._defaults
         )
         try:
-            output = await unless_dead(self._generate(request, clip, sampling), lambda: bool(self._llm.errored))
+            output, thought = await unless_dead(self._written(request, clip, sampling), lambda: bool(self._llm.errored))
         except EngineDiedError:
             raise
         except EngineDeadError as exc:
@@ -320,14 +351,65 @@ class _Engine:
             return CaptionResult(request.id, failure=_failure_of(exc))
         if _is_broken_off(output):
             raise EngineDiedError
-        return _result_of(request, output)
+        return self._result_of(request, output, sampling, thought)
 
-    async def _generate(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> Any:
-        """vLLM's output with all candidates; it has but one."""
-        outputs = self._llm.generate(
-            self._prompt(request, clip), _params(request, sampling), next(self._names), lora_request=self._lora
-        )
+    async def _written(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> tuple[Any, Thought | None]:
+        """vLLM's output with all candidates, and how they may reason; None: they were given no room for it.
+
+        A model that is not known to reason is given room once it has begun to: the request is made again, and its
+        texts begin as they did.
+        """
+        prompt = self._prompt(request, clip)
+        thought = self._budgets.for_prompt(prompt["prompt_token_ids"])
+        if thought is None:
+            return await self._generate(prompt, _params(request, sampling)), None
+        if not (self._reasons or thought.opened):
+            output = await self._generate(prompt, _params(request, sampling))
+            if not any(thought.begun(list(one.token_ids))[0] == "thinking" for one in output.outputs):
+                return output, None
+            self._reasons = True
+        params = _thinking_params(request, sampling, thought, self._budget(prompt, thought))
+        return await self._generate(prompt, params), thought
+
+    def _budget(self, prompt: Mapping[str, Any], thought: Thought) -> int | None:
+        """The budget as the engine counts it, from the opening mark on; None: its closing mark is no token of its own,
+        so that the engine could not see that it was written."""
+        if thought.close_id is None:
+            return None
+        behind = self._budgets.tokens_after_opening(prompt["prompt_token_ids"]) if thought.opened else 0
+        return thought.budget + behind
+
+    async def _generate(self, prompt: Mapping[str, Any], params: Any) -> Any:
+        """vLLM's output; it has but one."""
+        outputs = self._llm.generate(prompt, params, next(self._names), lora_request=self._lora)
         return [one async for one in outputs][-1]
+
+    def _result_of(
+        self, request: CaptionRequest, output: Any, sampling: Sampling, thought: Thought | None
+    ) -> CaptionResult:
+        ended = {one.finish_reason for one in output.outputs}
+        if not ended <= {"stop", "length"}:
+            reason = Failure("model_error", f"the engine ended the request with {', '.join(sorted(map(str, ended)))}")
+            return CaptionResult(request.id, failure=reason)
+        own = [
+            _candidate_of(one) if thought is None else self._thought_out(one, sampling, thought)
+            for one in output.outputs
+        ]
+        candidates = tuple(own * (request.num_candidates // len(own)))
+        usage = Usage(len(output.prompt_token_ids), sum(one.all_tokens for one in candidates))
+        return CaptionResult(request.id, candidates, usage=usage)
+
+    def _thought_out(self, output: Any, sampling: Sampling, thought: Thought) -> Candidate:
+        """The candidate of a text that may hold reasoning: its answer ends where it would without."""
+        tokens = list(output.token_ids)
+        return candidate_of(
+            tokens,
+            [told[token].logprob for token, told in zip(tokens, output.logprobs, strict=True)],
+            sampling=sampling,
+            eos_ids={tokens[-1]} if output.finish_reason == "stop" and tokens else (),
+            text_of=self._budgets.text_of,
+            thought=thought,
+        )
 
     async def check_adapter(self) -> None:
         """See that the engine takes the adapter, and heeds it: of weights whose place it does not know it says nothing.
@@ -469,30 +551,32 @@ def _params(request: CaptionRequest, sampling: Sampling) -> Any:
     )
 
 
+def _thinking_params(request: CaptionRequest, sampling: Sampling, thought: Thought, budget: int | None) -> Any:
+    """The same with room for reasoning; stop strings end answers alone, and are looked for when all is written."""
+    params = _params(request, replace(sampling, max_tokens=sampling.max_tokens + thought.most_tokens, stop=()))
+    params.thinking_token_budget = budget
+    return params
+
+
+def _engine_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, with those that are objects of vLLM's made."""
+    given = arguments.get("reasoning_config")
+    if not isinstance(given, Mapping):
+        return dict(arguments)
+    from vllm.config import ReasoningConfig
+
+    return {**arguments, "reasoning_config": ReasoningConfig(**given)}
+
+
 def _is_broken_off(output: Any) -> bool:
     """Whether the engine gave up on a request; nobody here asks it to, so it has been told to end."""
     return any(one.finish_reason == "abort" for one in output.outputs)
 
 
-def _result_of(request: CaptionRequest, output: Any) -> CaptionResult:
-    ended = {one.finish_reason for one in output.outputs}
-    if not ended <= {"stop", "length"}:
-        reason = Failure("model_error", f"the engine ended the request with {', '.join(sorted(map(str, ended)))}")
-        return CaptionResult(request.id, failure=reason)
-    own = [_candidate_of(one) for one in output.outputs]
-    candidates = tuple(own * (request.num_candidates // len(own)))
-    usage = Usage(len(output.prompt_token_ids), sum(one.tokens for one in candidates))
-    return CaptionResult(request.id, candidates, usage=usage)
-
-
 def _candidate_of(output: Any) -> Candidate:
     tokens = len(output.token_ids)
-    return Candidate(
-        text=output.text,
-        finish_reason=output.finish_reason,
-        tokens=tokens,
-        mean_logprob=None if output.cumulative_logprob is None else output.cumulative_logprob / max(tokens, 1),
-    )
+    mean = None if output.cumulative_logprob is None else output.cumulative_logprob / max(tokens, 1)
+    return parted(Candidate(text=output.text, finish_reason=output.finish_reason, tokens=tokens, mean_logprob=mean))
 
 
 _TOO_MANY = ("max_model_len", "maximum model length", "longer than the maximum", "encoder cache", "max_num_batched")

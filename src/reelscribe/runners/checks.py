@@ -153,6 +153,7 @@ def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
         caption_key=planner.caption_key,
         failure_key=planner.failure_key,
         finish_reason_key=planner.finish_reason_key,
+        reasoning_key=planner.reasoning_key,
         keep_original=planner.keep_original,
         tokens=planner.tokens,
     )

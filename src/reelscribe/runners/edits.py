@@ -226,7 +226,8 @@ class Digests:
 
     @property
     def _not_rest(self) -> set[str | None]:
-        made = {self.names.failure_key, self.names.finish_reason_key, KEY, self.names.caption_key}
+        names = self.names
+        made = {names.failure_key, names.finish_reason_key, names.reasoning_key, KEY, names.caption_key}
         if isinstance(self.form, VideosForm):
             return {*made, self._column, self.names.text_key}
         video = {FILE_NAME, CAPTION} if self.is_videofolder else set()

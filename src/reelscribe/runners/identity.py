@@ -20,7 +20,7 @@ from ..data.base import MAX_ROW_BYTES, size_now
 from ..data.folder import VideoFileSource
 from ..mapper import VideoCaptioningFromVLMMapper
 from ..models import has_adapter, model_revision
-from ..models.base import DEFAULT_MODEL, ModelSpec
+from ..models.base import DEFAULT_MODEL, DEFAULT_THINKING_TOKENS, ModelSpec, ThinkingSettings
 from ..models.names import local_folder
 from ..printable import redacted
 from ..record import CaptionRequest
@@ -43,17 +43,19 @@ FREE_MODEL_PARAMETERS = frozenset(
 """Parts of `model_params` of which the same is true, or that are secret."""
 ROW_PARAMETERS = (
     "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
-    "video_key", "caption_key", "failure_key", "finish_reason_key", "seed", "video_token", "image_token",
-    "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key", "max_source_seconds",
-    "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
+    "video_key", "caption_key", "failure_key", "finish_reason_key", "reasoning_key", "seed", "video_token",
+    "image_token", "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key",
+    "max_source_seconds", "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
     "allow_images",
 )  # fmt: skip
 """Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
 what it needs of them."""
-LATER_PARAMETERS = frozenset({"allow_images"})
+LATER_PARAMETERS = frozenset({"allow_images", "reasoning_key"})
 """Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
 OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit"})
 """Frame settings that count only where they are given, so that runs started before they existed can resume."""
+OMITTED_AT_DEFAULT = {"thinking": "off", "thinking_tokens": DEFAULT_THINKING_TOKENS}
+"""Parameters that count only where they are not at these values, for the same reason."""
 SECRETS = frozenset({"token", "proxies"})
 """Parts of `model_params` that are never written down."""
 WITH_PARTS = ("model_params", "sampling_params")
@@ -300,7 +302,12 @@ def _change(status: Any) -> tuple[Any, Any]:
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None or name not in OMITTED_UNSET}
+    set_ones = {name: value for name, value in values.items() if value is not None or name not in OMITTED_UNSET}
+    return {
+        name: value
+        for name, value in set_ones.items()
+        if name not in OMITTED_AT_DEFAULT or value != OMITTED_AT_DEFAULT[name]
+    }
 
 
 def _absolute(path: Any) -> str | None:
@@ -339,6 +346,7 @@ def _spec(captioner: Any) -> dict[str, Any]:
         "captioner.options": options,
         "captioner.generation": captioner.generation.model_dump(),
         "captioner.frames": _given(asdict(captioner.frames)),
+        **({"captioner.thinking": asdict(captioner.thinking)} if captioner.thinking != ThinkingSettings() else {}),
     }
 
 

@@ -807,10 +807,16 @@ def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
         failure = result.failure
         value["f"] = [failure.kind, failure.message, failure.attempts, failure.seconds]
     else:
-        value["c"] = [[one.text, one.finish_reason, one.tokens, one.mean_logprob] for one in result.candidates]
+        value["c"] = [_candidate_values(one) for one in result.candidates]
     if mark != UNKNOWN:
         value["m"] = mark
     return json.dumps(value, separators=(",", ":"))
+
+
+def _candidate_values(one: Candidate) -> list[Any]:
+    """A candidate as plain values; its reasoning stands there where it has some."""
+    values: list[Any] = [one.text, one.finish_reason, one.tokens, one.mean_logprob]
+    return values if one.reasoning is None else [*values, one.reasoning, one.reasoning_tokens]
 
 
 def mark_of(payload: str | bytes) -> Any:
@@ -844,6 +850,7 @@ def _kinds(result: CaptionResult) -> Iterator[tuple[Any, tuple[type, ...]]]:
     for one in result.candidates:
         yield from ((one.text, (str,)), (one.finish_reason, (str,)), (one.tokens, (int,)))
         yield one.mean_logprob, (int, float, type(None))
+        yield from ((one.reasoning, (str, type(None))), (one.reasoning_tokens, (int,)))
     if (failure := result.failure) is not None:
         yield from ((failure.message, (str,)), (failure.attempts, (int,)), (failure.seconds, (int, float)))
 

@@ -620,13 +620,14 @@ class Run:
         if failure is None:
             return outcome
         self._journal.fail(RequestId(outcome.row, 0), failure)
-        return replace(outcome, captions=[], finish_reasons=[], failures=[(0, failure)])
+        return replace(outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, failure)])
 
     def _failed(self, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
         if result.failure is not None:
             return result.failure.kind
-        return "empty_caption" if self._operator.planner.is_worth_another_try(result) else None
+        planner = self._operator.planner
+        return planner.lack_of(result).kind if planner.is_worth_another_try(result) else None
 
     def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
         for number, row in enumerate(self._read(rows, first), start=first):
@@ -674,7 +675,9 @@ class Run:
         except Exception as exc:
             if not belongs_to_row(exc):
                 raise
-            outcome = replace(outcome, captions=[], finish_reasons=[], failures=[(0, internal_failure(exc))])
+            outcome = replace(
+                outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, internal_failure(exc))]
+            )
             made, failed, edits = self._made(BadRow(row, failure=outcome.failures[0][1]), outcome)
         for _, failure in outcome.failures:
             self._log_error(outcome.row, failure)
