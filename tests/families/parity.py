@@ -1,0 +1,301 @@
+"""What reelscribe makes of a family's tiny checkpoint, measured against transformers itself.
+
+Each measure returns a verdict, a short word that the family's row names and the table prints; where the two sides
+differ in a way that no row may name, it raises with what differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LogitsProcessor
+from transformers.video_utils import VideoMetadata, load_video
+
+import clips
+from reelscribe.models import ModelSpec, load_captioner
+from reelscribe.models.base import generation_config
+from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.loading import quiet_transformers
+from reelscribe.record import CaptionRequest, CaptionResult, Clip, RequestId
+from reelscribe.video.reader import read_clip
+from reelscribe.video.sampling import frame_metadata
+
+from .registry import Family
+
+PROMPTS = (
+    "Describe the input video in 1-2 sentences.",
+    "What happens in the video? Tell it in one long sentence, please.",
+    "Go.",
+)
+NEW_TOKENS = 8
+CLOSE = 1e-4
+"""Log-probabilities nearer than this are the same, in float32."""
+LENGTHS: dict[str, dict[str, Any]] = {
+    "one frame": {"count": 1},
+    "3 s": {"count": 72, "fps": 24, "height": 96, "width": 64},
+    "12 s": {"count": 288, "fps": 24, "height": 180, "width": 320},
+    "24 s": {"count": 576, "fps": 24},
+    "5 min": {"count": 1200, "fps": 4},
+}
+"""Name of a video to how it is rendered."""
+
+Job = tuple[CaptionRequest, Clip]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a model is shown of one video."""
+
+    indices: list[int]
+    """Frames of the file."""
+    tokens: list[int]
+    """The prompt, the marks of frames included."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Sizes of all tensors."""
+
+
+def rendered(name: str, folder: Path) -> Path:
+    """The video of this name of `LENGTHS`, rendered on first use."""
+    path = folder / f"{name.replace(' ', '_')}.mp4"
+    return path if path.exists() else clips.render_video(path, options={"preset": "ultrafast"}, **LENGTHS[name])
+
+
+def loaded(folder: Path, **sampling: Any) -> HFCaptioner:
+    """The captioner over a checkpoint, as the command loads it."""
+    captioner = load_captioner(
+        ModelSpec(
+            "hf",
+            str(folder),
+            options={"max_batch_size": 4, "max_batch_tokens": 10**7},
+            generation=generation_config({"max_tokens": NEW_TOKENS, "temperature": 0, **sampling}),
+        )
+    )
+    assert isinstance(captioner, HFCaptioner)
+    return captioner
+
+
+def job(captioner: HFCaptioner, path: Path, *, row: int = 0, candidates: int = 1) -> Job:
+    """A request with the clip that the captioner's policy takes of a file."""
+    request = CaptionRequest(RequestId(row, 0), str(path), PROMPTS[row % len(PROMPTS)], None, candidates, seed=row)
+    clip = read_clip(path, captioner.policy)
+    assert isinstance(clip, Clip), clip
+    return request, clip
+
+
+def inputs_of(captioner: HFCaptioner, *jobs: Job) -> Mapping[str, Any]:
+    """What the model reads."""
+    return captioner._inputs([captioner._job(*one) for one in jobs])
+
+
+# ---- frames -----------------------------------------------------------------------------------------------------
+
+
+def frames_verdict(captioner: HFCaptioner, family: Family, paths: Mapping[str, Path]) -> str:
+    """`exact`: the processor alone sees the same; `asked`: it does when it is asked for the rate or the number;
+    `own`: it does not."""
+    verdicts = {name: _verdict(captioner, path, dict(family.asked)) for name, path in paths.items()}
+    if "own" in verdicts.values():
+        return "own"
+    return "asked" if family.asked else "exact"
+
+
+def _verdict(captioner: HFCaptioner, path: Path, asked: dict[str, Any]) -> str:
+    one = job(captioner, path)
+    ours = _what_we_show(captioner, one)
+    if "num_frames" in asked:
+        asked["num_frames"] = len(ours.indices)
+    theirs = _what_it_sees(captioner._processor, path, asked)
+    return "exact" if theirs is None or ours == theirs else "own"
+
+
+def _what_we_show(captioner: HFCaptioner, one: Job) -> Seen:
+    metadata = frame_metadata(one[1])
+    return _seen([int(index) for index in metadata["frames_indices"]], inputs_of(captioner, one))
+
+
+def _what_it_sees(processor: Any, path: Path, asked: Mapping[str, Any]) -> Seen | None:
+    """What the processor makes of a file by itself; None: it cannot."""
+    found: list[VideoMetadata] = []
+    content = [{"type": "video", "path": str(path)}, {"type": "text", "text": PROMPTS[0]}]
+    with quiet_transformers(), _read_by_pyav(processor, found):
+        try:
+            inputs = processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=True,
+                add_generation_prompt=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs=dict(asked),
+            )
+        except Exception:  # processors fail in many ways at a file of one frame
+            if LENGTHS[path.stem.replace("_", " ")] != LENGTHS["one frame"]:
+                raise
+            return None
+    return _seen([int(index) for index in found[0].frames_indices], inputs)
+
+
+def _seen(indices: Sequence[int], inputs: Mapping[str, Any]) -> Seen:
+    shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    return Seen(list(indices), inputs["input_ids"][0].tolist(), shapes)
+
+
+@contextmanager
+def _read_by_pyav(processor: Any, found: list[VideoMetadata]) -> Iterator[None]:
+    """Let a processor read files with PyAV, and keep what it found out about them."""
+
+    def fetch(self: Any, videos: Any, sample_indices_fn: Any = None) -> Any:
+        if isinstance(videos, list):
+            return list(zip(*[fetch(self, one, sample_indices_fn) for one in videos], strict=True))
+        frames, metadata = load_video(videos, backend="pyav", sample_indices_fn=sample_indices_fn)
+        found.append(metadata)
+        return frames, metadata
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(processor.video_processor), "fetch_videos", fetch)
+        yield
+
+
+# ---- captions ------------------------------------------------------------------------------------------------------
+
+
+def captions_verdict(captioner: HFCaptioner, path: Path) -> str:
+    """`exact`: tensors, scores and text are those of the processor and of `generate` for the same frames."""
+    one = job(captioner, path)
+    (result,) = captioner.caption([one])
+    if result.failure is not None:
+        return f"fails: {result.failure.message}"
+    inputs = reference_inputs(captioner._processor, *one)
+    different = differing(inputs_of(captioner, one), inputs)
+    tokens, logprob = generated(captioner, inputs)
+    text = captioner._processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    candidate = result.candidates[0]
+    assert not different, different
+    assert (candidate.text, candidate.tokens) == (text, len(tokens))
+    assert candidate.mean_logprob == pytest.approx(logprob, abs=CLOSE)
+    return "exact"
+
+
+def reference_inputs(processor: Any, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
+    """What the processor itself makes of the same frames."""
+    content = [{"type": "video"}, {"type": "text", "text": request.prompt}]
+    with quiet_transformers():
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        bos = processor.tokenizer.bos_token
+        written = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
+        return processor(
+            text=[text],
+            videos=[[torch.from_numpy(clip.frames.copy()).permute(0, 3, 1, 2)]],
+            video_metadata=[[VideoMetadata(**frame_metadata(clip))]],
+            do_sample_frames=False,
+            return_tensors="pt",
+            **written,
+        )
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of inputs that are not the same on both sides."""
+    names = sorted({*ours, *theirs})
+    return [name for name in names if not _same(ours.get(name), theirs.get(name))]
+
+
+def _same(ours: Any, theirs: Any) -> bool:
+    if ours is None or theirs is None:
+        return ours is theirs
+    ours, theirs = (torch.as_tensor(np.asarray(one)) for one in (ours, theirs))
+    return ours.shape == theirs.shape and torch.allclose(ours.double(), theirs.double(), atol=CLOSE)
+
+
+class _Forced(LogitsProcessor):
+    """Make `generate` write given tokens."""
+
+    def __init__(self, length: int, tokens: Sequence[int]) -> None:
+        self.length, self.tokens = length, tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        forced = torch.full_like(scores, -1e9)
+        forced[:, self.tokens[input_ids.shape[1] - self.length]] = 0
+        return forced
+
+
+def generated(captioner: HFCaptioner, inputs: Mapping[str, Any], forced: Sequence[int] = ()) -> tuple[list[int], float]:
+    """Tokens that `generate` writes, greedily or as they are forced, with the mean of their log-probabilities."""
+    length = inputs["input_ids"].shape[1]
+    how = {"max_new_tokens": NEW_TOKENS}
+    if forced:
+        count = len(forced)
+        how = {"max_new_tokens": count, "min_new_tokens": count, "logits_processor": [_Forced(length, forced)]}
+    with torch.inference_mode(), quiet_transformers():
+        output = captioner._model.generate(
+            **inputs, do_sample=False, return_dict_in_generate=True, output_logits=True, **how
+        )
+    tokens = output.sequences[0, length:].tolist()
+    scores = [step[0].float().log_softmax(-1)[token].item() for step, token in zip(output.logits, tokens, strict=True)]
+    return tokens, sum(scores) / len(scores)
+
+
+# ---- batches and candidates -------------------------------------------------------------------------------------
+
+
+def batches_verdict(captioner: HFCaptioner, paths: Sequence[Path]) -> str:
+    """`exact`: videos of different sizes and prompts, and one that is repeated, get together what they get alone."""
+    jobs = [job(captioner, path, row=row) for row, path in enumerate(paths)]
+    jobs.append((replace(jobs[0][0], id=RequestId(len(jobs), 0), prompt=PROMPTS[1]), jobs[0][1]))
+    alone = [next(iter(captioner.caption([one]))) for one in jobs]
+    together = sorted(captioner.caption(jobs), key=lambda result: result.request_id.row)
+    if [_texts(one) for one in alone] != [_texts(one) for one in together]:
+        return "differs"
+    apart = [abs(_logprob(one) - _logprob(other)) for one, other in zip(alone, together, strict=True)]
+    return "exact" if max(apart) < CLOSE else "differs"
+
+
+def _texts(result: CaptionResult) -> list[str]:
+    assert result.failure is None, result.failure
+    return [one.text for one in result.candidates]
+
+
+def _logprob(result: CaptionResult) -> float:
+    return result.candidates[0].mean_logprob
+
+
+def candidates_verdict(captioner: HFCaptioner, path: Path) -> str:
+    """`one prefill`: four sampled candidates share the pass over their prompt, and have the log-probabilities that
+    `generate` gives to their tokens."""
+    one = job(captioner, path, candidates=4)
+    with _texts_are_ids(captioner), _batches_scored(captioner) as batches:
+        (result,) = captioner.caption([one])
+    if result.failure is not None:
+        return f"fails: {result.failure.message}"
+    inputs = reference_inputs(captioner._processor, *one)
+    for candidate in result.candidates:
+        tokens = [int(token) for token in candidate.text.split()]
+        assert candidate.mean_logprob == pytest.approx(generated(captioner, inputs, tokens)[1], abs=CLOSE)
+    assert len({candidate.text for candidate in result.candidates}) > 1
+    return "one prefill" if batches[0] == 1 and 1 not in batches[1:2] else "repeated prompt"
+
+
+@contextmanager
+def _texts_are_ids(captioner: HFCaptioner) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captioner._processor.tokenizer, "decode", lambda tokens, **_: " ".join(map(str, tokens)))
+        yield
+
+
+@contextmanager
+def _batches_scored(captioner: HFCaptioner) -> Iterator[list[int]]:
+    """How many texts each pass of the model scores."""
+    batches: list[int] = []
+    head = captioner._model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, given, scores: batches.append(scores.shape[0]))
+    try:
+        yield batches
+    finally:
+        hook.remove()
