@@ -108,6 +108,16 @@ def glm46v() -> Tiny:
     )
 
 
+def glmga() -> Tiny:
+    return _glm(
+        hf.GlmgaConfig,
+        hf.Glm46VForConditionalGeneration,
+        hf.Glm46VProcessor,
+        hf.GlmgaImageProcessor,
+        hf.GlmgaVideoProcessor,
+    )
+
+
 def glm5_next() -> Tiny:
     tokens = _glm_tokenizer()
     processor = hf.Glm5NextProcessor(

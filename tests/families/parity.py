@@ -6,7 +6,7 @@ differ in a way that no row may name, it raises with what differs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +45,8 @@ LENGTHS: dict[str, dict[str, Any]] = {
     "5 min": {"count": 1200, "fps": 4},
 }
 """Name of a video to how it is rendered."""
+LONG = "5 min"
+"""The one that takes some seconds a family."""
 
 Job = tuple[CaptionRequest, Clip]
 
@@ -55,6 +57,8 @@ class Seen:
 
     indices: list[int]
     """Frames of the file."""
+    times: list[int]
+    """When they are shown, in milliseconds."""
     tokens: list[int]
     """The prompt, the marks of frames included."""
     shapes: Mapping[str, tuple[int, ...]]
@@ -116,8 +120,10 @@ def _verdict(captioner: HFCaptioner, path: Path, asked: dict[str, Any]) -> str:
 
 
 def _what_we_show(captioner: HFCaptioner, one: Job) -> Seen:
-    metadata = frame_metadata(one[1])
-    return _seen([int(index) for index in metadata["frames_indices"]], inputs_of(captioner, one))
+    clip = one[1]
+    indices = [int(index) for index in frame_metadata(clip)["frames_indices"]]
+    assert clips.numbers_of(clip.frames) == [index % 256 for index in indices], "frames and their indices differ"
+    return _seen(indices, clip.pts_seconds, inputs_of(captioner, one))
 
 
 def _what_it_sees(processor: Any, path: Path, asked: Mapping[str, Any]) -> Seen | None:
@@ -138,12 +144,13 @@ def _what_it_sees(processor: Any, path: Path, asked: Mapping[str, Any]) -> Seen 
             if LENGTHS[path.stem.replace("_", " ")] != LENGTHS["one frame"]:
                 raise
             return None
-    return _seen([int(index) for index in found[0].frames_indices], inputs)
+    return _seen([int(index) for index in found[0].frames_indices], found[0].timestamps, inputs)
 
 
-def _seen(indices: Sequence[int], inputs: Mapping[str, Any]) -> Seen:
+def _seen(indices: list[int], pts_seconds: Iterable[float], inputs: Mapping[str, Any]) -> Seen:
     shapes = {name: tuple(value.shape) for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    return Seen(list(indices), inputs["input_ids"][0].tolist(), shapes)
+    times = [round(1000 * float(seconds)) for seconds in pts_seconds]
+    return Seen(indices, times, inputs["input_ids"][0].tolist(), shapes)
 
 
 @contextmanager
@@ -246,9 +253,10 @@ def generated(captioner: HFCaptioner, inputs: Mapping[str, Any], forced: Sequenc
 
 
 def batches_verdict(captioner: HFCaptioner, paths: Sequence[Path]) -> str:
-    """`exact`: videos of different sizes and prompts, and one that is repeated, get together what they get alone."""
+    """`exact`: videos of different sizes and prompts, and the last one again, get together what they get alone."""
     jobs = [job(captioner, path, row=row) for row, path in enumerate(paths)]
-    jobs.append((replace(jobs[0][0], id=RequestId(len(jobs), 0), prompt=PROMPTS[1]), jobs[0][1]))
+    request, clip = jobs[-1]
+    jobs.append((replace(request, id=RequestId(len(jobs), 0), prompt=PROMPTS[1]), clip))
     alone = [next(iter(captioner.caption([one]))) for one in jobs]
     together = sorted(captioner.caption(jobs), key=lambda result: result.request_id.row)
     if [_texts(one) for one in alone] != [_texts(one) for one in together]:

@@ -16,7 +16,7 @@ from .registry import FAMILIES, Family
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     # Processors and models of transformers warn; only our own warnings are errors beside them.
-    pytest.mark.filterwarnings("default:::(?!reelscribe|families)"),
+    pytest.mark.filterwarnings("ignore:::(?!reelscribe|families)"),
 ]
 
 WORKING = [family for family in FAMILIES.values() if family.captions == "exact"]
@@ -45,9 +45,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], P
 
 
 @pytest.fixture(scope="session")
-def lengths(video_folder: Path) -> dict[str, Path]:
-    """A video of each length."""
-    return {name: parity.rendered(name, video_folder) for name in parity.LENGTHS}
+def lengths(video_folder: Path) -> Callable[[str], Path]:
+    """Path of a video by its name in `parity.LENGTHS`."""
+    return lambda name: parity.rendered(name, video_folder)
 
 
 @pytest.fixture
@@ -59,21 +59,29 @@ def record(request: pytest.FixtureRequest, record_property: Record) -> Record:
 
 @each
 def test_frames(family: Family, checkpoint, lengths, record) -> None:
-    verdict = parity.frames_verdict(parity.loaded(checkpoint(family)), family, lengths)
+    paths = {name: lengths(name) for name in parity.LENGTHS if name != parity.LONG}
+    verdict = parity.frames_verdict(parity.loaded(checkpoint(family)), family, paths)
     record("frames", verdict)
     assert verdict == family.frames
 
 
+@pytest.mark.slow
+@each
+def test_frames_of_five_minutes(family: Family, checkpoint, lengths) -> None:
+    long = {parity.LONG: lengths(parity.LONG)}
+    assert parity.frames_verdict(parity.loaded(checkpoint(family)), family, long) == family.frames
+
+
 @each
 def test_captions(family: Family, checkpoint, lengths, record) -> None:
-    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths["3 s"])
+    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths("3 s"))
     record("captions", verdict)
     assert verdict == "exact"
 
 
 @each
 def test_batches(family: Family, checkpoint, lengths, record) -> None:
-    paths = [lengths[name] for name in ("3 s", "one frame", "12 s")]
+    paths = [lengths(name) for name in ("3 s", "one frame", "12 s")]
     verdict = parity.batches_verdict(parity.loaded(checkpoint(family)), paths)
     record("batches", verdict)
     assert verdict == family.batches
@@ -82,14 +90,14 @@ def test_batches(family: Family, checkpoint, lengths, record) -> None:
 @each
 def test_candidates(family: Family, checkpoint, lengths, record) -> None:
     captioner = parity.loaded(checkpoint(family), temperature=0.9)
-    verdict = parity.candidates_verdict(captioner, lengths["3 s"])
+    verdict = parity.candidates_verdict(captioner, lengths("3 s"))
     record("candidates", verdict.partition(":")[0])
     assert verdict.partition(":")[0] == family.candidates, verdict
 
 
 @pytest.mark.parametrize("family", FAILING, ids=lambda family: family.name)
 def test_what_fails(family: Family, checkpoint, lengths, record) -> None:
-    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths["3 s"])
+    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths("3 s"))
     assert verdict.startswith("fails: ")
     assert family.because in verdict
     record("captions", "fails")

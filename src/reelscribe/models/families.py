@@ -18,8 +18,8 @@ RESULTS = Path(__file__).with_name("families.json")
 """Where the results lie."""
 FRAMES = {
     "exact": "frames, times, sizes and tokens are those that the model's own processor chooses",
-    "asked": "the processor takes every frame by itself; they are those that it chooses when asked for 2 a second",
-    "own": "reelscribe's own rule, 2 frames a second and at most 32, because the processor has none",
+    "asked": "the processor by itself takes every frame; they are those that it chooses when it is asked for as many",
+    "own": "they are those of a rule of reelscribe's own",
 }
 """What is found of frames, and what it means."""
 CAPTIONS = {
