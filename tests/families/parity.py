@@ -104,7 +104,8 @@ def inputs_of(captioner: HFCaptioner, *jobs: Job) -> Mapping[str, Any]:
 def frames_verdict(captioner: HFCaptioner, family: Family, paths: Mapping[str, Path]) -> str:
     """`exact`: the processor alone sees the same; `asked`: it does when it is asked for the rate or the number;
     `own`: it does not."""
-    verdicts = {name: _verdict(captioner, path, dict(family.asked)) for name, path in paths.items()}
+    asked = {**family.told, **family.asked}
+    verdicts = {name: _verdict(captioner, path, dict(asked)) for name, path in paths.items()}
     if "own" in verdicts.values():
         return "own"
     return "asked" if family.asked else "exact"
@@ -172,13 +173,13 @@ def _read_by_pyav(processor: Any, found: list[VideoMetadata]) -> Iterator[None]:
 # ---- captions ------------------------------------------------------------------------------------------------------
 
 
-def captions_verdict(captioner: HFCaptioner, path: Path) -> str:
+def captions_verdict(captioner: HFCaptioner, family: Family, path: Path) -> str:
     """`exact`: tensors, scores and text are those of the processor and of `generate` for the same frames."""
     one = job(captioner, path)
     (result,) = captioner.caption([one])
     if result.failure is not None:
         return f"fails: {result.failure.message}"
-    inputs = reference_inputs(captioner._processor, *one)
+    inputs = reference_inputs(captioner._processor, family, *one)
     different = differing(inputs_of(captioner, one), inputs)
     tokens, logprob = generated(captioner, inputs)
     text = captioner._processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -189,7 +190,7 @@ def captions_verdict(captioner: HFCaptioner, path: Path) -> str:
     return "exact"
 
 
-def reference_inputs(processor: Any, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
+def reference_inputs(processor: Any, family: Family, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
     """What the processor itself makes of the same frames."""
     content = [{"type": "video"}, {"type": "text", "text": request.prompt}]
     with quiet_transformers():
@@ -205,6 +206,7 @@ def reference_inputs(processor: Any, request: CaptionRequest, clip: Clip) -> Map
             do_sample_frames=False,
             return_tensors="pt",
             **written,
+            **family.told,
         )
 
 
@@ -274,7 +276,7 @@ def _logprob(result: CaptionResult) -> float:
     return result.candidates[0].mean_logprob
 
 
-def candidates_verdict(captioner: HFCaptioner, path: Path) -> str:
+def candidates_verdict(captioner: HFCaptioner, family: Family, path: Path) -> str:
     """`one prefill`: four sampled candidates share the pass over their prompt, and have the log-probabilities that
     `generate` gives to their tokens."""
     one = job(captioner, path, candidates=4)
@@ -282,7 +284,7 @@ def candidates_verdict(captioner: HFCaptioner, path: Path) -> str:
         (result,) = captioner.caption([one])
     if result.failure is not None:
         return f"fails: {result.failure.message}"
-    inputs = reference_inputs(captioner._processor, *one)
+    inputs = reference_inputs(captioner._processor, family, *one)
     for candidate in result.candidates:
         tokens = [int(token) for token in candidate.text.split()]
         assert candidate.mean_logprob == pytest.approx(generated(captioner, inputs, tokens)[1], abs=CLOSE)

@@ -36,6 +36,8 @@ class Family:
     asked: Mapping[str, Any] = field(default_factory=dict)
     """What its processor must be asked for, where it takes every frame of a file by itself; `num_frames` stands for as
     many as reelscribe shows."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What its processor must be told besides, because what its model reads is not all there by default."""
     frames: str = "exact"
     """`exact`: frames, times, sizes and tokens are those of its processor alone; `asked`: of its processor when it is
     asked for the above; `own`: reelscribe's own rule."""
@@ -66,7 +68,6 @@ class Family:
 
 RATE = {"fps": 2}
 NUMBER = {"num_frames": None}
-DROPPED = "num_frames_per_video"
 
 _ROWS = (
     Family("qwen2_vl", qwen.qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct", asked=RATE, frames="asked"),
@@ -75,21 +76,23 @@ _ROWS = (
     Family("qwen3_vl_moe", qwen.qwen3_vl_moe, "Qwen/Qwen3-VL-30B-A3B-Instruct"),
     Family("qwen3_5", qwen.qwen3_5, "Qwen/Qwen3.5-27B"),
     Family("qwen3_5_moe", qwen.qwen3_5_moe, "Qwen/Qwen3.5-35B-A3B"),
-    Family("qwen4_exp", qwen.qwen4_exp, "Qwen/Qwen4-Exp", candidates="fails"),
+    Family("qwen4_exp", qwen.qwen4_exp, "Qwen/Qwen4-Exp"),
     Family(
         "qwen2_5_omni",
         qwen.qwen2_5_omni,
         "Qwen/Qwen2.5-Omni-7B",
         asked=RATE,
-        captions="refused",
-        because="it does not read pictures and write text",
+        frames="asked",
+        note="Sound is not heard.",
     ),
     Family(
         "qwen3_omni_moe",
         qwen.qwen3_omni_moe,
         "Qwen/Qwen3-Omni-30B-A3B-Instruct",
-        captions="refused",
-        because="it does not read pictures and write text",
+        asked=RATE,
+        told=RATE,
+        frames="asked",
+        note="Sound is not heard.",
     ),
     Family("cosmos3_omni", qwen.cosmos3_omni, "nvidia/Cosmos3-Nano"),
     Family("cohere_compass", qwen.cohere_compass, "CohereLabs/North-Micro-Vision-Instruct"),
@@ -102,13 +105,7 @@ _ROWS = (
         frames="asked",
     ),
     Family("video_llama_3", qwen.video_llama_3, "lkhl/VideoLLaMA3-2B-Image-HF", asked=NUMBER, frames="asked"),
-    Family(
-        "cosmos3_edge",
-        qwen.cosmos3_edge,
-        "nvidia/Cosmos3-Edge",
-        captions="fails",
-        because="`mm_token_type_ids` is missing",
-    ),
+    Family("cosmos3_edge", qwen.cosmos3_edge, "nvidia/Cosmos3-Edge", told={"return_mm_token_type_ids": True}),
     Family("minicpmv4_6", qwen.minicpmv4_6, "openbmb/MiniCPM-V-4.6"),
     Family("minicpmv4_7", qwen.minicpmv4_7, "openbmb/MiniCPM-V-4.7"),
     Family(
@@ -148,45 +145,42 @@ _ROWS = (
         batches="differs",
         note="Padding changes what it writes, in transformers' own batches too.",
     ),
-    Family("gemma4", others.gemma4, "google/gemma-4-E2B-it", captions="fails", because=DROPPED),
-    Family(
-        "gemma4_unified",
-        others.gemma4_unified,
-        "google/gemma-4-12B-it",
-        captions="fails",
-        because=DROPPED,
-    ),
+    Family("gemma4", others.gemma4, "google/gemma-4-E2B-it"),
+    Family("gemma4_unified", others.gemma4_unified, "google/gemma-4-12B-it"),
     Family(
         "diffusion_gemma",
         others.diffusion_gemma,
         "google/diffusiongemma-26B-A4B-it",
-        captions="fails",
-        because="_prepare_position_ids_for_generation",
+        captions="refused",
+        because="it does not write text token by token",
     ),
     Family("ernie4_5_vl_moe", others.ernie4_5_vl_moe, "baidu/ERNIE-4.5-VL-28B-A3B-PT"),
     Family(
         "kimi_k25",
         others.kimi_k25,
         "moonshotai/Kimi-K2.6",
-        captions="fails",
-        because="Sizes of tensors must match",
-        note="transformers' own `generate` fails too.",
+        captions="refused",
+        because="split_with_sizes expects split_sizes to sum exactly",
+        note="The `generate` of transformers fails in the same place.",
     ),
     Family(
         "minimax_m3_vl",
         others.minimax_m3_vl,
         "MiniMaxAI/MiniMax-M3",
-        captions="fails",
-        because="is invalid for input of size",
-        note="transformers' own `generate` fails too.",
+        told={"do_resize": True},
+        asked={"fps": 1},
+        frames="asked",
+        batches="differs",
+        note="@@",
     ),
     Family("muse_glimmer", others.muse_glimmer, "meta-models/Muse-Glimmer-30B"),
     Family(
         "nemotron_h_omni",
         others.nemotron_h_omni,
         "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16",
-        captions="fails",
-        because="'list' object has no attribute 'fps'",
+        captions="refused",
+        because="cat(): argument 'tensors' (position 1) must be tuple of Tensors",
+        note="The `generate` of transformers fails in the same place.",
     ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}

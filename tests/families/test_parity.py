@@ -74,7 +74,7 @@ def test_frames_of_five_minutes(family: Family, checkpoint, lengths) -> None:
 
 @each
 def test_captions(family: Family, checkpoint, lengths, record) -> None:
-    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths("3 s"))
+    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), family, lengths("3 s"))
     record("captions", verdict)
     assert verdict == "exact"
 
@@ -90,14 +90,14 @@ def test_batches(family: Family, checkpoint, lengths, record) -> None:
 @each
 def test_candidates(family: Family, checkpoint, lengths, record) -> None:
     captioner = parity.loaded(checkpoint(family), temperature=0.9)
-    verdict = parity.candidates_verdict(captioner, lengths("3 s"))
+    verdict = parity.candidates_verdict(captioner, family, lengths("3 s"))
     record("candidates", verdict.partition(":")[0])
     assert verdict.partition(":")[0] == family.candidates, verdict
 
 
 @pytest.mark.parametrize("family", FAILING, ids=lambda family: family.name)
 def test_what_fails(family: Family, checkpoint, lengths, record) -> None:
-    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), lengths("3 s"))
+    verdict = parity.captions_verdict(parity.loaded(checkpoint(family)), family, lengths("3 s"))
     assert verdict.startswith("fails: ")
     assert family.because in verdict
     record("captions", "fails")
