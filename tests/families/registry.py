@@ -68,6 +68,7 @@ class Family:
 
 RATE = {"fps": 2}
 NUMBER = {"num_frames": None}
+PADDING = "Padding changes what it writes, in batches of transformers itself too."
 
 _ROWS = (
     Family("qwen2_vl", qwen.qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct", asked=RATE, frames="asked"),
@@ -143,7 +144,7 @@ _ROWS = (
         others.glm5_next,
         "zai-org/GLM-5.3-Flash",
         batches="differs",
-        note="Padding changes what it writes, in transformers' own batches too.",
+        note=PADDING,
     ),
     Family("gemma4", others.gemma4, "google/gemma-4-E2B-it"),
     Family("gemma4_unified", others.gemma4_unified, "google/gemma-4-12B-it"),
@@ -171,7 +172,7 @@ _ROWS = (
         asked={"fps": 1},
         frames="asked",
         batches="differs",
-        note="@@",
+        note=PADDING,
     ),
     Family("muse_glimmer", others.muse_glimmer, "meta-models/Muse-Glimmer-30B"),
     Family(

@@ -1,7 +1,8 @@
 """The table of families, from what the tests find: `python -m families.table` in `tests/`, or `make models`.
 
-It runs the tests of this folder and, where all pass, writes their verdicts to `src/reelscribe/models/families.json`
-and the page `docs/models.md`.
+It runs the tests of `test_parity.py` that are not slow and, where all pass, writes their verdicts to
+`src/reelscribe/models/families.json` and the page `docs/models.md`. What is known of vLLM comes from the file that
+`tests/vllm_families.py` writes.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ the row of one model.
 def main() -> int:
     """Run the tests, then write what they found; the exit code of pytest."""
     verdicts = Verdicts()
-    code = int(pytest.main([str(HERE), "-q", "-p", "no:cacheprovider"], plugins=[verdicts]))
+    code = int(pytest.main([str(HERE / "test_parity.py"), "-q", "-m", "not slow"], plugins=[verdicts]))
     if code != 0 or verdicts.skipped:
         print("nothing is written: tests failed, or were skipped:", *verdicts.skipped, file=sys.stderr)
         return code or 1

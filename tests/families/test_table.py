@@ -28,7 +28,8 @@ def test_the_results_say_what_the_rows_say(family: Family):
     wanted = {"captions": family.captions}
     if family.captions == "exact":
         wanted |= {"frames": family.frames, "batches": family.batches, "candidates": family.candidates}
-    assert dict(one.verdicts) == wanted, HELP
+    found = {column: verdict for column, verdict in one.verdicts.items() if column != "vllm"}
+    assert found == wanted, HELP
     assert family.because in one.because
     assert (one.model, one.packages, one.note) == (family.model, family.packages, family.note), HELP
     assert all(verdict in COLUMNS[column] for column, verdict in one.verdicts.items())

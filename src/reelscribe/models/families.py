@@ -1,13 +1,13 @@
 """The families of video models that were compared with transformers itself, and what came of each.
 
-The results lie in `families.json`, written by `tests/families/table.py` from the tests' own verdicts; nothing here
-loads a model.
+The results lie in `families.json`, written by `tests/families/table.py` from the tests' own verdicts, and those of vLLM
+in `families_vllm.json`, written by `tests/vllm_families.py` where vLLM is installed; nothing here loads a model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from ..errors import ModelError
 
 RESULTS = Path(__file__).with_name("families.json")
 """Where the results lie."""
+VLLM_RESULTS = Path(__file__).with_name("families_vllm.json")
+"""Where those of vLLM lie."""
 FRAMES = {
     "exact": "frames, times, sizes and tokens are those that the model's own processor chooses",
     "asked": "the processor by itself takes every frame; they are those that it chooses when it is asked for as many",
@@ -39,11 +41,21 @@ CANDIDATES = {
     "fails": "a video with several candidates fails",
 }
 """What is found of several candidates, and what it means."""
+VLLM = {
+    "exact": "tokens of the prompt and, to three digits, scores are those of transformers",
+    "close": "the same with what bfloat16 rounds, where vLLM has no other kernel",
+    "differs": "tokens of the prompt or scores are not those of transformers",
+    "alone": "vLLM captions it, transformers does not",
+    "refused": "the model is refused when it is loaded, with the reason",
+    "fails": "the model loads, and a video fails with the reason",
+}
+"""What is found of vLLM, and what it means."""
 COLUMNS: dict[str, Mapping[str, str]] = {
     "frames": FRAMES,
     "captions": CAPTIONS,
     "batches": BATCHES,
     "candidates": CANDIDATES,
+    "vllm": VLLM,
 }
 """Column of the table to its verdicts."""
 _NOTHING = "–"
@@ -65,6 +77,8 @@ class ComparedFamily:
     """Packages that it needs besides reelscribe's."""
     note: str = ""
     """What its users should know, one sentence."""
+    vllm_because: str = ""
+    """The message, where vLLM refuses it or fails."""
 
     def verdict(self, column: str) -> str:
         """The verdict of a column; a dash where there is none."""
@@ -82,7 +96,8 @@ class ComparedFamily:
         """What the columns do not say, in sentences."""
         needs = f"Needs `pip install {' '.join(self.packages)}`." if self.packages else ""
         reason = f"{self.verdict('captions').capitalize()}: {self.because}" if self.because else ""
-        return [remark for remark in (needs, reason, self.note) if remark]
+        engine = f"vLLM: {self.vllm_because}" if self.vllm_because else ""
+        return [remark for remark in (needs, reason, self.note, engine) if remark]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +144,23 @@ class Comparison:
 
 def compared() -> Comparison:
     """The results that come with this version."""
-    found: dict[str, Any] = json.loads(RESULTS.read_text("utf-8"))
-    families = (ComparedFamily(**{**one, "packages": tuple(one.get("packages", ()))}) for one in found["families"])
-    return Comparison(date=found["date"], versions=found["versions"], families=tuple(families))
+    found = _read(RESULTS)
+    vllm = _read(VLLM_RESULTS) if VLLM_RESULTS.exists() else {"versions": {}, "families": {}}
+    engine = {name: version for name, version in vllm["versions"].items() if name.startswith("vllm")}
+    families = tuple(_family(one, vllm["families"].get(one["name"], {})) for one in found["families"])
+    return Comparison(date=found["date"], versions={**found["versions"], **engine}, families=families)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text("utf-8")))
+
+
+def _family(found: dict[str, Any], vllm: Mapping[str, Any]) -> ComparedFamily:
+    verdict = vllm.get("verdict")
+    note = vllm["note"] if verdict in ("refused", "fails") else ""
+    with_vllm = {**found["verdicts"], "vllm": verdict} if verdict in VLLM else found["verdicts"]
+    packages = tuple(found.get("packages", ()))
+    return ComparedFamily(**{**found, "verdicts": with_vllm, "packages": packages, "vllm_because": note})
 
 
 def family_of(model: str) -> ComparedFamily:
@@ -148,6 +177,7 @@ def family_of(model: str) -> ComparedFamily:
     return compared().of_type(config.model_type)
 
 
-def _line(name: str, model: str, verdicts: Any) -> str:
-    cells = "".join(f"{verdict:<17}" for verdict in verdicts)
-    return f"{name:<23}{cells}{model}"
+def _line(name: str, model: str, verdicts: Iterable[str]) -> str:
+    widths = (8, 10, 10, 17, 9)
+    cells = "".join(f"{verdict:<{width}}" for verdict, width in zip(verdicts, widths, strict=True))
+    return f"{name:<23}{cells}{model}".rstrip()
