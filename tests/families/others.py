@@ -385,7 +385,7 @@ def minimax_m3_vl() -> Tiny:
             video=cls.VIDEO_TOKEN,
             image=cls.IMAGE_TOKEN,
             end="[e~[\n",
-            answer=said("]~b]ai\n<think>\n"),
+            answer=thinking("]~b]ai\n"),
         ),
     )
     text = text_config(

@@ -35,6 +35,8 @@ PROMPTS = (
     "Go.",
 )
 NEW_TOKENS = 8
+SWITCH = "enable_thinking"
+"""Variable of chat templates that switches thinking off."""
 CLOSE = 1e-4
 """Log-probabilities nearer than this are the same, in float32."""
 LENGTHS: dict[str, dict[str, Any]] = {
@@ -72,12 +74,15 @@ def rendered(name: str, folder: Path) -> Path:
 
 
 def loaded(folder: Path, **sampling: Any) -> HFCaptioner:
-    """The captioner over a checkpoint, as the command loads it."""
+    """The captioner over a checkpoint, as the command loads it; models that can answer without thinking do."""
+    template = folder / "chat_template.jinja"
+    thinks = template.exists() and SWITCH in template.read_text("utf-8")
+    options = {"chat_template_kwargs": {SWITCH: False}} if thinks else {}
     captioner = load_captioner(
         ModelSpec(
             "hf",
             str(folder),
-            options={"max_batch_size": 4, "max_batch_tokens": 10**7},
+            options={"max_batch_size": 4, "max_batch_tokens": 10**7, **options},
             generation=generation_config({"max_tokens": NEW_TOKENS, "temperature": 0, **sampling}),
         )
     )
@@ -102,22 +107,20 @@ def inputs_of(captioner: HFCaptioner, *jobs: Job) -> Mapping[str, Any]:
 
 
 def frames_verdict(captioner: HFCaptioner, family: Family, paths: Mapping[str, Path]) -> str:
-    """`exact`: the processor alone sees the same; `asked`: it does when it is asked for the rate or the number;
-    `own`: it does not."""
+    """`exact`: the processor alone sees the same in every video; `own rule`: it does when it is asked for the rate or
+    the number of frames; `differs`."""
+    if not all(_sees_the_same(captioner, family, path) for path in paths.values()):
+        return "differs"
+    return "own rule" if family.asked else "exact"
+
+
+def _sees_the_same(captioner: HFCaptioner, family: Family, path: Path) -> bool:
+    ours = _what_we_show(captioner, job(captioner, path))
     asked = {**family.told, **family.asked}
-    verdicts = {name: _verdict(captioner, path, dict(asked)) for name, path in paths.items()}
-    if "own" in verdicts.values():
-        return "own"
-    return "asked" if family.asked else "exact"
-
-
-def _verdict(captioner: HFCaptioner, path: Path, asked: dict[str, Any]) -> str:
-    one = job(captioner, path)
-    ours = _what_we_show(captioner, one)
     if "num_frames" in asked:
         asked["num_frames"] = len(ours.indices)
-    theirs = _what_it_sees(captioner._processor, path, asked)
-    return "exact" if theirs is None or ours == theirs else "own"
+    theirs = _what_it_sees(captioner, path, asked)
+    return theirs is None or ours == theirs
 
 
 def _what_we_show(captioner: HFCaptioner, one: Job) -> Seen:
@@ -127,8 +130,9 @@ def _what_we_show(captioner: HFCaptioner, one: Job) -> Seen:
     return _seen(indices, clip.pts_seconds, inputs_of(captioner, one))
 
 
-def _what_it_sees(processor: Any, path: Path, asked: Mapping[str, Any]) -> Seen | None:
+def _what_it_sees(captioner: HFCaptioner, path: Path, asked: Mapping[str, Any]) -> Seen | None:
     """What the processor makes of a file by itself; None: it cannot."""
+    processor = captioner._processor
     found: list[VideoMetadata] = []
     content = [{"type": "video", "path": str(path)}, {"type": "text", "text": PROMPTS[0]}]
     with quiet_transformers(), _read_by_pyav(processor, found):
@@ -140,6 +144,7 @@ def _what_it_sees(processor: Any, path: Path, asked: Mapping[str, Any]) -> Seen 
                 return_dict=True,
                 return_tensors="pt",
                 processor_kwargs=dict(asked),
+                **captioner._options.chat_template_kwargs,
             )
         except Exception:  # processors fail in many ways at a file of one frame
             if LENGTHS[path.stem.replace("_", " ")] != LENGTHS["one frame"]:
@@ -179,7 +184,7 @@ def captions_verdict(captioner: HFCaptioner, family: Family, path: Path) -> str:
     (result,) = captioner.caption([one])
     if result.failure is not None:
         return f"fails: {result.failure.message}"
-    inputs = reference_inputs(captioner._processor, family, *one)
+    inputs = reference_inputs(captioner, family, *one)
     different = differing(inputs_of(captioner, one), inputs)
     tokens, logprob = generated(captioner, inputs)
     text = captioner._processor.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -190,12 +195,16 @@ def captions_verdict(captioner: HFCaptioner, family: Family, path: Path) -> str:
     return "exact"
 
 
-def reference_inputs(processor: Any, family: Family, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
+def reference_inputs(captioner: HFCaptioner, family: Family, request: CaptionRequest, clip: Clip) -> Mapping[str, Any]:
     """What the processor itself makes of the same frames."""
+    processor = captioner._processor
     content = [{"type": "video"}, {"type": "text", "text": request.prompt}]
     with quiet_transformers():
         text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            **captioner._options.chat_template_kwargs,
         )
         bos = processor.tokenizer.bos_token
         written = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
@@ -284,7 +293,7 @@ def candidates_verdict(captioner: HFCaptioner, family: Family, path: Path) -> st
         (result,) = captioner.caption([one])
     if result.failure is not None:
         return f"fails: {result.failure.message}"
-    inputs = reference_inputs(captioner._processor, family, *one)
+    inputs = reference_inputs(captioner, family, *one)
     for candidate in result.candidates:
         tokens = [int(token) for token in candidate.text.split()]
         assert candidate.mean_logprob == pytest.approx(generated(captioner, inputs, tokens)[1], abs=CLOSE)

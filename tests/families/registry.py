@@ -39,8 +39,8 @@ class Family:
     told: Mapping[str, Any] = field(default_factory=dict)
     """What its processor must be told besides, because what its model reads is not all there by default."""
     frames: str = "exact"
-    """`exact`: frames, times, sizes and tokens are those of its processor alone; `asked`: of its processor when it is
-    asked for the above; `own`: reelscribe's own rule."""
+    """`exact`: frames, times, sizes and tokens are those of its processor alone; `own rule`: those of its processor
+    when it is asked for the above; `differs`."""
     captions: str = "exact"
     """`exact`: tensors, scores and text are those of `generate`; `refused`: when it is loaded; `fails`: every video."""
     because: str = ""
@@ -71,8 +71,8 @@ NUMBER = {"num_frames": None}
 PADDING = "Padding changes what it writes, in batches of transformers itself too."
 
 _ROWS = (
-    Family("qwen2_vl", qwen.qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct", asked=RATE, frames="asked"),
-    Family("qwen2_5_vl", qwen.qwen2_5_vl, "Qwen/Qwen2.5-VL-7B-Instruct", asked=RATE, frames="asked"),
+    Family("qwen2_vl", qwen.qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct", asked=RATE, frames="own rule"),
+    Family("qwen2_5_vl", qwen.qwen2_5_vl, "Qwen/Qwen2.5-VL-7B-Instruct", asked=RATE, frames="own rule"),
     Family("qwen3_vl", qwen.qwen3_vl, "Qwen/Qwen3-VL-8B-Instruct"),
     Family("qwen3_vl_moe", qwen.qwen3_vl_moe, "Qwen/Qwen3-VL-30B-A3B-Instruct"),
     Family("qwen3_5", qwen.qwen3_5, "Qwen/Qwen3.5-27B"),
@@ -83,7 +83,7 @@ _ROWS = (
         qwen.qwen2_5_omni,
         "Qwen/Qwen2.5-Omni-7B",
         asked=RATE,
-        frames="asked",
+        frames="own rule",
         note="Sound is not heard.",
     ),
     Family(
@@ -92,20 +92,20 @@ _ROWS = (
         "Qwen/Qwen3-Omni-30B-A3B-Instruct",
         asked=RATE,
         told=RATE,
-        frames="asked",
+        frames="own rule",
         note="Sound is not heard.",
     ),
     Family("cosmos3_omni", qwen.cosmos3_omni, "nvidia/Cosmos3-Nano"),
     Family("cohere_compass", qwen.cohere_compass, "CohereLabs/North-Micro-Vision-Instruct"),
-    Family("exaone4_5", qwen.exaone4_5, "LGAI-EXAONE/EXAONE-4.5-33B", asked=RATE, frames="asked"),
+    Family("exaone4_5", qwen.exaone4_5, "LGAI-EXAONE/EXAONE-4.5-33B", asked=RATE, frames="own rule"),
     Family(
         "hyperclovax_vision_v2",
         qwen.hyperclovax_vision_v2,
         "naver-hyperclovax/HyperCLOVAX-SEED-Think-32B",
         asked=RATE,
-        frames="asked",
+        frames="own rule",
     ),
-    Family("video_llama_3", qwen.video_llama_3, "lkhl/VideoLLaMA3-2B-Image-HF", asked=NUMBER, frames="asked"),
+    Family("video_llama_3", qwen.video_llama_3, "lkhl/VideoLLaMA3-2B-Image-HF", asked=NUMBER, frames="own rule"),
     Family("cosmos3_edge", qwen.cosmos3_edge, "nvidia/Cosmos3-Edge", told={"return_mm_token_type_ids": True}),
     Family("minicpmv4_6", qwen.minicpmv4_6, "openbmb/MiniCPM-V-4.6"),
     Family("minicpmv4_7", qwen.minicpmv4_7, "openbmb/MiniCPM-V-4.7"),
@@ -114,11 +114,13 @@ _ROWS = (
         llava.llava_onevision,
         "llava-hf/llava-onevision-qwen2-7b-ov-hf",
         asked=NUMBER,
-        frames="asked",
+        frames="own rule",
     ),
-    Family("llava_next_video", llava.llava_next_video, "llava-hf/LLaVA-NeXT-Video-7B-hf", asked=NUMBER, frames="asked"),
-    Family("video_llava", llava.video_llava, "LanguageBind/Video-LLaVA-7B-hf", asked=NUMBER, frames="asked"),
-    Family("internvl", llava.internvl, "OpenGVLab/InternVL3-8B-hf", asked=NUMBER, frames="asked"),
+    Family(
+        "llava_next_video", llava.llava_next_video, "llava-hf/LLaVA-NeXT-Video-7B-hf", asked=NUMBER, frames="own rule"
+    ),
+    Family("video_llava", llava.video_llava, "LanguageBind/Video-LLaVA-7B-hf", asked=NUMBER, frames="own rule"),
+    Family("internvl", llava.internvl, "OpenGVLab/InternVL3-8B-hf", asked=NUMBER, frames="own rule"),
     Family("smolvlm", llava.smolvlm, "HuggingFaceTB/SmolVLM2-2.2B-Instruct", packages=("num2words",)),
     Family(
         "perception_lm",
@@ -126,7 +128,7 @@ _ROWS = (
         "facebook/Perception-LM-1B",
         packages=("timm",),
         asked=NUMBER,
-        frames="asked",
+        frames="own rule",
     ),
     Family(
         "instructblipvideo",
@@ -170,7 +172,7 @@ _ROWS = (
         "MiniMaxAI/MiniMax-M3",
         told={"do_resize": True},
         asked={"fps": 1},
-        frames="asked",
+        frames="own rule",
         batches="differs",
         note=PADDING,
     ),

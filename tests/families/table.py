@@ -88,11 +88,11 @@ def _meanings(column: str) -> str:
 
 def _summary(comparison: Comparison) -> str:
     exact = [one for one in comparison.families if one.verdict("captions") == "exact"]
-    own = [one for one in exact if one.verdict("frames") == "own"]
+    refused = [one for one in comparison.families if one.verdict("captions") == "refused"]
+    alone = [one for one in exact if one.verdict("frames") == "exact"]
     return (
-        f"Of {len(comparison.families)} families, {len(exact)} write what transformers writes; of these, "
-        f"{len(exact) - len(own)} are shown the frames that their own processor chooses, and {len(own)} those of "
-        f"reelscribe's rule."
+        f"Of {len(comparison.families)} families, {len(exact)} write what transformers writes, and {len(refused)} are "
+        f"refused with a reason. Of those that write, {len(alone)} are shown what their own processor chooses alone."
     )
 
 

@@ -20,8 +20,9 @@ VLLM_RESULTS = Path(__file__).with_name("families_vllm.json")
 """Where those of vLLM lie."""
 FRAMES = {
     "exact": "frames, times, sizes and tokens are those that the model's own processor chooses",
-    "asked": "the processor by itself takes every frame; they are those that it chooses when it is asked for as many",
-    "own": "they are those of a rule of reelscribe's own",
+    "own rule": "the processor by itself takes every frame; reelscribe chooses how many, 2 a second up to a limit, and "
+    "shows those that the processor chooses when it is asked for as many",
+    "differs": "they are not",
 }
 """What is found of frames, and what it means."""
 CAPTIONS = {
@@ -173,11 +174,11 @@ def family_of(model: str) -> ComparedFamily:
     from .prompting import resolve_model
 
     with loading_errors(model), quiet_transformers():
-        config = load_config(resolve_model(model), {})
+        config = load_config(resolve_model(model), {"trust_remote_code": False})
     return compared().of_type(config.model_type)
 
 
 def _line(name: str, model: str, verdicts: Iterable[str]) -> str:
-    widths = (8, 10, 10, 17, 9)
+    widths = (10, 10, 9, 17, 9)
     cells = "".join(f"{verdict:<{width}}" for verdict, width in zip(verdicts, widths, strict=True))
     return f"{name:<23}{cells}{model}".rstrip()
