@@ -35,6 +35,8 @@ PROMPTS = (
     "Go.",
 )
 NEW_TOKENS = 8
+GREEDY = generation_config({"max_tokens": NEW_TOKENS, "temperature": 0})
+SAMPLED = generation_config({"max_tokens": NEW_TOKENS, "temperature": 0.9})
 SWITCH = "enable_thinking"
 """Variable of chat templates that switches thinking off."""
 CLOSE = 1e-4
@@ -73,7 +75,7 @@ def rendered(name: str, folder: Path) -> Path:
     return path if path.exists() else clips.render_video(path, options={"preset": "ultrafast"}, **LENGTHS[name])
 
 
-def loaded(folder: Path, **sampling: Any) -> HFCaptioner:
+def loaded(folder: Path) -> HFCaptioner:
     """The captioner over a checkpoint, as the command loads it; models that can answer without thinking do."""
     template = folder / "chat_template.jinja"
     thinks = template.exists() and SWITCH in template.read_text("utf-8")
@@ -83,7 +85,7 @@ def loaded(folder: Path, **sampling: Any) -> HFCaptioner:
             "hf",
             str(folder),
             options={"max_batch_size": 4, "max_batch_tokens": 10**7, **options},
-            generation=generation_config({"max_tokens": NEW_TOKENS, "temperature": 0, **sampling}),
+            generation=GREEDY,
         )
     )
     assert isinstance(captioner, HFCaptioner)
@@ -289,7 +291,7 @@ def candidates_verdict(captioner: HFCaptioner, family: Family, path: Path) -> st
     """`one prefill`: four sampled candidates share the pass over their prompt, and have the log-probabilities that
     `generate` gives to their tokens."""
     one = job(captioner, path, candidates=4)
-    with _texts_are_ids(captioner), _batches_scored(captioner) as batches:
+    with _texts_are_ids(captioner), _sampled(captioner), _batches_scored(captioner) as batches:
         (result,) = captioner.caption([one])
     if result.failure is not None:
         return f"fails: {result.failure.message}"
@@ -305,6 +307,13 @@ def candidates_verdict(captioner: HFCaptioner, family: Family, path: Path) -> st
 def _texts_are_ids(captioner: HFCaptioner) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(captioner._processor.tokenizer, "decode", lambda tokens, **_: " ".join(map(str, tokens)))
+        yield
+
+
+@contextmanager
+def _sampled(captioner: HFCaptioner) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captioner, "_generation", SAMPLED)
         yield
 
 

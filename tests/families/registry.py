@@ -173,8 +173,6 @@ _ROWS = (
         told={"do_resize": True},
         asked={"fps": 1},
         frames="own rule",
-        batches="differs",
-        note=PADDING,
     ),
     Family("muse_glimmer", others.muse_glimmer, "meta-models/Muse-Glimmer-30B"),
     Family(
