@@ -68,7 +68,7 @@ class Family:
 
 RATE = {"fps": 2}
 NUMBER = {"num_frames": None}
-PADDING = "Padding changes what it writes, in batches of transformers itself too."
+PADDING = "In a batch it may write something else than alone."
 
 _ROWS = (
     Family("qwen2_vl", qwen.qwen2_vl, "Qwen/Qwen2-VL-7B-Instruct", asked=RATE, frames="own rule"),

@@ -61,7 +61,7 @@ def _row(family: Any, found: dict[str, str]) -> dict[str, Any]:
         "packages": list(family.packages),
         "note": family.note,
     }
-    return {name: value for name, value in row.items() if value}
+    return {name: value for name, value in row.items() if value or name == "model"}
 
 
 def page(comparison: Comparison) -> str:
@@ -78,7 +78,8 @@ def page(comparison: Comparison) -> str:
 
 def _cells(one: ComparedFamily) -> list[str]:
     remarks = " ".join(one.remarks).replace("|", "\\|")
-    return [f"`{one.name}`", f"`{one.model}`", *(one.verdict(column) for column in COLUMNS), remarks]
+    model = f"`{one.model}`" if one.model else ""
+    return [f"`{one.name}`", model, *(one.verdict(column) for column in COLUMNS), remarks]
 
 
 def _meanings(column: str) -> str:

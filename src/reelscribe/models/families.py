@@ -96,8 +96,8 @@ class ComparedFamily:
     def remarks(self) -> list[str]:
         """What the columns do not say, in sentences."""
         needs = f"Needs `pip install {' '.join(self.packages)}`." if self.packages else ""
-        reason = f"{self.verdict('captions').capitalize()}: {self.because}" if self.because else ""
-        engine = f"vLLM: {self.vllm_because}" if self.vllm_because else ""
+        reason = f"{self.verdict('captions').capitalize()}: {self.because}." if self.because else ""
+        engine = f"vLLM: {self.vllm_because}." if self.vllm_because else ""
         return [remark for remark in (needs, reason, self.note, engine) if remark]
 
 
