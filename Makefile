@@ -12,7 +12,7 @@ BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_class.py tests/test_vllm_server.py tests/test_captioner_contract.py
 DATA_JUICER_TESTS := tests/test_data_juicer.py tests/test_data_juicer_pyav.py
 
-.PHONY: help demo test test-vllm families-vllm test-data-juicer bench lint types imports check-install clean
+.PHONY: help demo test test-vllm families-vllm test-data-juicer bench lint types imports models check-install clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -78,6 +78,9 @@ bench: $(BENCH_VENV)/.ready $(DATA_JUICER_VENV)/.ready $(VLLM_VENV)/.ready ## me
 	$(BENCH_VENV)/bin/python -m benchmarks.growth
 	$(VLLM_VENV)/bin/python -m benchmarks.engines
 	$(BENCH_VENV)/bin/python -m benchmarks.page
+
+models: $(VENV)/.dev ## compare the tiny checkpoint of every family with transformers; writes docs/models.md and src/reelscribe/models/families.json
+	cd tests && ../$(BIN)/python -m families.table
 
 lint: $(VENV)/.dev ## ruff
 	$(BIN)/ruff check .

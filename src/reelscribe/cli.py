@@ -446,6 +446,19 @@ def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) 
 
 
 @main.command(context_settings=HELP_NAMES)
+@click.argument("model", required=False)
+def models(model: str | None) -> None:
+    """List the families of models that were compared with transformers, and what came of each.
+
+    With MODEL, a name on the hub or a folder, only its family, with what its row means.
+    """
+    from .models.families import compared, family_of
+
+    for line in compared().lines if model is None else family_of(model).lines(model):
+        click.echo(printable(line))
+
+
+@main.command(context_settings=HELP_NAMES)
 @click.argument("input", type=PLACE)
 @count_option("--clips", default=64, show_default=True, help="Videos of the sample, at most.")
 @MODEL_OPTIONS

@@ -108,6 +108,16 @@ def glm46v() -> Tiny:
     )
 
 
+def glmga() -> Tiny:
+    return _glm(
+        hf.GlmgaConfig,
+        hf.Glm46VForConditionalGeneration,
+        hf.Glm46VProcessor,
+        hf.GlmgaImageProcessor,
+        hf.GlmgaVideoProcessor,
+    )
+
+
 def glm5_next() -> Tiny:
     tokens = _glm_tokenizer()
     processor = hf.Glm5NextProcessor(
@@ -375,7 +385,7 @@ def minimax_m3_vl() -> Tiny:
             video=cls.VIDEO_TOKEN,
             image=cls.IMAGE_TOKEN,
             end="[e~[\n",
-            answer=said("]~b]ai\n<think>\n"),
+            answer=thinking("]~b]ai\n"),
         ),
     )
     text = text_config(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import transformers as hf
@@ -187,35 +188,78 @@ def qwen2_5_omni() -> Tiny:
         "audio_bos_token": "<|audio_bos|>",
         "audio_eos_token": "<|audio_eos|>",
     }
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
-    tokens = tokenizer(special, eos="<|im_end|>", pad="<|endoftext|>", named=named)
-    processor = hf.Qwen2_5OmniProcessor(
-        image_processor=hf.Qwen2VLImageProcessor(),
-        video_processor=hf.Qwen2VLVideoProcessor(),
-        feature_extractor=hf.WhisperFeatureExtractor(),
-        tokenizer=tokens,
-        chat_template=chat_template(
-            video="<|vision_bos|><|VIDEO|><|vision_eos|>", image="<|vision_bos|><|IMAGE|><|vision_eos|>"
-        ),
-    )
-    names = ids(
-        tokens,
-        image_token_id="<|IMAGE|>",
-        video_token_id="<|VIDEO|>",
-        audio_token_id="<|AUDIO|>",
-        vision_start_token_id="<|vision_bos|>",
-        vision_end_token_id="<|vision_eos|>",
-    )
-    audio = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64, "output_dim": 64}
+    tokens = _omni_tokenizer(named)
     thinker = hf.Qwen2_5OmniThinkerConfig(
         text_config=text_config(tokens, rope_parameters=ROPE_2),
         vision_config={**VISION_25, "embed_dim": 32},
-        audio_config=audio,
-        **names,
+        audio_config={**OMNI_SOUND, "output_dim": 64},
+        **_omni_ids(tokens, named),
     )
     whole = hf.Qwen2_5OmniConfig(thinker_config=thinker.to_dict()).to_dict()
-    model = hf.Qwen2_5OmniThinkerForConditionalGeneration(thinker)
-    return Tiny(model, processor, config={**whole, "architectures": ["Qwen2_5OmniModel"], "model_type": "qwen2_5_omni"})
+    return Tiny(
+        hf.Qwen2_5OmniThinkerForConditionalGeneration(thinker),
+        _omni_processor(hf.Qwen2_5OmniProcessor, tokens, named, patch_size=14),
+        config={**whole, "architectures": ["Qwen2_5OmniModel"]},
+    )
+
+
+def qwen3_omni_moe() -> Tiny:
+    """The same of Qwen3-Omni."""
+    named = {
+        "image_token": "<|image_pad|>",
+        "audio_token": "<|audio_pad|>",
+        "video_token": "<|video_pad|>",
+        "vision_bos_token": "<|vision_start|>",
+        "vision_eos_token": "<|vision_end|>",
+        "audio_bos_token": "<|audio_start|>",
+        "audio_eos_token": "<|audio_end|>",
+    }
+    tokens = _omni_tokenizer(named)
+    thinker = hf.Qwen3OmniMoeThinkerConfig(
+        text_config=text_config(tokens, rope_parameters=ROPE_3, head_dim=16, **EXPERTS),
+        vision_config=VISION_3,
+        audio_config={**OMNI_SOUND, "output_dim": 64, "downsample_hidden_size": 16},
+        **_omni_ids(tokens, named),
+    )
+    whole = hf.Qwen3OmniMoeConfig(thinker_config=thinker.to_dict()).to_dict()
+    return Tiny(
+        hf.Qwen3OmniMoeThinkerForConditionalGeneration(thinker),
+        _omni_processor(hf.Qwen3OmniMoeProcessor, tokens, named, patch_size=16),
+        config={**whole, "architectures": ["Qwen3OmniMoeForConditionalGeneration"]},
+    )
+
+
+OMNI_SOUND = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 64}
+
+
+def _omni_tokenizer(named: Mapping[str, str]) -> Any:
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *named.values()]
+    return tokenizer(special, eos="<|im_end|>", pad="<|endoftext|>", plain=THINK, named=named)
+
+
+def _omni_ids(tokens: Any, named: Mapping[str, str]) -> dict[str, int]:
+    return ids(
+        tokens,
+        image_token_id=named["image_token"],
+        video_token_id=named["video_token"],
+        audio_token_id=named["audio_token"],
+        audio_start_token_id=named["audio_bos_token"],
+        vision_start_token_id=named["vision_bos_token"],
+        vision_end_token_id=named["vision_eos_token"],
+    )
+
+
+def _omni_processor(cls: Any, tokens: Any, named: Mapping[str, str], *, patch_size: int) -> Any:
+    around = f"{named['vision_bos_token']}{{}}{named['vision_eos_token']}"
+    return cls(
+        image_processor=hf.Qwen2VLImageProcessor(patch_size=patch_size),
+        video_processor=hf.Qwen2VLVideoProcessor(patch_size=patch_size),
+        feature_extractor=hf.WhisperFeatureExtractor(),
+        tokenizer=tokens,
+        chat_template=chat_template(
+            video=around.format(named["video_token"]), image=around.format(named["image_token"])
+        ),
+    )
 
 
 def exaone4_5() -> Tiny:
@@ -269,6 +313,44 @@ def cosmos3_edge() -> Tiny:
         **marks(tokens),
     )
     return Tiny(hf.Cosmos3EdgeForConditionalGeneration(config), processor)
+
+
+def cosmos3_omni() -> Tiny:
+    tokens = qwen_tokenizer(*THINK)
+    text = text_config(tokens, rope_parameters=ROPE_3, head_dim=16)
+    config = hf.Cosmos3OmniConfig(text_config=text, vision_config=dict(VISION_3), **marks(tokens))
+    return Tiny(hf.Cosmos3OmniForConditionalGeneration(config), processor_3(tokens, PLAIN))
+
+
+def cohere_compass() -> Tiny:
+    names = {
+        "image_token_id": "<|IMAGE_PAD|>",
+        "video_token_id": "<|VIDEO_PAD|>",
+        "vision_start_token_id": "<|VISION_START|>",
+        "vision_end_token_id": "<|VISION_END|>",
+    }
+    turns = ["<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>"]
+    special = ["<PAD>", "<BOS_TOKEN>", *turns, *names.values()]
+    tokens = tokenizer(special, eos="<|END_OF_TURN_TOKEN|>", pad="<PAD>", bos="<BOS_TOKEN>", adds_bos=True)
+    processor = hf.CohereCompassProcessor(
+        image_processor=hf.CohereCompassImageProcessor(),
+        tokenizer=tokens,
+        video_processor=hf.CohereCompassVideoProcessor(),
+        chat_template=chat_template(
+            head="{{ bos_token }}",
+            turn="<|START_OF_TURN_TOKEN|>{role}\n",
+            video="<|VIDEO_PAD|>",
+            image="<|VISION_START|><|IMAGE_PAD|><|VISION_END|>",
+            end="<|END_OF_TURN_TOKEN|>",
+            answer=said("<|START_OF_TURN_TOKEN|>assistant\n"),
+        ),
+    )
+    config = hf.CohereCompassConfig(
+        text_config=text_config(tokens, logit_scale=1.0, rope_parameters={"full_attention": ROPE_3}),
+        vision_config=VISION_3,
+        **ids(tokens, **names),
+    )
+    return Tiny(hf.CohereCompassForConditionalGeneration(config), processor)
 
 
 def minicpmv4_6() -> Tiny:
