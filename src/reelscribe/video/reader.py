@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from ..errors import SettingsError
 from ..record import Clip, Failure, TimeWindow
 from ..stores import StoredPath
+from .buffers import BUFFERS
 from .clock import may_jump
 from .decoding import WAYS, MismatchError, Shortcuts, frames_at
 from .endings import reaches_behind
@@ -112,7 +113,7 @@ def attempt(
     limits: ReadLimits = DEFAULT_LIMITS,
     root: Path | StoredPath | None = None,
     plain: bool = False,
-    allocate: Allocate = np.empty,
+    allocate: Allocate = BUFFERS.empty,
 ) -> Clip | Failure | Doubt:
     """Try once to read a video; the rest is as for `read_clip`.
 
