@@ -326,7 +326,8 @@ def _sampled(captioner: HFCaptioner) -> Iterator[None]:
 def _batches_scored(captioner: HFCaptioner) -> Iterator[list[int]]:
     """How many texts each pass of the model scores."""
     batches: list[int] = []
-    head = captioner._model.get_output_embeddings()
+    named = captioner._model.named_modules()
+    head = captioner._model.get_output_embeddings() or next(one for name, one in named if name.endswith("lm_head"))
     hook = head.register_forward_hook(lambda module, given, scores: batches.append(scores.shape[0]))
     try:
         yield batches

@@ -162,9 +162,6 @@ _ROWS = (
         "kimi_k25",
         others.kimi_k25,
         "moonshotai/Kimi-K2.6",
-        captions="refused",
-        because="split_with_sizes expects split_sizes to sum exactly",
-        note="The `generate` of transformers fails in the same place.",
     ),
     Family(
         "minimax_m3_vl",
@@ -179,9 +176,9 @@ _ROWS = (
         "nemotron_h_omni",
         others.nemotron_h_omni,
         "nvidia/Nemotron-3-Nano-Omni-30B-A3B-Reasoning-BF16",
-        captions="refused",
-        because="cat(): argument 'tensors' (position 1) must be tuple of Tensors",
-        note="The `generate` of transformers fails in the same place.",
+        asked=NUMBER,
+        frames="own rule",
+        note="One video at a time.",
     ),
 )
 FAMILIES: dict[str, Family] = {family.name: family for family in _ROWS}

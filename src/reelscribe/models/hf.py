@@ -193,7 +193,10 @@ class HFCaptioner:
 
     def _try_batches(self, jobs: Sequence[Job]) -> None:
         """Find out what clips and prompts of a batch have of one another."""
-        self._alone = self._suffers_from_others(_shown(jobs)[0])
+        try:
+            self._alone = self._suffers_from_others(_shown(jobs)[0])
+        except Exception:  # there are processors that take one prompt at a time (NemotronH-Omni)
+            self._alone = True
         self.batch_size = self._budget.max_size
         if self._vision is None:
             return

@@ -168,13 +168,22 @@ def policy_from_processor(processor: Any) -> FramePolicy:
 
 def _own_video_processor(processor: Any) -> Any:
     """The video processor with the size that the processor gives it on every call, where it does (Qwen-Omni)."""
-    defaults = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})
-    size = defaults.get("videos_kwargs", {}).get("size")
+    size = _call_defaults(processor).get("size")
     if size is None:
         return processor.video_processor
     video = copy.copy(processor.video_processor)
     video.size = size
     return video
+
+
+def _call_defaults(processor: Any) -> Mapping[str, Any]:
+    """What a processor gives its video processor where nobody says otherwise: an attribute of its own since
+    transformers 5.24, of its arguments' class before."""
+    own = getattr(processor, "videos_kwargs", None)
+    if isinstance(own, Mapping):
+        return own
+    defaults: Mapping[str, Any] = getattr(getattr(processor, "valid_processor_kwargs", None), "_defaults", {})
+    return dict(defaults.get("videos_kwargs", {}))
 
 
 def has_exact_policy(processor: Any) -> bool:
