@@ -555,7 +555,7 @@ ATTACKS = [
     Attack("a note that names another folder", notes_elsewhere, 0, "no run"),
     *(Attack(f"a note that is {text[:30]}", lambda ground, text=text: note(ground, text), 0)
       for text in (deep(3000), "[]", '{"folder": "a\\u0000.run", "output": "x"}', '{"folder": 5, "output": "x"}')),
-    Attack("a model whose name no hub has", of_rows(options=("--model", "a b")), 0, rows=1),  # loading it would say so
+    Attack("a model whose name no hub has", of_rows(options=("--model", "a b")), 1, "did you mean a-b"),
     # recipes
     *(Attack(f"a recipe that reads {source}", of_recipe(source), 1, "error: ")
       for source in ('"\\0"', '"\\ud800.jsonl"', "/dev/zero", "DATA/recipe.yaml", "[a]")),
