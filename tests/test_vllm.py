@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import thinkers
+import vllm_families
 from adapters import merged, write_lora
 from reelscribe.demo.render import EVALUATION_SEEDS, render_clip
 from reelscribe.demo.scenes import parse_caption
@@ -415,6 +416,17 @@ def test_what_vllm_would_leave_out_of_a_lora_is_one_line_before_it_starts(config
 def test_a_lora_without_effect_is_one_line(tmp_path):
     with pytest.raises(ModelError, match="has no effect in vLLM.*merge it into its model first"):
         load_captioner(ModelSpec("vllm", str(write_lora(tmp_path / "lora", size=0.0))))
+
+
+# models that vLLM starts, and cannot caption with
+
+
+@needs_vllm
+def test_a_model_that_fails_on_every_video_is_one_line_at_the_start(tmp_path):
+    folder = vllm_families.saved("minicpmv4_6", tmp_path / "model")
+    with pytest.raises(ModelError, match="cannot be used: it cannot caption a video.*do_sample_frames") as caught:
+        load_captioner(ModelSpec("vllm", str(folder), options={"max_model_len": vllm_families.LONGEST_PROMPT}))
+    assert "\n" not in str(caught.value)
 
 
 # models that reason

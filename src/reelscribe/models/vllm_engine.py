@@ -56,6 +56,7 @@ from .prompting import (
 )
 from .reviving import EngineDiedError, RevivingEngine, unless_dead
 from .thinking import Budgets, thinking_of
+from .trial import TRIAL_GENERATION, check, trial_requests
 from .vllm_class import EngineClass, check_videos, engine_class
 from .written import Thought, candidate_of, parted
 
@@ -167,6 +168,8 @@ async def _revived(start: _EngineStart) -> RevivingEngine:
     first = start()
     try:
         await first.check_adapter()
+        with loading_errors(start.model):
+            await first.try_out()
     except BaseException:
         first.close()
         raise
@@ -190,7 +193,8 @@ class _EngineStart:
         self.options = options
         self.budgets = budgets
         self.setting = setting
-        self._model = spec.model
+        self.model = spec.model
+        """Its name, as it was given."""
         self._source = source
         self._generation = spec.generation
         self._processor = processor
@@ -266,7 +270,7 @@ class _EngineStart:
             arguments = AsyncEngineArgs(model=self._source.base, **_engine_values(self._arguments))
             llm = AsyncLLM.from_engine_args(arguments)
         except Exception as exc:
-            raise ModelError(f"vLLM does not start with model {self._model!r}: {_start_advice(exc)}") from exc
+            raise ModelError(f"vLLM does not start with model {self.model!r}: {_start_advice(exc)}") from exc
         return _Engine(
             llm,
             self._processor,
@@ -410,6 +414,22 @@ class _Engine:
             text_of=self._budgets.text_of,
             thought=thought,
         )
+
+    async def try_out(self) -> None:
+        """Caption a tiny clip.
+
+        Raises:
+            ModelError: when it cannot be captioned.
+        """
+        request, clip = trial_requests(self._policy)[0]
+        sampling = resolve_sampling(
+            TRIAL_GENERATION, num_candidates=request.num_candidates, model_defaults=self._defaults
+        )
+        try:
+            params = _params(request, sampling)
+            await unless_dead(self._generate(self._prompt(request, clip), params), lambda: bool(self._llm.errored))
+        except Exception as exc:  # whatever it raises, each video would
+            check([CaptionResult(request.id, failure=_failure_of(exc))])
 
     async def check_adapter(self) -> None:
         """See that the engine takes the adapter, and heeds it: of weights whose place it does not know it says nothing.
