@@ -411,7 +411,7 @@ def test_errors_of_the_package_come_through(cluster: Any, folder: Path) -> None:
 
 
 def clips_per_second(cluster: Any, folder: Path, captioners: int, go: int) -> float:
-    """Measured at the captioners, from their first answer to their last."""
+    """Measured at the captioners, from their first answer to their last; 0 where one began after all was answered."""
     source, log = jsonl(folder / "speed.jsonl", plain(CLIPS_TIMED)), folder / f"speed-{captioners}-{go}.log"
     caption_file_ray(
         operator(ray_words.captioner(log, seconds=0.05, reads=False)),
@@ -422,7 +422,8 @@ def clips_per_second(cluster: Any, folder: Path, captioners: int, go: int) -> fl
         ),
     )
     times = [float(line[0]) for line in lines(log)]
-    assert len({line[1] for line in lines(log)}) == captioners
+    if len({line[1] for line in lines(log)}) < captioners:
+        return 0.0
     return (len(times) - 1) / (max(times) - min(times))
 
 
