@@ -173,8 +173,12 @@ async def _revived(start: _EngineStart) -> RevivingEngine:
     except BaseException:
         first.close()
         raise
-    engines = iter([first])
-    return RevivingEngine(lambda: next(engines, None) or start(), max_deaths_in_a_row=start.options.max_deaths_in_a_row)
+    started = [first]  # emptied, so that nothing holds an engine that was ended
+
+    def next_engine() -> _Engine:
+        return started.pop() if started else start()
+
+    return RevivingEngine(next_engine, max_deaths_in_a_row=start.options.max_deaths_in_a_row)
 
 
 class _EngineStart:
