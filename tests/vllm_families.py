@@ -150,7 +150,7 @@ def recorded(outputs: dict[int, Any]) -> Iterator[None]:
     """Keep what vLLM answers to each request, by row, with the scores of its likeliest tokens."""
     from reelscribe.models import vllm_engine
 
-    params, generate = vllm_engine._params, vllm_engine._Engine._generate
+    params, written = vllm_engine._params, vllm_engine._Engine._written
 
     def with_scores(*args: Any, **kwargs: Any) -> Any:
         made = params(*args, **kwargs)
@@ -158,14 +158,15 @@ def recorded(outputs: dict[int, Any]) -> Iterator[None]:
         return made
 
     async def kept(self: Any, request: Any, *args: Any) -> Any:
-        outputs[request.id.row] = output = await generate(self, request, *args)
-        return output
+        output, thought = await written(self, request, *args)
+        outputs[request.id.row] = output
+        return output, thought
 
-    vllm_engine._params, vllm_engine._Engine._generate = with_scores, kept
+    vllm_engine._params, vllm_engine._Engine._written = with_scores, kept
     try:
         yield
     finally:
-        vllm_engine._params, vllm_engine._Engine._generate = params, generate
+        vllm_engine._params, vllm_engine._Engine._written = params, written
 
 
 def compared(name: str, folder: Path) -> dict[str, Any]:
