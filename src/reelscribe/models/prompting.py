@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..record import CaptionRequest, Clip
-from ..video.sampling import FramePolicy, frame_metadata, target_size
+from ..record import CaptionRequest
+from ..video.sampling import FramePolicy, target_size
 from .base import PromptOptions, PromptOrder
 from .names import BUNDLED_MODELS, is_hub_name, local_folder
 from .processor_rule import DEFAULT_MAX_FRAMES, processor_rule
@@ -104,22 +104,6 @@ def frame_arguments(processor: Any) -> dict[str, Any]:
     if not has_exact_policy(processor):
         return {"do_sample_frames": False}
     return {"do_sample_frames": False, "do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(processor)}
-
-
-def prompt_tokens(processor: Any, request: CaptionRequest, clip: Clip, options: PromptOptions) -> int:
-    """Tokens of a whole prompt, those of the video included, as the processor counts them; it makes the pixels, too."""
-    text = render_prompt(processor, request, options)
-    made = processor(
-        text=[text],
-        videos=[[clip.frames if clip.frames.flags.writeable else clip.frames.copy()]],
-        text_kwargs={} if wants_special_tokens(processor, text) else {"add_special_tokens": False},
-        videos_kwargs={
-            **frame_arguments(processor),
-            "video_metadata": [[frame_metadata(clip)]],
-            "input_data_format": "channels_last",
-        },
-    )
-    return len(made["input_ids"][0])
 
 
 def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:

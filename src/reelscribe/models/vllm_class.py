@@ -14,9 +14,9 @@ import numpy as np
 
 from ..errors import ModelError
 from ..record import CaptionRequest, Clip, RequestId
-from ..video.sampling import FramePolicy, frame_metadata, target_size
+from ..video.sampling import FramePolicy, target_size
+from .asking import Asking
 from .base import PromptOptions
-from .prompting import frame_arguments, render_prompt
 
 PROBE_TIMES = ((0.0, 0.5, 1.0, 1.5), (3.0, 7.2, 11.0, 40.0))
 """Seconds at which the frames of one small clip stand, twice over, to see whether a processor writes them down."""
@@ -85,17 +85,7 @@ def _made(processor: Any, policy: FramePolicy, times: tuple[float, ...]) -> Mapp
         frames, np.array(times), duration_seconds=times[-1] + 1, source_fps=2, source_height=PROBE_SIDE,
         source_width=PROBE_SIDE,
     )  # fmt: skip
-    made: Mapping[str, Any] = processor(
-        text=[render_prompt(processor, CaptionRequest(RequestId(0, 0), "", "When?"), PromptOptions())],
-        videos=[[frames]],
-        videos_kwargs={
-            **frame_arguments(processor),
-            "video_metadata": [[frame_metadata(clip)]],
-            "input_data_format": "channels_last",
-        },
-        return_tensors="pt",
-    )
-    return made
+    return Asking(processor, PromptOptions()).ask([(CaptionRequest(RequestId(0, 0), "", "When?"), clip)])
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -23,6 +23,7 @@ from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure, Us
 from ..video.sampling import FramePolicy, frame_metadata
 from ..video.workers import usable_processors
 from .adapters import Adapter, Checkpoint, find_checkpoint
+from .asking import Asking
 from .base import (
     SEEDS,
     GenerationConfig,
@@ -49,7 +50,6 @@ from .prompting import (
     frame_arguments,
     has_exact_policy,
     policy_from_processor,
-    prompt_tokens,
     render_prompt,
     resolve_model,
     wants_special_tokens,
@@ -334,9 +334,11 @@ class _Engine:
     def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
         """The clip with as many frames as the engine takes, by what the model's processor counts."""
 
+        asking = Asking(self._processor, self._options)
+
         def length_with(clip: Clip) -> int:
             with quiet_transformers():
-                return prompt_tokens(self._processor, request, clip, self._options)
+                return len(asking.ask([(request, clip)])["input_ids"][0])
 
         with self._measuring:
             return fitted(clip, self._policy, room=self._context.room or 0, length_with=length_with)
