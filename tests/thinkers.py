@@ -30,7 +30,7 @@ HISTORY = "{%- if false %}{{- '<think>' + 'of an earlier turn' + '</think>' }}{%
 TEMPLATES = {
     # no switch: the template opens the reasoning
     "qwen3_vl_thinking": HEAD + END + "{{- '<|im_start|>assistant\\n<think>\\n' }}{%- endif %}",
-    # a switch: reasoning unless it is told not to
+    # a switch: it reasons unless switched off
     "qwen3_5": HEAD + END + "{{- '<|im_start|>assistant\\n' }}{%- if " + OFF + " %}{{- '<think>\\n\\n</think>\\n\\n' }}"
     "{%- else %}{{- '<think>\\n' }}{%- endif %}{%- endif %}",
     # a switch, and the model opens the reasoning itself

@@ -260,7 +260,7 @@ def _check_copy(source: Path, target: Path, *, layout: Layout, shallow: bool) ->
     if not source.exists() or _is_same(source, target, shallow=shallow):  # what does not exist fails as a row
         return False
     check_file(target, "the copy of a video")
-    if not layout.replaces:  # of a run that goes on the rest need not be replaced
+    if not layout.replaces:  # the rest of a resumed run need not be replaced
         ways_out = "move it away" if shallow else WAYS_OUT
         raise DataError(f"{str(target)!r} is there already, and is another video than {str(source)!r}: {ways_out}")
     return True

@@ -257,7 +257,7 @@ def result_of(
 
 
 def _candidate_of(choice: Choice, reading: Reading, *, tokens: int) -> Candidate:
-    """A choice as a candidate; behind reasoning, tokens and probability are the answer's, where they are told."""
+    """A choice as a candidate; behind reasoning, tokens and probability are the answer's, where they are reported."""
     one = parted_choice(choice, reading)
     logprobs, words = choice.logprobs, choice.words if len(choice.words) == len(choice.logprobs) else ()
     if one.reasoning is None:

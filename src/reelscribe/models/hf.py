@@ -165,7 +165,7 @@ class HFCaptioner:
     def try_out(self) -> None:
         """Caption a tiny clip, and find out what the model's cache carries and whether batches can be shared.
 
-        What streams are told and how they are batched is as before.
+        What streams report, and the estimates that batches go by, are left as they were.
 
         Raises:
             ModelError: when it cannot be captioned.

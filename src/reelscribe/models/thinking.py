@@ -1,4 +1,4 @@
-"""Whether a model reasons before it answers, how it is told not to, and how long it may: found out from its template.
+"""Whether a model reasons before it answers, how that is switched off and how long it takes, found from its template.
 
 A chat template is rendered with the values its variables may have, and the results are compared; no model is known by
 its name. Runs no model.
