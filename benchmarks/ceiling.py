@@ -57,9 +57,9 @@ class Waiting:
 def device(speed: float) -> dict[str, float]:
     """A model that only waits."""
     from reelscribe import VideoCaptioningFromVLMMapper
+    from reelscribe.models.chat import policy_from_processor
     from reelscribe.models.loading import load_processor
-    from reelscribe.models.prompting import policy_from_processor
-    from reelscribe.video.workers import read_clips
+    from reelscribe.video.processes.clip_stream import read_clips
 
     policy = policy_from_processor(load_processor(str(make_model(WORK / "model")), {}))
     requests = _requests(make_clips(WORK / "clips", CLIPS, kinds=SMALL))
@@ -93,7 +93,7 @@ def told(operator: Any, clips: int, kinds: tuple[ClipKind, ...]) -> dict[str, fl
 
 
 def _requests(paths: list[Path]) -> list[Any]:
-    from reelscribe.record import CaptionRequest, RequestId
+    from reelscribe.types import CaptionRequest, RequestId
 
     return [CaptionRequest(RequestId(row, 0), str(path), "") for row, path in enumerate(paths)]
 

@@ -26,7 +26,7 @@ from benchmarks.long_clip import make_long_clip
 from benchmarks.processes import measured, tell
 from benchmarks.readers import PEERS, SEEKING, Reader, bare_decoder, prefix, pyav, reelscribe
 from benchmarks.wanted import Wanted, choose, compare, read_plan, write_plan
-from reelscribe.video.policy import FramePolicy
+from reelscribe.video.frames.policy import FramePolicy
 
 WORK = Path("runs/benchmarks")
 RESULTS = WORK / "decode.json"

@@ -129,7 +129,7 @@ MEASURES: dict[str, Callable[[list[Path], str], dict[str, Any]]] = {
 def started(model: str, *, backend: str = "vllm") -> tuple[Any, list[tuple[float, float]]]:
     """A captioner, and when each of its requests ran: from its first step to its last token, engine's clock."""
     from reelscribe.models import ModelSpec, load_captioner
-    from reelscribe.models.base import generation_config
+    from reelscribe.models.captioner import generation_config
 
     options = {"max_model_len": MAX_MODEL_LEN, "disable_log_stats": False} if backend == "vllm" else {}
     captioner = load_captioner(ModelSpec(backend, model, options, generation=generation_config(SAMPLING)))
@@ -152,7 +152,7 @@ def offline(model: str) -> tuple[Any, Any, str]:
     from transformers import AutoProcessor
     from vllm import LLM, SamplingParams
 
-    from reelscribe.video.workers import usable_processors
+    from reelscribe.video.processes.clip_stream import usable_processors
 
     llm = LLM(
         model, max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=2 * MAX_MODEL_LEN, enforce_eager=True,
@@ -175,14 +175,14 @@ def told(outputs: list[Any], began: float) -> dict[str, float]:
 
 def requests_of(paths: list[Path]) -> list[Any]:
     """One request a file."""
-    from reelscribe.record import CaptionRequest, RequestId
+    from reelscribe.types import CaptionRequest, RequestId
 
     return [CaptionRequest(RequestId(row, 0), str(path), PROMPT, seed=row) for row, path in enumerate(paths)]
 
 
 def read(requests: Iterable[Any], captioner: Any) -> Iterable[Any]:
     """Clips as the local runner reads them."""
-    from reelscribe.video.workers import ClipStream
+    from reelscribe.video.processes.clip_stream import ClipStream
 
     return ClipStream(pool(), requests, captioner.policy)
 
@@ -190,7 +190,7 @@ def read(requests: Iterable[Any], captioner: Any) -> Iterable[Any]:
 @cache
 def pool() -> Any:
     """The processes that read; as in the runner they are started once."""
-    from reelscribe.video.workers import WorkerPool
+    from reelscribe.video.processes.clip_stream import WorkerPool
 
     return WorkerPool()
 

@@ -21,11 +21,11 @@ from pathlib import Path
 
 import numpy as np
 
-from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
+from reelscribe.types import CaptionRequest, Clip, Failure, RequestId
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
-from reelscribe.video.pool import WorkerPool
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.workers import ClipStream
+from reelscribe.video.processes.clip_stream import ClipStream
+from reelscribe.video.processes.pool import WorkerPool
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "runs/benchmarks/fuzz.json"

@@ -52,7 +52,7 @@ import numpy as np
 import torch
 
 from benchmarks.model import make_model
-from reelscribe.models.continuation import cache_argument
+from reelscribe.models.hf.kv_cache import cache_argument
 
 OUT = Path("runs/benchmarks/gpu.json")
 PROMPT = "Describe the input video in 1-2 sentences."
@@ -172,7 +172,7 @@ def random_model(shape: Shape, processor: Any, device: str) -> Any:
 
 def make_clip(shape: Shape, frames: int, seed: int) -> Any:
     """One of `SHOWN_FPS` frames a second, at the size the model sees."""
-    from reelscribe.record import Clip
+    from reelscribe.types import Clip
 
     return Clip(
         frames=moving_pictures(shape, frames, seed),
@@ -325,17 +325,17 @@ class Contestant:
 
 def request_of(seed: int, *, candidates: int = 1) -> Any:
     """What is asked of a clip."""
-    from reelscribe.record import CaptionRequest, RequestId
+    from reelscribe.types import CaptionRequest, RequestId
 
     return CaptionRequest(RequestId(seed, 0), "", PROMPT, num_candidates=candidates, seed=seed)
 
 
 def make_captioner(bench: Bench) -> Any:
     """Our captioner around the model, its memory budget from what is free now."""
-    from reelscribe.models.base import generation_config
-    from reelscribe.models.hf import HFCaptioner
+    from reelscribe.models.captioner import generation_config
+    from reelscribe.models.chat import policy_from_processor
+    from reelscribe.models.hf.captioner import HFCaptioner
     from reelscribe.models.loading import HFOptions, LoadedModel
-    from reelscribe.models.prompting import policy_from_processor
 
     free_memory()
     return HFCaptioner(
@@ -357,9 +357,9 @@ def caption(captioner: Any, candidates: int, clips: Sequence[Any]) -> list[int]:
 
 def plain_inputs(bench: Bench, clips: Sequence[Any]) -> Any:
     """What the processor makes of clips, on the device."""
+    from reelscribe.models.chat import frame_arguments, render_prompt
     from reelscribe.models.loading import HFOptions
-    from reelscribe.models.prompting import frame_arguments, render_prompt
-    from reelscribe.video.sampling import frame_metadata
+    from reelscribe.video.frames.moments import frame_metadata
 
     inputs = bench.processor(
         text=[render_prompt(bench.processor, request_of(0), HFOptions())] * len(clips),
@@ -455,7 +455,7 @@ def synchronize(bench: Bench) -> None:
 
 def attempt(bench: Bench, name: str, work: Callable[[], Any]) -> Any:
     """What `work` gives; where it fails, None and the reason among the results."""
-    from reelscribe.models.base import short_message
+    from reelscribe.models.captioner import short_message
 
     try:
         return work()

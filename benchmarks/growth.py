@@ -65,7 +65,7 @@ def model(count: int) -> dict[str, float]:
 def captioned(count: int, **parameters: Any) -> dict[str, float]:
     """A whole run, and what it took."""
     from reelscribe import VideoCaptioningFromVLMMapper
-    from reelscribe.runners.local import caption_file
+    from reelscribe.runners.run.run import caption_file
 
     data = data_of(count)
     operator = VideoCaptioningFromVLMMapper(**parameters)

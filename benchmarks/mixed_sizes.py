@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.models.captioner import generation_config
+from reelscribe.types import CaptionRequest, Clip, RequestId
 
 SIZES = ((180, 320), (240, 320), (320, 240), (360, 480), (240, 240), (320, 180), (270, 480), (480, 360))
 FRAMES = 4

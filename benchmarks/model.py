@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from reelscribe.models.prompting import BUNDLED_MODELS
+from reelscribe.models.chat import BUNDLED_MODELS
 
 VIDEO_SETTINGS = {"fps": 2, "min_frames": 4, "max_frames": 768}
 """As in the preprocessor config of Qwen/Qwen3-VL-8B-Instruct."""

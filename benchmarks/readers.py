@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.wanted import Wanted
-from reelscribe.video.policy import FramePolicy
+from reelscribe.video.frames.policy import FramePolicy
 
 Reader = Callable[[Wanted], np.ndarray | None]
 """None: it converts nothing."""
@@ -25,7 +25,7 @@ Reader = Callable[[Wanted], np.ndarray | None]
 
 def reelscribe(wanted: Wanted, *, policy: FramePolicy) -> np.ndarray:
     """One call; the policy, not `wanted`, says which frames."""
-    from reelscribe.record import Failure
+    from reelscribe.types import Failure
     from reelscribe.video.reader import read_clip
 
     clip = read_clip(wanted.path, policy)
@@ -79,21 +79,21 @@ def bare_decoder(wanted: Wanted, *, policy: FramePolicy) -> None:
 @cache
 def _packets_needed(path: str, policy: FramePolicy) -> dict[int, str]:
     """Places in a file of the packets that reelscribe decodes, and what its decoder leaves out then."""
-    from reelscribe.video import decoding
+    from reelscribe.video.decode import decoder
     from reelscribe.video.reader import read_clip
 
-    needed, inner = {}, decoding.decoded
+    needed, inner = {}, decoder.decoded
 
     def watched(stream: Any, packet: Any) -> Any:
         if packet is not None and packet.size:
             needed[packet.pos] = str(stream.codec_context.skip_frame)
         return inner(stream, packet)
 
-    decoding.decoded = watched
+    decoder.decoded = watched
     try:
         read_clip(path, policy)
     finally:
-        decoding.decoded = inner
+        decoder.decoded = inner
     return needed
 
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 
 from benchmarks.clips import REALISTIC, make_clips
 from reelscribe import FramePolicy, ScriptedCaptioner, VideoCaptioningFromVLMMapper
-from reelscribe.record import Clip
-from reelscribe.runners.blocks import clips_of, with_clips
-from reelscribe.runners.cluster_settings import RaySettings
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.ray_data import connect, disconnect, row_tables
-from reelscribe.runners.ray_file import caption_file_ray
+from reelscribe.runners.ray.clip_columns import clips_of, with_clips
+from reelscribe.runners.ray.driver import connect, disconnect, row_tables
+from reelscribe.runners.ray.run import caption_file_ray
+from reelscribe.runners.ray.settings import RaySettings
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import Clip
 from reelscribe.video.reader import read_clip
 
 WORK = Path("runs/scale")

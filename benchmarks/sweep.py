@@ -26,8 +26,8 @@ import av
 import numpy as np
 from av.stream import Discard
 
-from reelscribe.record import Clip, Failure, TimeWindow
-from reelscribe.video.policy import FramePolicy
+from reelscribe.types import Clip, Failure, TimeWindow
+from reelscribe.video.frames.policy import FramePolicy
 from reelscribe.video.reader import read_clip
 
 from . import odd_files

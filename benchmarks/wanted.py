@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reelscribe.video.policy import FramePolicy
+from reelscribe.video.frames.policy import FramePolicy
 
 BLOCK = 4
 """Side of the squares of pixels that small copies keep the mean of."""
@@ -41,7 +41,7 @@ class Wanted:
 
 def choose(path: Path, policy: FramePolicy) -> Wanted:
     """What reelscribe gives of a file."""
-    from reelscribe.record import Failure
+    from reelscribe.types import Failure
     from reelscribe.video.reader import read_clip
 
     clip = read_clip(str(path), policy)

@@ -6,7 +6,7 @@ waits, and the end is an exit code with a line, never a traceback. To add one, w
 and gives the arguments, and an entry in `ATTACKS`.
 
 Heavy ones are elsewhere: memory in `test_bombs.py`, code in `test_code_from_data.py`, videos in `test_zoo.py`,
-addresses in `test_remote.py`, answers of servers in `test_server.py`.
+addresses in `test_https.py`, answers of servers in `test_server.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reelscribe.runners.journal import DATABASE, PARTS, run_folder
+from reelscribe.runners.run.journal import DATABASE, PARTS, run_folder
 
 SECRET = "k3y-of-the-user"
 """In the environment, in a file of the user's, and in addresses of rows that are to be redacted."""

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from reelscribe.record import Clip, Failure
-from reelscribe.video.jobs import Doubt
+from reelscribe.types import Clip, Failure
+from reelscribe.video.processes.jobs import Doubt
 
 SIDE = 32
 

@@ -15,18 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import reelscribe.cli as cli
-import reelscribe.mapper as mapper
+import reelscribe.operator as mapper
 from reelscribe import ScriptedCaptioner
 from reelscribe.data import Target, jsonl, parquet, temporary
-from reelscribe.record import CaptionRequest
-from reelscribe.runners import journal, local
-from reelscribe.video import workers
-from reelscribe.video.sampling import FramePolicy
+from reelscribe.runners.run import journal
+from reelscribe.runners.run import run as run_module
+from reelscribe.types import CaptionRequest
+from reelscribe.video.frames.moments import FramePolicy
+from reelscribe.video.processes import clip_stream
 
 PART_ROWS = 40
 
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "decode": [(workers.ClipStream, "_deliver")],
+    "decode": [(clip_stream.ClipStream, "_deliver")],
     "caption": [(ScriptedCaptioner, "_answer")],
     "answer": [(journal.Journal, "add")],
     "write": [(jsonl.JsonlSink, "write"), (parquet.ParquetSink, "write")],
@@ -34,7 +35,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "part": [(journal.Journal, "add_part")],
     "join": [(Target, "join")],
     "copy": [(shutil, "copyfileobj")],
-    "failures": [(local, "write_failures")],
+    "failures": [(run_module, "write_failures")],
     "finish": [(journal.Journal, "finish")],
 }
 """Stage to the functions that are killed as they begin, or as they have ended where the count is negative."""
@@ -72,7 +73,7 @@ def kill_at(stage: str, count: int) -> None:
 if __name__ == "__main__":
     policy = FramePolicy(min_frames=2, max_frames=2)
     mapper.load_captioner = lambda spec: ScriptedCaptioner(words, policy=policy)  # type: ignore[assignment]
-    local.caption_file = partial(local.caption_file, part_rows=PART_ROWS)
+    run_module.caption_file = partial(run_module.caption_file, part_rows=PART_ROWS)
     if sys.argv[1] != "never":
         kill_at(sys.argv[1], int(sys.argv[2]))
     sys.argv = ["reelscribe", *sys.argv[3:]]

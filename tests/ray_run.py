@@ -7,8 +7,8 @@ from pathlib import Path
 
 import ray_words
 from reelscribe import VideoCaptioningFromVLMMapper
-from reelscribe.runners.cluster_settings import RaySettings
-from reelscribe.runners.ray_file import caption_file_ray
+from reelscribe.runners.ray.run import caption_file_ray
+from reelscribe.runners.ray.settings import RaySettings
 
 if __name__ == "__main__":
     address, source, output, log = sys.argv[1:]

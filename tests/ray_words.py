@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from reelscribe import ScriptedCaptioner
-from reelscribe.record import CaptionRequest
-from reelscribe.video.sampling import FramePolicy
+from reelscribe.types import CaptionRequest
+from reelscribe.video.frames.moments import FramePolicy
 
 POLICY = FramePolicy(min_frames=2, max_frames=2)
 

@@ -12,12 +12,12 @@ import torch
 
 from families.registry import FAMILIES
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.captioner import generation_config
+from reelscribe.models.chat import wants_special_tokens
+from reelscribe.models.hf.captioner import HFCaptioner
 from reelscribe.models.loading import quiet_transformers
-from reelscribe.models.prompting import wants_special_tokens
-from reelscribe.record import CaptionRequest, CaptionResult, Clip, RequestId
-from reelscribe.video.sampling import frame_metadata, target_size
+from reelscribe.types import CaptionRequest, CaptionResult, Clip, RequestId
+from reelscribe.video.frames.moments import frame_metadata, target_size
 
 PROMPTS = ("Go.", "What happens in the video? Tell it in one long sentence, please.", "Describe the video.")
 SHAPES = ((4, 96, 128), (6, 128, 96), (4, 128, 128))

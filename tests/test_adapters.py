@@ -17,10 +17,10 @@ from reelscribe import VideoCaptioningFromVLMMapper, cli
 from reelscribe.errors import MissingExtraError, ModelError, SettingsError
 from reelscribe.models import ModelSpec, has_adapter, load_captioner, model_revision
 from reelscribe.models.adapters import find_checkpoint
-from reelscribe.models.base import generation_config
+from reelscribe.models.captioner import generation_config
 from reelscribe.models.loading import load_model
-from reelscribe.record import CaptionRequest, Clip, RequestId
-from reelscribe.runners.identity import portable_parameters
+from reelscribe.runners.run.identity import portable_parameters
+from reelscribe.types import CaptionRequest, Clip, RequestId
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed (the extra lora has it)")

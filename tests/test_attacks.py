@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from attacks import ATTACKS, SECRET, WORDS, Attack, Ground
 from reelscribe import ScriptedCaptioner, cli
-from reelscribe.video.sampling import FramePolicy
+from reelscribe.video.frames.moments import FramePolicy
 
 SECONDS = 60
 """What waits so long waits for ever."""
@@ -77,7 +77,7 @@ def rows_in(folder: Path) -> int | None:
 def test_attack(attack: Attack, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = FramePolicy() if attack.reads else None
     monkeypatch.setattr(
-        "reelscribe.mapper.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: WORDS, policy=policy)
+        "reelscribe.operator.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: WORDS, policy=policy)
     )
     command = attack.make(ground)
     before = files(ground.home)

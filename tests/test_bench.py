@@ -17,7 +17,7 @@ from reelscribe import Candidate, CaptionResult, DataError, FramePolicy, Scripte
 from reelscribe import VideoCaptioningFromVLMMapper as Operator
 from reelscribe.runners import bench as bench_module
 from reelscribe.runners.bench import BenchReport, Ceiling, bench, print_report
-from reelscribe.video.workers import usable_processors
+from reelscribe.video.processes.clip_stream import usable_processors
 
 
 class Slow:

@@ -20,9 +20,9 @@ from click.testing import CliRunner, Result
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, cli
 from reelscribe.data import open_source
 from reelscribe.data.base import MAX_ROW_BYTES
-from reelscribe.pipe import WeighedRow, weight_of
+from reelscribe.pipeline import WeighedRow, weight_of
 from reelscribe.recipe import read_recipe
-from reelscribe.runners.local import RunSettings
+from reelscribe.runners.run.run import RunSettings
 from reelscribe.runners.settings import read_yaml
 from rows import jsonl, load
 
@@ -31,7 +31,9 @@ MIB = 2**20
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.mapper.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: "words"))
+    monkeypatch.setattr(
+        "reelscribe.operator.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: "words")
+    )
 
 
 def run(*arguments: Any) -> Result:

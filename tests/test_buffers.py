@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from clips import render_video
-from reelscribe.record import Clip
-from reelscribe.video.buffers import FrameBuffers
-from reelscribe.video.policy import FramePolicy
+from reelscribe.types import Clip
+from reelscribe.video.decode.buffers import FrameBuffers
+from reelscribe.video.frames.policy import FramePolicy
 from reelscribe.video.reader import read_clip
 
 SHAPE = (4, 8, 8, 3)

@@ -10,8 +10,8 @@ import pytest
 
 from reelscribe.errors import SettingsError
 from reelscribe.models import CAPTIONERS, Captioner, ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.record import CaptionRequest, Clip, RequestId, Usage
+from reelscribe.models.captioner import generation_config
+from reelscribe.types import CaptionRequest, Clip, RequestId, Usage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import small_families as small
 from families.registry import FAMILIES
 from reelscribe.models.classes import class_for
-from reelscribe.models.hf import SOUND_NOTE
+from reelscribe.models.hf.captioner import SOUND_NOTE
 from reelscribe.models.loading import quiet_transformers
 
 pytestmark = pytest.mark.usefixtures("one_thread")

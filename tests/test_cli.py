@@ -19,8 +19,8 @@ from click.testing import CliRunner, Result
 
 import reelscribe
 from reelscribe import ScriptedCaptioner, cli
-from reelscribe.mapper import OPERATOR_NAME, VideoCaptioningFromVLMMapper
-from reelscribe.models.base import ModelSpec
+from reelscribe.models.captioner import ModelSpec
+from reelscribe.operator import OPERATOR_NAME, VideoCaptioningFromVLMMapper
 from reelscribe.runners.settings import build_operator, parameter_names
 from rows import jsonl, load
 
@@ -48,7 +48,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[ModelSpec]:
         specs.append(spec)
         return ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else f"{request.prompt[:8]} {i}")
 
-    monkeypatch.setattr("reelscribe.mapper.load_captioner", load)
+    monkeypatch.setattr("reelscribe.operator.load_captioner", load)
     return specs
 
 
@@ -303,7 +303,7 @@ def test_help_answers_in_half_a_second_of_the_processors_time() -> None:
 
 def test_ctrl_c_stops_cleanly_with_one_line(tmp_path: Path, good: Path) -> None:
     code = (
-        "import os, signal, reelscribe.mapper as mapper, reelscribe.cli as cli\n"
+        "import os, signal, reelscribe.operator as mapper, reelscribe.cli as cli\n"
         "from reelscribe import ScriptedCaptioner\n"
         "stop = lambda request, i: os.kill(os.getpid(), signal.SIGINT) or 'x'\n"
         "mapper.load_captioner = lambda spec: ScriptedCaptioner(stop)\n"
@@ -323,9 +323,9 @@ def test_ctrl_c_stops_cleanly_with_one_line(tmp_path: Path, good: Path) -> None:
 
 SLOW_MODEL = """
 import sys, time
-import reelscribe.mapper as mapper, reelscribe.cli as cli
+import reelscribe.operator as mapper, reelscribe.cli as cli
 from reelscribe.models import load_captioner
-from reelscribe.models.decoding import _Draft
+from reelscribe.models.hf.generate import _Draft
 inner = _Draft.append
 def slow(self, step, *args):
     inner(self, step, *args)
@@ -403,7 +403,9 @@ def test_retry_needs_nothing_but_the_output(
     before = output.read_bytes()
     nothing = run("retry", output, "--kind", "timeout", "--max-read-seconds", "10")
     assert (nothing.exit_code, output.read_bytes()) == (3, before)
-    monkeypatch.setattr("reelscribe.mapper.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: "mended"))
+    monkeypatch.setattr(
+        "reelscribe.operator.load_captioner", lambda spec: ScriptedCaptioner(lambda request, i: "mended")
+    )
     monkeypatch.chdir(tmp_path / "..")
     result = run("retry", output, "--max-source-seconds", "100")
     assert result.exit_code == 0, result.output

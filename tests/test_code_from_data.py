@@ -23,11 +23,11 @@ from hypothesis import strategies as st
 from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.data.arrow import plain
-from reelscribe.record import Candidate, CaptionResult, Failure, RequestId, Usage
-from reelscribe.runners import ray_file
-from reelscribe.runners.journal import DATABASE, Journal, payload_of, result_of, run_folder
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.ray_data import ANSWERS, ROW, answers_type
+from reelscribe.runners.ray import run as ray_run
+from reelscribe.runners.ray.driver import ANSWERS, ROW, answers_type
+from reelscribe.runners.run.journal import DATABASE, Journal, payload_of, result_of, run_folder
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import Candidate, CaptionResult, Failure, RequestId, Usage
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("src", "benchmarks", "training")
@@ -41,30 +41,33 @@ ALLOWED = {
         "str.format",
     ): "a test double: its template is the model's name, its values are text",
     ("src/reelscribe/demo/scenes.py", "str.format"): "sentences of the package",
-    ("src/reelscribe/runners/journal.py", "str.format"): "questions of the package, with names of its tables",
+    ("src/reelscribe/runners/run/journal.py", "str.format"): "questions of the package, with names of its tables",
     ("src/reelscribe/data/webdataset.py", "webdataset's base_plus_ext"): "it splits a name and decodes nothing",
     ("src/reelscribe/data_juicer_pyav.py", "import_module"): "modules of Data-Juicer, from a table",
     ("src/reelscribe/data_juicer_pyav.py", "compile"): "functions of the Data-Juicer that is installed",
-    ("src/reelscribe/runners/summary.py", "str.format"): "a sentence of the package",
+    ("src/reelscribe/runners/report/summary.py", "str.format"): "a sentence of the package",
     ("src/reelscribe/models/processor_rule.py", "import pickle"): "a video processor that this run has loaded",
     ("src/reelscribe/models/processor_rule.py", "pickle.loads"): "a video processor that this run has loaded",
-    ("src/reelscribe/runners/blocks.py", "import pickle"): OURS,
-    ("src/reelscribe/runners/blocks.py", "pickle.loads"): OURS,
-    ("src/reelscribe/runners/ray_data.py", "import pickle"): OURS,
-    ("src/reelscribe/runners/ray_data.py", "pickle.loads"): OURS,
-    ("src/reelscribe/runners/ray_data.py", "import cloudpickle"): "only to see that the operator can be sent",
-    ("src/reelscribe/video/pool.py", "recv"): "the other end of a socket pair is a process that this one has started",
+    ("src/reelscribe/runners/ray/clip_columns.py", "import pickle"): OURS,
+    ("src/reelscribe/runners/ray/clip_columns.py", "pickle.loads"): OURS,
+    ("src/reelscribe/runners/ray/driver.py", "import pickle"): OURS,
+    ("src/reelscribe/runners/ray/driver.py", "pickle.loads"): OURS,
+    ("src/reelscribe/runners/ray/driver.py", "import cloudpickle"): "only to see that the operator can be sent",
     (
-        "src/reelscribe/video/transport.py",
+        "src/reelscribe/video/processes/pool.py",
         "recv",
     ): "the other end of a socket pair is a process that this one has started",
     (
-        "src/reelscribe/video/worker.py",
+        "src/reelscribe/video/processes/transport.py",
+        "recv",
+    ): "the other end of a socket pair is a process that this one has started",
+    (
+        "src/reelscribe/video/processes/child.py",
         "recv",
     ): "the other end of a socket pair is the process that has started this one",
-    ("src/reelscribe/video/worker.py", "import pickle"): "an exception of its own, to see that it can be sent",
-    ("src/reelscribe/video/worker.py", "pickle.loads"): "an exception of its own, to see that it can be sent",
-    ("src/reelscribe/video/worker.py", "import_module"): "the reader that the parent names, never a data set",
+    ("src/reelscribe/video/processes/child.py", "import pickle"): "an exception of its own, to see that it can be sent",
+    ("src/reelscribe/video/processes/child.py", "pickle.loads"): "an exception of its own, to see that it can be sent",
+    ("src/reelscribe/video/processes/child.py", "import_module"): "the reader that the parent names, never a data set",
     ("benchmarks/data_juicer_peer.py", "exec"): "the source of an installed package, with a fault of it taken out",
     ("benchmarks/data_juicer_peer.py", "compile"): "the same",
     ("benchmarks/data_juicer_peer.py", "str.format"): "a piece of code of its own",
@@ -261,12 +264,12 @@ def test_answers_of_a_cluster_are_never_un_pickled(tmp_path: Path, mark: Path) -
     evil = pickle.dumps(Evil(mark))
     for path in hostile_answers(tmp_path / "answers", evil):
         with pytest.raises(ValueError):
-            [result_of(RequestId(row, video), text) for row, all_ in ray_file._rows_in(path) for video, _, text in all_]
+            [result_of(RequestId(row, video), text) for row, all_ in ray_run._rows_in(path) for video, _, text in all_]
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(evil)
-    assert list(ray_file._rows_in(torn)) == []
+    assert list(ray_run._rows_in(torn)) == []
     os.mkfifo(tmp_path / "fifo.parquet")
-    assert list(ray_file._rows_in(tmp_path / "fifo.parquet")) == []
+    assert list(ray_run._rows_in(tmp_path / "fifo.parquet")) == []
 
 
 def test_a_checkpoint_holds_numbers_of_rows_and_nothing_else(tmp_path: Path, mark: Path) -> None:
@@ -274,17 +277,17 @@ def test_a_checkpoint_holds_numbers_of_rows_and_nothing_else(tmp_path: Path, mar
         pq.write_table(pa.table(columns), tmp_path / name)
         return tmp_path / name
 
-    assert ray_file._may_be_rows(written("good.parquet", {ROW: pa.array([1, 2])}))
+    assert ray_run._may_be_rows(written("good.parquet", {ROW: pa.array([1, 2])}))
     evil = pa.array([pickle.dumps(Evil(mark))], pa.large_binary())
-    assert not ray_file._may_be_rows(written("bytes.parquet", {ROW: evil}))
-    assert not ray_file._may_be_rows(written("more.parquet", {ROW: pa.array([1]), "x": evil}))
+    assert not ray_run._may_be_rows(written("bytes.parquet", {ROW: evil}))
+    assert not ray_run._may_be_rows(written("more.parquet", {ROW: pa.array([1]), "x": evil}))
     field = pa.field(ROW, pa.int64(), metadata={"ARROW:extension:name": "x", "ARROW:extension:metadata": ""})
     marked = pa.table([pa.array([1])], schema=pa.schema([field]))
     pq.write_table(marked, tmp_path / "typed.parquet")
-    assert not ray_file._may_be_rows(tmp_path / "typed.parquet")
-    assert not ray_file._may_be_rows(tmp_path)
+    assert not ray_run._may_be_rows(tmp_path / "typed.parquet")
+    assert not ray_run._may_be_rows(tmp_path)
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    assert ray_file._may_be_rows(tmp_path / "torn.parquet")
+    assert ray_run._may_be_rows(tmp_path / "torn.parquet")
 
 
 floats = st.floats(allow_nan=False)

@@ -22,12 +22,12 @@ from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.cli import main
 from reelscribe.errors import SettingsError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
+from reelscribe.models.captioner import generation_config
 from reelscribe.models.context import MADE_FOR_TOKENS, Context, LongPrompts, most_positions, most_that_fit
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.hf.captioner import HFCaptioner
 from reelscribe.models.scripted import ScriptedCaptioner
-from reelscribe.record import CaptionRequest, CaptionResult, Clip, RequestId
-from reelscribe.video.sampling import FramePolicy, FrameSettings, fewer_frames
+from reelscribe.types import CaptionRequest, CaptionResult, Clip, RequestId
+from reelscribe.video.frames.moments import FramePolicy, FrameSettings, fewer_frames
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -235,7 +235,7 @@ def test_the_advised_size_is_that_of_the_authors_reader(tmp_path: Path) -> None:
     """20 s of 1080p: 40 frames of at most 768 x 28 x 28 pixels, two a token step."""
     policy = FramePolicy(sampler="stride", sizer="frame_budget", multiple=28, min_pixels=3136, max_pixels=12_845_056)
     limited = policy.override(FrameSettings(max_pixels=602_112))
-    from reelscribe.video.sampling import target_size
+    from reelscribe.video.frames.moments import target_size
 
     for one, tokens in ((policy, 53_820), (limited, 15_000)):
         height, width = target_size(one, 40, 1080, 1920)

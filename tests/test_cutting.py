@@ -16,15 +16,15 @@ import clips
 from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data.pieces import CUTS as NAMES
 from reelscribe.data.pieces import Piece, waiting_path
-from reelscribe.record import CaptionRequest, Clip, TimeWindow
-from reelscribe.runners import cutter
-from reelscribe.runners.journal import run_folder
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.retry import retry_file
+from reelscribe.runners.run import cutter
+from reelscribe.runners.run.journal import run_folder
+from reelscribe.runners.run.retry import retry_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest, Clip, TimeWindow
 from reelscribe.video.cutting import CUTS, attempt
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import DEFAULT_LIMITS
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy
 from rows import jsonl, load
 
 EVERY_FRAME = FramePolicy(fps=1000, max_frames=1000)

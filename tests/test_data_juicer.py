@@ -20,7 +20,7 @@ import reelscribe
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.demo.render import DEMO_SEEDS, render_clip
 from reelscribe.errors import FailedSamplesError, ModelError, SettingsError
-from reelscribe.mapper import OPERATOR_NAME
+from reelscribe.operator import OPERATOR_NAME
 
 pytestmark = pytest.mark.data_juicer
 
@@ -272,7 +272,7 @@ def test_video_operators_before_and_text_filters_after(keys: dict[str, Any], tmp
 @pytest.mark.slow
 def test_the_built_in_operator_alone_fails(clips: list[str], tmp_path: Path) -> None:
     """The day this test fails the built-in operator has been mended: docs/data_juicer.md is to be read again."""
-    model = str(Path(reelscribe.__file__).with_name("models") / "demo")
+    model = str(Path(reelscribe.__file__).with_name("models") / "bundled" / "shapes")
     recipe = write_recipe(tmp_path, rows_of(clips, bad=False), {"hf_model": model}, np=1, skip_op_error=True)
     made, log = captions_of(recipe, first=WITHOUT_PLUGINS + READING_MENDED)
     assert made == []

@@ -20,13 +20,13 @@ from reelscribe.cli import main
 from reelscribe.data import BY_NAME, BY_SUFFIX, SINKS, SOURCES
 from reelscribe.data.folder import VIDEO_SUFFIXES
 from reelscribe.models import ModelSpec
-from reelscribe.models.base import HF_NAMES, Captioner, GenerationConfig, PromptOptions
-from reelscribe.models.engine_arguments import DEFAULTS
+from reelscribe.models.captioner import HF_NAMES, Captioner, GenerationConfig, PromptOptions
 from reelscribe.models.loading import HFOptions
-from reelscribe.models.server import ServerOptions
-from reelscribe.models.vllm_engine import VLLMOptions
+from reelscribe.models.server.captioner import ServerOptions
+from reelscribe.models.vllm.arguments import DEFAULTS
+from reelscribe.models.vllm.captioner import VLLMOptions
 from reelscribe.recipe import parse_recipe
-from reelscribe.record import FAILURE_KINDS
+from reelscribe.types import FAILURE_KINDS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"

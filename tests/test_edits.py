@@ -19,10 +19,10 @@ import pytest
 from clips import render_video
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
-from reelscribe.record import CaptionRequest
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.retry import retry_file
-from reelscribe.runners.summary import RunSummary, summary_lines
+from reelscribe.runners.report.summary import RunSummary, summary_lines
+from reelscribe.runners.run.retry import retry_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest
 from rows import Rows, jsonl, load
 
 TOKEN = "<__dj__video>"
@@ -265,7 +265,7 @@ def test_texts_of_generated_rows_are_kept(tmp_path: Path, keep: str, suffix: str
 def test_an_update_that_is_killed_after_the_output_has_its_name_takes_its_own_for_its_own(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reelscribe.runners import local
+    from reelscribe.runners.run import run as run_module
 
     output = tmp_path / "out.jsonl"
     caption_file(operator(), source, output)
@@ -275,7 +275,7 @@ def test_an_update_that_is_killed_after_the_output_has_its_name_takes_its_own_fo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(local, "write_failures", dies)
+        patch.setattr(run_module, "write_failures", dies)
         with pytest.raises(KeyboardInterrupt):
             caption_file(operator(prompt="Other"), source, output, update=True)
     assert captions_in(output)[0] == "clip0 0 Other"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelscribe.errors import SettingsError
-from reelscribe.models.engine_arguments import (
+from reelscribe.models.chat import OTHER_POLICY, TOKENS_PER_TIMESTAMP, most_video_tokens
+from reelscribe.models.vllm.arguments import (
     DEFAULTS,
     SMALLEST_STEP,
     TEXT_TOKENS,
@@ -18,9 +19,8 @@ from reelscribe.models.engine_arguments import (
     engine_arguments,
     longest_clip,
 )
-from reelscribe.models.prompting import OTHER_POLICY, TOKENS_PER_TIMESTAMP, most_video_tokens
-from reelscribe.models.vllm_engine import REQUESTS_PER_ENGINE
-from reelscribe.video.sampling import FramePolicy, FrameSettings, target_size
+from reelscribe.models.vllm.captioner import REQUESTS_PER_ENGINE
+from reelscribe.video.frames.moments import FramePolicy, FrameSettings, target_size
 
 KNOWN = [*DEFAULTS, "model", "tensor_parallel_size", "pipeline_parallel_size", "gpu_memory_utilization", "_private"]
 QWEN3 = FramePolicy()

@@ -16,12 +16,12 @@ from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMappe
 from reelscribe.data import open_source
 from reelscribe.data.jsonl import JsonlSink
 from reelscribe.data.rows import VideoForm
-from reelscribe.record import Candidate, CaptionRequest, CaptionResult, Failure
-from reelscribe.runners.journal import Journal
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.summary import RunSummary
-from reelscribe.video.pool import WorkerPool
-from reelscribe.video.sampling import FramePolicy
+from reelscribe.runners.report.summary import RunSummary
+from reelscribe.runners.run.journal import Journal
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import Candidate, CaptionRequest, CaptionResult, Failure
+from reelscribe.video.frames.moments import FramePolicy
+from reelscribe.video.processes.pool import WorkerPool
 from rows import Rows, jsonl, load
 
 TOKEN = "<__dj__video>"
@@ -106,7 +106,7 @@ def test_asking_again_does_not_wait_for_a_captioner_that_collects_everything(tmp
 
 
 def test_asking_again_goes_past_the_bound_of_rows_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.pipe.MAX_ROWS_AHEAD", 4)
+    monkeypatch.setattr("reelscribe.pipeline.MAX_ROWS_AHEAD", 4)
     model = Model(lambda request, go: words("" if go == 1 and request.id.row == 0 else "fine"))
     model.policy = FramePolicy()
     op = operator(model)

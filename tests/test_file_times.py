@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 import clips
 import remuxed
-from reelscribe.record import Clip, Failure, TimeWindow
-from reelscribe.video.moments import apart, filled
-from reelscribe.video.policy import FramePolicy
+from reelscribe.types import Clip, Failure, TimeWindow
+from reelscribe.video.decode.partial_times import apart, filled
+from reelscribe.video.frames.moments import frame_metadata
+from reelscribe.video.frames.policy import FramePolicy
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import frame_metadata
 from remuxed import MPEG_CLOCK
 
 EVERY_FRAME = FramePolicy(fps=None, max_frames=1000, temporal_patch=1)

@@ -14,9 +14,9 @@ import clips
 from reelscribe.data import open_source, passed_over
 from reelscribe.data.folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, passed_over_text
 from reelscribe.errors import DataError
-from reelscribe.record import Clip
+from reelscribe.types import Clip
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy
 
 EVERY = FramePolicy(fps=None, multiple=2, min_pixels=16, temporal_patch=1)
 HD = {"height": 576, "width": 720, "fps": 25}

@@ -29,15 +29,15 @@ from reelscribe.data import BY_NAME, BY_SUFFIX, Target, open_source, schema_of
 from reelscribe.data.base import Layout
 from reelscribe.data.hf_dataset import join_hf_dataset
 from reelscribe.data.member_names import folded
-from reelscribe.record import CaptionRequest
-from reelscribe.runners.journal import run_folder
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.progress import NoProgress
-from reelscribe.runners.retry import retry_file
+from reelscribe.runners.report.progress import NoProgress
+from reelscribe.runners.run.journal import run_folder
+from reelscribe.runners.run.retry import retry_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest
+from reelscribe.video.files.source import VideoSource, find_source
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.rejection import RejectedError
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.source import VideoSource, find_source
 
 others_leave_files_open = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"

@@ -12,11 +12,11 @@ import pytest
 
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
-from reelscribe.record import Clip
-from reelscribe.runners.local import caption_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import Clip
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
 

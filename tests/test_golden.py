@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import pytest
 
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
-from reelscribe.selection import simhash
+from reelscribe.answering.selection import simhash
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "text_semantics.json").read_text("utf-8"))["cases"]

@@ -10,9 +10,9 @@ import pytest
 import torch
 from benchmarks import gpu
 
-from reelscribe.models.continuation import cache_argument
+from reelscribe.models.chat import BUNDLED_MODELS
+from reelscribe.models.hf.kv_cache import cache_argument
 from reelscribe.models.loading import load_processor
-from reelscribe.models.prompting import BUNDLED_MODELS
 
 ROOT = Path(__file__).parent.parent
 

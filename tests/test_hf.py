@@ -15,13 +15,13 @@ import torch
 
 from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import SAMPLED_TEMPERATURE, SAMPLED_TOP_P, generation_config, resolve_sampling
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.captioner import SAMPLED_TEMPERATURE, SAMPLED_TOP_P, generation_config, resolve_sampling
+from reelscribe.models.chat import BUNDLED_MODELS, chat_messages, policy_from_processor
+from reelscribe.models.hf.captioner import HFCaptioner
+from reelscribe.models.hf.interrupt import Stopped, stops_when
 from reelscribe.models.loading import HFOptions, LoadedModel, load_model, own_device
-from reelscribe.models.prompting import BUNDLED_MODELS, chat_messages, policy_from_processor
-from reelscribe.models.stopping import Stopped, stops_when
-from reelscribe.record import CaptionRequest, Clip, RequestId
-from reelscribe.video.sampling import FrameSettings
+from reelscribe.types import CaptionRequest, Clip, RequestId
+from reelscribe.video.frames.moments import FrameSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -359,7 +359,7 @@ def test_memory_that_ends_while_preparing_halves_the_batch(build, monkeypatch):
 
 def test_a_video_that_fits_alone_but_not_beside_a_prepared_batch_is_tried_alone(build, monkeypatch):
     captioner, told = build(max_batch_size=1), []
-    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    monkeypatch.setattr("reelscribe.models.hf.captioner.leaves_a_core", lambda device: True)
     run = captioner._caption_batch
 
     def caption_batch(batch):
@@ -375,7 +375,7 @@ def test_a_video_that_fits_alone_but_not_beside_a_prepared_batch_is_tried_alone(
 
 
 def test_the_next_batch_is_prepared_while_the_present_one_runs(build, monkeypatch):
-    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    monkeypatch.setattr("reelscribe.models.hf.captioner.leaves_a_core", lambda device: True)
     captioner, second = build(max_batch_size=2), threading.Event()
     prepare, run = captioner._inputs, captioner._caption_batch
 
@@ -397,7 +397,7 @@ def test_the_next_batch_is_prepared_while_the_present_one_runs(build, monkeypatc
 
 @pytest.mark.parametrize("spare", [True, False])
 def test_who_prepares_depends_on_whether_a_core_is_left(build, monkeypatch, spare):
-    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: spare)
+    monkeypatch.setattr("reelscribe.models.hf.captioner.leaves_a_core", lambda device: spare)
     captioner = build()
     asked = unprepared(monkeypatch, captioner, lambda job: False, None)
     list(captioner.caption([(ask(0), moving("red"))]))
@@ -471,7 +471,7 @@ def test_the_time_at_work_is_told(build):
 
 
 def test_preparing_beside_the_model_leaves_torch_its_threads(build, monkeypatch):
-    monkeypatch.setattr("reelscribe.models.hf.leaves_a_core", lambda device: True)
+    monkeypatch.setattr("reelscribe.models.hf.captioner.leaves_a_core", lambda device: True)
     captioner, seen = build(), []
     prepare = captioner._inputs
     monkeypatch.setattr(captioner, "_inputs", lambda jobs: (seen.append(torch.get_num_threads()), prepare(jobs))[1])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import small_families as small
-from reelscribe.models.hf import HFCaptioner
-from reelscribe.models.joining import JoinedInputs, found_alike, joined
+from reelscribe.models.hf.captioner import HFCaptioner
+from reelscribe.models.hf.joining import JoinedInputs, found_alike, joined
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -9,10 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper, cli
-from reelscribe.record import CaptionRequest
-from reelscribe.runners.journal import Journal, run_folder
-from reelscribe.runners.known_runs import known_runs
-from reelscribe.runners.local import caption_file
+from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run.known_runs import known_runs
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +123,7 @@ def test_a_run_in_progress_is_never_removed(tmp_path: Path) -> None:
     with Journal(folder):
         assert runs("--clean", "--unfinished", "--yes").stdout == "no run to remove\n"
     [run] = known_runs()
-    from reelscribe.runners.known_runs import clean
+    from reelscribe.runners.run.known_runs import clean
 
     with Journal(folder):  # it was taken up after the list was made
         [(_, reason)] = list(clean([run]))
@@ -151,7 +151,7 @@ def test_names_are_printed_so_that_a_terminal_is_not_steered(tmp_path: Path) -> 
 
 
 def test_the_summary_says_where_the_journal_is(tmp_path: Path) -> None:
-    from reelscribe.runners.summary import summary_lines
+    from reelscribe.runners.report.summary import summary_lines
 
     summary = caption_file(operator(), clips(tmp_path / "clips"), tmp_path / "out.jsonl")
     assert dict(summary_lines(summary))["journal"].startswith(str(run_folder(tmp_path / "out.jsonl")))

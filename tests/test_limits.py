@@ -14,15 +14,15 @@ from click.testing import CliRunner
 import clips
 from reelscribe.cli import main
 from reelscribe.errors import ReelscribeError, SettingsError
-from reelscribe.mapper import VideoCaptioningFromVLMMapper
-from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, failure_to_dict
-from reelscribe.video import pool as pool_module
-from reelscribe.video import worker as worker_module
+from reelscribe.operator import VideoCaptioningFromVLMMapper
+from reelscribe.types import CaptionRequest, Clip, Failure, RequestId, failure_to_dict
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
-from reelscribe.video.memory import memory_bound, private_bytes
-from reelscribe.video.pool import WorkerPool
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.workers import ClipStream, read_clips
+from reelscribe.video.process_memory import memory_bound, private_bytes
+from reelscribe.video.processes import child as worker_module
+from reelscribe.video.processes import pool as pool_module
+from reelscribe.video.processes.clip_stream import ClipStream, read_clips
+from reelscribe.video.processes.pool import WorkerPool
 
 POLICY = FramePolicy()
 LIMITS = ReadLimits(max_read_seconds=1.0, max_memory_bytes=128 << 20)
@@ -178,7 +178,7 @@ def test_memory_is_bounded_while_a_video_is_read_and_not_after() -> None:
 
 def test_without_a_figure_memory_is_not_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on macOS."""
-    monkeypatch.setattr("reelscribe.video.memory._STATUS", tmp_path / "none")
+    monkeypatch.setattr("reelscribe.video.process_memory._STATUS", tmp_path / "none")
     assert private_bytes() is None
     settings = {"limits": ReadLimits(max_memory_bytes=1)}
     read = lambda video, **settings: bytearray(64 << 20)

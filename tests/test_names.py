@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from chat_server import ChatServer, running
 from reelscribe import VideoCaptioningFromVLMMapper, cli
 from reelscribe.errors import ModelError, ReelscribeError, SettingsError
-from reelscribe.mapper import OPERATOR_NAME
 from reelscribe.models import ModelSpec, load_captioner, model_revision
+from reelscribe.models.chat import resolve_model
 from reelscribe.models.loading import load_model
 from reelscribe.models.names import ModelName, read_model_name, understood
-from reelscribe.models.prompting import resolve_model
+from reelscribe.operator import OPERATOR_NAME
 
 NAME = "Org/Video-3B"
 PASTED = {
@@ -247,7 +247,7 @@ def test_a_pasted_name_is_captioned_with_and_is_the_same_run(video, tmp_path):
 @pytest.fixture
 def no_hub(monkeypatch):
     """Served names are not looked up on the hub."""
-    monkeypatch.setattr("reelscribe.models.server._load_rules", lambda *names: (None, None))
+    monkeypatch.setattr("reelscribe.models.server.captioner._load_rules", lambda *names: (None, None))
 
 
 @pytest.mark.parametrize(

@@ -19,11 +19,11 @@ from PIL import Image
 
 import clips
 from reelscribe.errors import SettingsError
-from reelscribe.record import Clip
-from reelscribe.video import hdr
-from reelscribe.video.orientation import Orientation
-from reelscribe.video.pixels import Look, RgbConverter, pixel_aspect, upright_size
-from reelscribe.video.policy import FramePolicy, FrameSettings
+from reelscribe.types import Clip
+from reelscribe.video.decode import hdr
+from reelscribe.video.decode.orientation import Orientation
+from reelscribe.video.decode.pixels import Look, RgbConverter, pixel_aspect, upright_size
+from reelscribe.video.frames.policy import FramePolicy, FrameSettings
 from reelscribe.video.reader import read_clip
 
 EVERY_FRAME = FramePolicy(fps=None, min_frames=1, temporal_patch=1)

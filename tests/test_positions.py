@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import small_families as small
-from reelscribe.models.positions import MISPLACED, corrected
+from reelscribe.models.hf.positions import MISPLACED, corrected
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +66,7 @@ def test_the_installed_transformers_still_misplaces_it(captioner: Any) -> None:
     theirs = positions_of(captioner, inputs)
     assert int(theirs[1, 0, -2]) != int(theirs[1:, 0, :-2].max()) + 1, (
         f"transformers now has the text of {captioner._model.config.model_type} behind its videos: take it out of "
-        "MISPLACED in models/positions.py, and the sentence about it out of the README"
+        "MISPLACED in models/hf/positions.py, and the sentence about it out of the README"
     )
 
 

@@ -18,9 +18,9 @@ from reelscribe import VideoCaptioningFromVLMMapper, cli
 from reelscribe.data import Target
 from reelscribe.errors import DataError, MissingExtraError
 from reelscribe.printable import logger, names_user, one_line, printable, redacted
-from reelscribe.record import Failure
-from reelscribe.runners.identity import RunIdentity, command_of
+from reelscribe.runners.run.identity import RunIdentity, command_of
 from reelscribe.stores import StoredPath
+from reelscribe.types import Failure
 from rows import jsonl, load
 
 SECRET = "S3CRET"

@@ -14,9 +14,9 @@ import pytest
 
 import clips
 import reelscribe
-from reelscribe.record import Clip, TimeWindow
+from reelscribe.types import Clip, TimeWindow
+from reelscribe.video.frames.moments import FramePolicy, FrameSettings, frame_metadata, sample_indices, target_size
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy, FrameSettings, frame_metadata, sample_indices, target_size
 
 transformers = pytest.importorskip("transformers")
 
@@ -25,7 +25,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoP
 from transformers.video_processing_utils import BaseVideoProcessor  # noqa: E402
 from transformers.video_utils import VideoMetadata, load_video  # noqa: E402
 
-CHECKPOINT = Path(reelscribe.__file__).parent / "models" / "demo"
+CHECKPOINT = Path(reelscribe.__file__).parent / "models" / "bundled" / "shapes"
 PLACEHOLDER = "<|vision_start|><|video_pad|><|vision_end|>"
 NTSC = [Fraction(24000, 1001), Fraction(30000, 1001)]
 RATES = [*NTSC, Fraction(25), Fraction(8), Fraction(30), Fraction(60), Fraction(1)]

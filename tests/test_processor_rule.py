@@ -17,12 +17,12 @@ import pytest
 
 import clips
 from reelscribe.errors import SettingsError
-from reelscribe.models.prompting import OTHER_POLICY, most_video_tokens, policy_from_processor
-from reelscribe.record import CaptionRequest, Clip, RequestId, TimeWindow
-from reelscribe.video.asking import ParentsRule, Question
+from reelscribe.models.chat import OTHER_POLICY, most_video_tokens, policy_from_processor
+from reelscribe.types import CaptionRequest, Clip, RequestId, TimeWindow
+from reelscribe.video.frames.library_rules import ParentsRule, Question
+from reelscribe.video.frames.moments import FramePolicy, FrameSettings, frame_metadata, shown_frames, target_size
+from reelscribe.video.processes.clip_stream import ClipStream, WorkerPool
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy, FrameSettings, frame_metadata, shown_frames, target_size
-from reelscribe.video.workers import ClipStream, WorkerPool
 
 torch = pytest.importorskip("torch")
 hf = pytest.importorskip("transformers")
@@ -272,7 +272,7 @@ def test_a_processor_that_cannot_be_sent_is_asked_here() -> None:
     policy = policy_of(video)
     assert shown(policy, 282) == shown(policy_for("smolvlm"), 282)
     code = (
-        "import pickle, sys; from reelscribe.video.asking import Question; "
+        "import pickle, sys; from reelscribe.video.frames.library_rules import Question; "
         "pickle.load(sys.stdin.buffer).rule.choose(Question(9, 1.0, 9.0))"
     )
     sent = pickle.dumps(policy)

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import clips
 from reelscribe.errors import SettingsError
-from reelscribe.record import Clip, Failure, TimeWindow
-from reelscribe.video import decoding
-from reelscribe.video.pixels import RgbConverter
+from reelscribe.types import Clip, Failure, TimeWindow
+from reelscribe.video.decode import decoder
+from reelscribe.video.decode.pixels import RgbConverter
+from reelscribe.video.frames.moments import FramePolicy, is_constant_rate
 from reelscribe.video.reader import WHOLE, ReadLimits, read_clip
-from reelscribe.video.sampling import FramePolicy, is_constant_rate
 
 EVERY_FRAME = FramePolicy(fps=None, min_frames=1, temporal_patch=1)
 Video = Callable[[str], Path]
@@ -382,10 +382,10 @@ def test_savings_change_no_pixel(
 ) -> None:
     """Every frame, over all codecs of the fixtures, equals that of decoding everything."""
     used: dict[str, set[int]] = {}
-    inner = decoding.frames_at
+    inner = decoder.frames_at
 
-    def watched(*args: Any, way: decoding.Shortcuts, following: Any) -> Any:
-        used.setdefault(args[0].name.removeprefix("file:"), set()).add(decoding.WAYS.index(way))
+    def watched(*args: Any, way: decoder.Shortcuts, following: Any) -> Any:
+        used.setdefault(args[0].name.removeprefix("file:"), set()).add(decoder.WAYS.index(way))
         return inner(*args, way=way, following=following)
 
     monkeypatch.setattr("reelscribe.video.reader.frames_at", watched)
@@ -408,7 +408,7 @@ def test_savings_change_no_pixel(
 def decoded_frames(path: Path, policy: FramePolicy, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
     """Frames that came out of the decoder for a clip."""
     count = 0
-    inner = decoding.decoded
+    inner = decoder.decoded
 
     def counted(*args: Any) -> Any:
         nonlocal count
@@ -417,7 +417,7 @@ def decoded_frames(path: Path, policy: FramePolicy, monkeypatch: pytest.MonkeyPa
         return frames
 
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decoded", counted)
+        patch.setattr(decoder, "decoded", counted)
         clip_of(path, policy, **settings)
     return count
 
@@ -446,12 +446,12 @@ def test_frames_of_intra_codecs_are_decoded_alone(video: Video, monkeypatch: pyt
 def test_sparse_frames_are_reached_over_key_frames(long_videos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     sparse = FramePolicy(num_frames=4, temporal_patch=1)
     leaps: list[int] = []
-    inner = decoding._Feed.leap
-    monkeypatch.setattr(decoding._Feed, "leap", lambda *args: leaps.append(args[1]) or inner(*args))
+    inner = decoder._Feed.leap
+    monkeypatch.setattr(decoder._Feed, "leap", lambda *args: leaps.append(args[1]) or inner(*args))
     assert decoded_frames(long_videos[0], sparse, monkeypatch) < 60
     assert len(leaps) == 3
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "SEEK_FRAMES", 10**9)
+        patch.setattr(decoder, "SEEK_FRAMES", 10**9)
         passed_over = clip_of(long_videos[0], sparse)
     assert np.array_equal(passed_over.frames, clip_of(long_videos[0], sparse).frames)
 
@@ -674,7 +674,7 @@ def fast_and_plain(path: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any)
     """A file read as it is read, and by decoding all of it."""
     fast = read_clip(str(path), FramePolicy(fps=2.0), **settings)
     with monkeypatch.context() as patch:
-        patch.setattr("reelscribe.video.reader.WAYS", decoding.WAYS[-1:])
+        patch.setattr("reelscribe.video.reader.WAYS", decoder.WAYS[-1:])
         plain = read_clip(str(path), FramePolicy(fps=2.0), **settings)
     assert isinstance(fast, Clip)
     assert isinstance(plain, Clip)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from reelscribe.errors import DataError, SettingsError
-from reelscribe.mapper import OPERATOR_NAME
+from reelscribe.operator import OPERATOR_NAME
 from reelscribe.recipe import parse_recipe, read_recipe
 from reelscribe.runners.settings import build_operator, parameter_names
 

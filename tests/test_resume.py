@@ -28,11 +28,11 @@ from reelscribe import (
 )
 from reelscribe.data import Target, open_source
 from reelscribe.errors import TooManyFailuresError
-from reelscribe.record import CaptionRequest, CaptionResult, Failure, RequestId
-from reelscribe.runners.failures import FailureLimit
-from reelscribe.runners.identity import RunIdentity, command_of
-from reelscribe.runners.journal import Journal, run_folder
-from reelscribe.runners.local import caption_file
+from reelscribe.runners.run.failures import FailureLimit
+from reelscribe.runners.run.identity import RunIdentity, command_of
+from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest, CaptionResult, Failure, RequestId
 from rows import Rows, jsonl, load
 
 HERE = Path(__file__).parent
@@ -275,7 +275,7 @@ def test_an_update_that_is_stopped_goes_on_too(source: Path, tmp_path: Path) -> 
 
 def test_another_version_is_named(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(source, tmp_path / "out.jsonl")
-    monkeypatch.setattr("reelscribe.runners.identity.version", lambda package: "99.0")
+    monkeypatch.setattr("reelscribe.runners.run.identity.version", lambda package: "99.0")
     with pytest.raises(SettingsError, match=r'version of reelscribe was ".*" and is now "99.0"'):
         caption_file(operator(Words()), source, tmp_path / "out.jsonl")
 
@@ -290,8 +290,8 @@ def test_secrets_are_not_written_down(tmp_path: Path) -> None:
 
 def test_how_pictures_are_shown_counts_only_where_it_is_set(tmp_path: Path) -> None:
     """So that a run that was started before these settings existed can resume."""
-    from reelscribe.models.base import ModelSpec
-    from reelscribe.video.policy import FrameSettings
+    from reelscribe.models.captioner import ModelSpec
+    from reelscribe.video.frames.policy import FrameSettings
 
     source, target = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1))), Target.of(tmp_path / "out.jsonl")
     names = {"pixel_aspect", "tone_map", "deinterlace", "fit"}
@@ -311,7 +311,7 @@ def test_how_pictures_are_shown_counts_only_where_it_is_set(tmp_path: Path) -> N
 
 def test_a_changed_model_folder_is_another_run(tmp_path: Path) -> None:
     from reelscribe.models import model_revision
-    from reelscribe.models.base import ModelSpec
+    from reelscribe.models.captioner import ModelSpec
 
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"1")
@@ -364,7 +364,7 @@ def test_a_revision_that_shows_only_while_loading_is_not_mixed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, revision = tmp_path / "out.jsonl", ["r1"]
-    monkeypatch.setattr("reelscribe.runners.identity._revision", lambda operator: revision[0])
+    monkeypatch.setattr("reelscribe.runners.run.identity._revision", lambda operator: revision[0])
     stopped(source, output)
 
     class Loads(VideoCaptioningFromVLMMapper):
@@ -379,7 +379,7 @@ def test_a_revision_that_shows_only_while_loading_is_not_mixed(
 
 
 def test_a_spec_that_was_given_is_part_of_what_a_run_is(source: Path, tmp_path: Path) -> None:
-    from reelscribe.models.base import ModelSpec
+    from reelscribe.models.captioner import ModelSpec
 
     output = tmp_path / "out.jsonl"
 
@@ -421,7 +421,7 @@ def test_a_run_whose_retry_cannot_load_its_model_is_still_there(source: Path, tm
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from reelscribe.runners.journal import Journal, run_folder\n"
+        "import sys, time; from pathlib import Path; from reelscribe.runners.run.journal import Journal, run_folder\n"
         f"j = Journal(run_folder(Path({str(output)!r}))); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment())

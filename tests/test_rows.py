@@ -21,13 +21,13 @@ from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaption
 from reelscribe.data import open_source
 from reelscribe.data.json_row import MAX_DEPTH, read_row
 from reelscribe.data.rows import VideoForm, VideosForm
-from reelscribe.plan import Planner
-from reelscribe.record import BadRow
-from reelscribe.runners.journal import DATABASE, run_folder
-from reelscribe.runners.local import Run, caption_file
-from reelscribe.runners.summary import RunSummary
-from reelscribe.video.pool import WorkerPool
-from reelscribe.video.sampling import FramePolicy
+from reelscribe.rows.plan import Planner
+from reelscribe.runners.report.summary import RunSummary
+from reelscribe.runners.run.journal import DATABASE, run_folder
+from reelscribe.runners.run.run import Run, caption_file
+from reelscribe.types import BadRow
+from reelscribe.video.frames.moments import FramePolicy
+from reelscribe.video.processes.pool import WorkerPool
 from rows import Rows, jsonl, load
 
 OWN = ["MY OWN CAPTION"]

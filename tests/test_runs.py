@@ -14,13 +14,13 @@ from click.testing import CliRunner
 
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
-from reelscribe.record import CaptionRequest
-from reelscribe.runners import journal as journals
-from reelscribe.runners.journal import Journal, run_folder
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.progress import LogProgress
-from reelscribe.runners.retry import retry_file
-from reelscribe.runners.summary import RunSummary
+from reelscribe.runners.report.progress import LogProgress
+from reelscribe.runners.report.summary import RunSummary
+from reelscribe.runners.run import journal as journals
+from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run.retry import retry_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest
 from rows import Rows, jsonl, load
 
 
@@ -144,7 +144,7 @@ def test_a_video_that_is_replaced_while_it_is_captioned_is_found(clips: Path, tm
 
 def test_a_run_of_an_earlier_version_goes_on(clips: Path, tmp_path: Path) -> None:
     """Its identity has sizes and times of the videos, its journal neither marks nor digests."""
-    from reelscribe.runners.identity import _files_digest
+    from reelscribe.runners.run.identity import _files_digest
 
     output, rest = tmp_path / "out.jsonl", Words()
     with pytest.raises(KeyboardInterrupt):
@@ -328,7 +328,7 @@ def test_a_stopped_run_whose_input_has_grown_says_by_how_much(source: Path, tmp_
 
 
 def test_rows_that_were_answered_before_are_neither_done_nor_left() -> None:
-    from reelscribe.runners.progress import _time_left
+    from reelscribe.runners.report.progress import _time_left
 
     summary = RunSummary(rows_in=60, known_rows=20, replayed_rows=30, answers_left=0)
     assert _time_left(summary, 100, 20.0) == "0:01:20 left", "10 rows in 20 s, 40 to come"
@@ -531,8 +531,8 @@ def test_the_commands_have_the_options(command: str) -> None:
 def test_a_retry_by_command_finds_a_fixed_video_and_keeps_edits(
     tmp_path: Path, video: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import reelscribe.mapper as mapper
-    from reelscribe.video.sampling import FramePolicy
+    import reelscribe.operator as mapper
+    from reelscribe.video.frames.moments import FramePolicy
 
     policy = FramePolicy(min_frames=2, max_frames=2)
     monkeypatch.setattr(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelscribe.selection import SELECTORS, Choice, hamming_distance, is_unspaced, simhash
+from reelscribe.answering.selection import SELECTORS, Choice, hamming_distance, is_unspaced, simhash
 
 
 def keep(mode, candidates, original="", seed=0):

@@ -20,16 +20,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import reelscribe.models.http_client as http_client
+import reelscribe.models.server.http_client as http_client
 from chat_server import ChatServer, completion, error, running, slowly
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import PromptOptions, generation_config
-from reelscribe.models.chat_answer import AnswerError, read_answer, read_models
-from reelscribe.models.chat_api import ChatFormat, error_text, result_of
-from reelscribe.models.server import base_url
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.models.captioner import PromptOptions, generation_config
+from reelscribe.models.server.captioner import base_url
+from reelscribe.models.server.chat_answer import AnswerError, read_answer, read_models
+from reelscribe.models.server.chat_api import ChatFormat, error_text, result_of
+from reelscribe.types import CaptionRequest, Clip, RequestId
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (4, 32, 64, 3), np.uint8)
 IRREGULAR = (0.0, 0.217, 1.003, 1.5)
@@ -121,7 +121,7 @@ def test_the_bundled_models_own_rule_is_followed(connect, server):
 
 
 def test_where_the_model_was_loaded_from_tells_its_rule(connect, server):
-    from reelscribe.models.prompting import BUNDLED_MODELS
+    from reelscribe.models.chat import BUNDLED_MODELS
 
     server.models = [{"id": "served", "root": str(BUNDLED_MODELS["reelscribe/shapes"])}]
     assert connect().policy.max_frames == 8

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import reelscribe.models.http_client as http_client
-import reelscribe.models.server as server_module
+import reelscribe.models.server.captioner as server_module
+import reelscribe.models.server.http_client as http_client
 from chat_server import ChatServer, error, running, slowly
-from reelscribe import VideoCaptioningFromVLMMapper, cli, stages
+from reelscribe import VideoCaptioningFromVLMMapper, cli, timing
 from reelscribe.errors import ModelError, SettingsError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.server import base_urls
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.models.server.captioner import base_urls
+from reelscribe.types import CaptionRequest, Clip, RequestId
 from rows import jsonl, load
 
 NOBODY = "http://127.0.0.1:9/v1"
@@ -387,7 +387,7 @@ def test_a_recipe_and_bench_take_several_servers(fleet, video, tmp_path):
 
 
 def test_advice_beside_a_server_is_of_replicas(fleet, video, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "NEARLY_FULL", 0.0)
+    monkeypatch.setattr(timing, "NEARLY_FULL", 0.0)
     rows = jsonl(tmp_path / "in.jsonl", [{"video": str(video("h264.mp4"))} for _ in range(3)])
     _, urls = fleet(1, behave=slowly(0.5))
     result = run("caption", rows, "-o", tmp_path / "out.jsonl", "--server", urls[0], "--batch-size", 1)

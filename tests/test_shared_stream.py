@@ -11,9 +11,9 @@ import pytest
 
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError
-from reelscribe.record import Candidate, CaptionRequest, CaptionResult, RequestId
-from reelscribe.runners.shared_stream import SharedStream, Turns
-from reelscribe.runners.suspects import Suspects
+from reelscribe.runners.ray.shared_stream import SharedStream, Turns
+from reelscribe.runners.ray.suspects import Suspects
+from reelscribe.types import Candidate, CaptionRequest, CaptionResult, RequestId
 
 PLANNER = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(lambda request, i: "")).planner
 

@@ -23,12 +23,12 @@ from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper, cli
 from reelscribe.data import open_source
 from reelscribe.data.folder import IMAGE_SUFFIXES
 from reelscribe.errors import DataError
-from reelscribe.record import Candidate, CaptionResult, Clip, Failure, TimeWindow
-from reelscribe.runners.local import caption_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import Candidate, CaptionResult, Clip, Failure, TimeWindow
+from reelscribe.video.files.source import _video_stream
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.source import _video_stream
 from rows import jsonl, load
 
 EVERY = FramePolicy(sizer="video_budget", fps=None, multiple=2, min_pixels=16, temporal_patch=1)
@@ -388,7 +388,7 @@ def test_pictures_of_rows_and_of_a_folder_are_captioned_where_allowed(tmp_path: 
 
 
 def test_the_command_says_what_a_still_picture_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reelscribe.mapper.load_captioner", lambda _spec: Seeing())
+    monkeypatch.setattr("reelscribe.operator.load_captioner", lambda _spec: Seeing())
     still(tmp_path / "a.png", 7)
     rows = jsonl(tmp_path / "in.jsonl", [{"video": "a.png"}])
     command = ["caption", str(rows), "-o", str(tmp_path / "out.jsonl"), "--model", "reelscribe/shapes"]

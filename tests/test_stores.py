@@ -18,19 +18,19 @@ from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaption
 from reelscribe import ranges as ranges_module
 from reelscribe.cli import main
 from reelscribe.data import Target, open_source
-from reelscribe.record import CaptionRequest, Clip, Failure, TimeWindow
-from reelscribe.runners.destination import local_place
-from reelscribe.runners.local import caption_file
-from reelscribe.runners.retry import retry_file
+from reelscribe.runners.run.retry import retry_file
+from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.upload import local_place
 from reelscribe.stores import StoredPath, is_address, located, shown
-from reelscribe.video import source as source_module
-from reelscribe.video.boxes import media_ranges
-from reelscribe.video.cache import cached
+from reelscribe.types import CaptionRequest, Clip, Failure, TimeWindow
+from reelscribe.video.decode.timeline import PacketTimes, index_keys, scan_packets
+from reelscribe.video.files import source as source_module
+from reelscribe.video.files.cache import cached
+from reelscribe.video.files.mp4_boxes import media_ranges
+from reelscribe.video.files.source import find_source
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.source import find_source
-from reelscribe.video.timeline import PacketTimes, index_keys, scan_packets
 from s3_server import Door, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelscribe.errors import SettingsError
-from reelscribe.text import (
+from reelscribe.rows.text import (
     DEFAULT_TOKENS,
     Chunk,
     SpecialTokens,

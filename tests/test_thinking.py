@@ -14,19 +14,14 @@ from transformers import AutoProcessor
 import clips
 from reelscribe.cli import main
 from reelscribe.errors import SettingsError
-from reelscribe.mapper import VideoCaptioningFromVLMMapper
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import (
-    DEFAULT_THINKING_TOKENS,
-    PromptOptions,
-    ThinkingSettings,
-    generation_config,
-)
+from reelscribe.models.captioner import DEFAULT_THINKING_TOKENS, PromptOptions, ThinkingSettings, generation_config
+from reelscribe.models.chat import BUNDLED_MODELS
 from reelscribe.models.loading import load_processor
-from reelscribe.models.prompting import BUNDLED_MODELS
 from reelscribe.models.scripted import ScriptedCaptioner
 from reelscribe.models.thinking import thinking_of
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.operator import VideoCaptioningFromVLMMapper
+from reelscribe.types import CaptionRequest, Clip, RequestId
 from thinkers import (
     ANSWER,
     CAPTION,
@@ -208,7 +203,7 @@ def test_marks_that_take_several_tokens_are_seen(model):
 @pytest.mark.parametrize("on_accelerator", [False, True])
 def test_each_text_has_its_own_reasoning_and_budget_in_a_batch(model, monkeypatch, on_accelerator):
     if on_accelerator:
-        monkeypatch.setattr("reelscribe.models.decoding.STEPS_BETWEEN_CHECKS", {})
+        monkeypatch.setattr("reelscribe.models.hf.generate.STEPS_BETWEEN_CHECKS", {})
     words = {**QWEN, "\n": [THOUGHT[0], THOUGHT[4]], THOUGHT[5]: [THOUGHT[6], THOUGHT[1]], ANSWER[1]: ANSWER[1:3]}
     folder = model("qwen3_vl_thinking", words)
     together = asked(folder, candidates=4, rows=range(5), tokens=9)
@@ -320,7 +315,7 @@ def test_candidates_of_one_text_keep_their_own_reasoning():
 def test_a_captioner_of_the_users_own_leaks_no_reasoning_either():
     class Own(ScriptedCaptioner):
         def _answer(self, request):
-            from reelscribe.record import Candidate, CaptionResult
+            from reelscribe.types import Candidate, CaptionResult
 
             return CaptionResult(request.id, (Candidate("Hm.</think>A cat."),))
 

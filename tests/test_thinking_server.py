@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import reelscribe.models.http_client as http_client
+import reelscribe.models.server.http_client as http_client
 from chat_server import ChatServer, completion, error, running
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import ThinkingSettings, generation_config
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.models.captioner import ThinkingSettings, generation_config
+from reelscribe.types import CaptionRequest, Clip, RequestId
 from thinkers import QWEN, TEMPLATES, thinker
 
 ANSWER = "A red car drives by."

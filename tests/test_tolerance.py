@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reelscribe.video.timeline import Timeline
-from reelscribe.video.tolerance import cheapest_near
+from reelscribe.video.decode.timeline import Timeline
+from reelscribe.video.decode.tolerance import cheapest_near
 
 
 def timeline(count: int, *, keys: list[int], anchors: list[int], fps: float = 10.0) -> Timeline:

@@ -12,10 +12,10 @@ import small_families as small
 from reelscribe import VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.models.continuation import CachedContinuation, carried_axes
-from reelscribe.models.hf import HFCaptioner
-from reelscribe.models.prompting import policy_from_processor
+from reelscribe.models.captioner import generation_config
+from reelscribe.models.chat import policy_from_processor
+from reelscribe.models.hf.captioner import HFCaptioner
+from reelscribe.models.hf.kv_cache import CachedContinuation, carried_axes
 from reelscribe.models.trial import trial_requests
 
 pytestmark = pytest.mark.usefixtures("one_thread")

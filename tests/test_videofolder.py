@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import videofolder
 from reelscribe.data.pieces import piece_name
-from reelscribe.record import CaptionRequest, TimeWindow
-from reelscribe.runners.journal import run_folder
-from reelscribe.runners.local import caption_file
+from reelscribe.runners.run.journal import run_folder
+from reelscribe.runners.run.run import caption_file
+from reelscribe.types import CaptionRequest, TimeWindow
 from rows import jsonl, load
 
 others_leave_files_open = pytest.mark.filterwarnings(

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from reelscribe.models.base import generation_config
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.captioner import generation_config
+from reelscribe.models.chat import policy_from_processor
+from reelscribe.models.hf.captioner import HFCaptioner
+from reelscribe.models.hf.vision import GRIDS, PIXELS, VisionFeatures, can_share
 from reelscribe.models.loading import HFOptions, LoadedModel
-from reelscribe.models.prompting import policy_from_processor
-from reelscribe.models.vision import GRIDS, PIXELS, VisionFeatures, can_share
-from reelscribe.record import CaptionRequest, Clip, RequestId
+from reelscribe.types import CaptionRequest, Clip, RequestId
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

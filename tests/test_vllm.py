@@ -21,13 +21,13 @@ from adapters import merged, write_lora
 from reelscribe.demo.render import EVALUATION_SEEDS, render_clip
 from reelscribe.demo.scenes import parse_caption
 from reelscribe.errors import MissingExtraError, ModelError, SettingsError
-from reelscribe.mapper import VideoCaptioningFromVLMMapper
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import ThinkingSettings, generation_config
-from reelscribe.models.vllm_engine import _Engine
-from reelscribe.record import CaptionRequest, Clip, Failure, RequestId
+from reelscribe.models.captioner import ThinkingSettings, generation_config
+from reelscribe.models.vllm.captioner import _Engine
+from reelscribe.operator import VideoCaptioningFromVLMMapper
+from reelscribe.types import CaptionRequest, Clip, Failure, RequestId
+from reelscribe.video.frames.moments import FrameSettings
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import FrameSettings
 
 MODEL = "reelscribe/shapes"
 PROMPT = "Describe the input video in 1-2 sentences."

@@ -9,11 +9,11 @@ import pytest
 from families.registry import FAMILIES
 from reelscribe.errors import ModelError
 from reelscribe.models import ModelSpec, load_captioner
+from reelscribe.models.chat import BUNDLED_MODELS, frame_arguments, policy_from_processor
 from reelscribe.models.loading import load_processor
-from reelscribe.models.prompting import BUNDLED_MODELS, frame_arguments, policy_from_processor
-from reelscribe.models.vllm_class import EngineClass, check_videos, writes_times
-from reelscribe.models.vllm_engine import VLLMOptions, _Engine
-from reelscribe.record import CaptionRequest, RequestId
+from reelscribe.models.vllm.captioner import VLLMOptions, _Engine
+from reelscribe.models.vllm.model_class import EngineClass, check_videos, writes_times
+from reelscribe.types import CaptionRequest, RequestId
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from reelscribe.cli import main
 from reelscribe.demo.render import EVALUATION_SEEDS, render_clip
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.record import CaptionRequest, Failure, RequestId
+from reelscribe.types import CaptionRequest, Failure, RequestId
 from reelscribe.video.reader import read_clip
 
 pytestmark = pytest.mark.vllm

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 
 import zoo
-from reelscribe.record import CaptionRequest, Clip, Failure, RequestId, TimeWindow
+from reelscribe.types import CaptionRequest, Clip, Failure, RequestId, TimeWindow
+from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.limits import ReadLimits
-from reelscribe.video.pool import WorkerPool
-from reelscribe.video.sampling import FramePolicy
-from reelscribe.video.workers import ClipStream
+from reelscribe.video.processes.clip_stream import ClipStream
+from reelscribe.video.processes.pool import WorkerPool
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="videos are read on Linux and macOS")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import AddedToken
 
-from reelscribe.models.prompting import BUNDLED_MODELS
+from reelscribe.models.chat import BUNDLED_MODELS
 
 SCORE = 40.0
 """Score of a token that follows; all others have about 0."""

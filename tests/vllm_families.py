@@ -103,7 +103,7 @@ def jobs_for(captioner: Any, folder: Path, *, candidates: int = 1) -> list[Any]:
     from fractions import Fraction
 
     import clips
-    from reelscribe.record import CaptionRequest, RequestId
+    from reelscribe.types import CaptionRequest, RequestId
     from reelscribe.video.reader import read_clip
 
     jobs = []
@@ -123,7 +123,7 @@ def transformers_side(captioner: Any, jobs: Sequence[Any]) -> list[dict[str, Any
     """Tokens of the prompt, log-probabilities of the first new token, and the greedy text, of each request."""
     import torch
 
-    from reelscribe.models.continuation import CachedContinuation
+    from reelscribe.models.hf.kv_cache import CachedContinuation
 
     answers = {one.request_id: one for one in captioner.caption(jobs)}
     made = []
@@ -148,9 +148,9 @@ def transformers_side(captioner: Any, jobs: Sequence[Any]) -> list[dict[str, Any
 @contextmanager
 def recorded(outputs: dict[int, Any]) -> Iterator[None]:
     """Keep what vLLM answers to each request, by row, with the scores of its likeliest tokens."""
-    from reelscribe.models import vllm_engine
+    from reelscribe.models.vllm import captioner
 
-    params, written = vllm_engine._params, vllm_engine._Engine._written
+    params, written = captioner._params, captioner._Engine._written
 
     def with_scores(*args: Any, **kwargs: Any) -> Any:
         made = params(*args, **kwargs)
@@ -162,11 +162,11 @@ def recorded(outputs: dict[int, Any]) -> Iterator[None]:
         outputs[request.id.row] = output
         return output, thought
 
-    vllm_engine._params, vllm_engine._Engine._written = with_scores, kept
+    captioner._params, captioner._Engine._written = with_scores, kept
     try:
         yield
     finally:
-        vllm_engine._params, vllm_engine._Engine._written = params, written
+        captioner._params, captioner._Engine._written = params, written
 
 
 def compared(name: str, folder: Path) -> dict[str, Any]:
@@ -177,10 +177,10 @@ def compared(name: str, folder: Path) -> dict[str, Any]:
     """
     from reelscribe.errors import ReelscribeError
     from reelscribe.models import ModelSpec, load_captioner
-    from reelscribe.models.base import generation_config
+    from reelscribe.models.captioner import generation_config
     from reelscribe.models.loading import load_config
-    from reelscribe.models.vllm_engine import VLLMCaptioner
-    from reelscribe.video.sampling import FrameSettings
+    from reelscribe.models.vllm.captioner import VLLMCaptioner
+    from reelscribe.video.frames.moments import FrameSettings
 
     checkpoint = saved(name, folder / "checkpoint")
     frames, greedy = FrameSettings(max_frames=8), generation_config({"max_tokens": NEW_TOKENS, "temperature": 0})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from reelscribe.models.prompting import BUNDLED_MODELS
+from reelscribe.models.chat import BUNDLED_MODELS
 
 MODEL = "reelscribe/shapes"
 START_SECONDS = 240

@@ -32,7 +32,7 @@ from reelscribe.demo.render import (
 )
 from reelscribe.demo.scenes import Scene, caption
 from reelscribe.models import load_captioner
-from reelscribe.models.base import Captioner, ModelSpec
+from reelscribe.models.captioner import Captioner, ModelSpec
 from training.dialogues import (
     COLOR_QUESTIONS,
     DURATION_QUESTIONS,

@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .answering.selection import SELECTORS
     from .errors import (
         DataError,
         FailedSamplesError,
@@ -18,14 +19,13 @@ if TYPE_CHECKING:
         ReelscribeError,
         SettingsError,
     )
-    from .mapper import VideoCaptioningFromVLMMapper
     from .models import CAPTIONERS, load_captioner
-    from .models.base import Captioner, GenerationConfig, ModelSpec
+    from .models.captioner import Captioner, GenerationConfig, ModelSpec
     from .models.scripted import ScriptedCaptioner
-    from .plan import RowOutcome
-    from .record import Candidate, CaptionRequest, CaptionResult, Clip, Failure
-    from .selection import SELECTORS
-    from .video.sampling import FramePolicy, FrameSettings
+    from .operator import VideoCaptioningFromVLMMapper
+    from .rows.plan import RowOutcome
+    from .types import Candidate, CaptionRequest, CaptionResult, Clip, Failure
+    from .video.frames.moments import FramePolicy, FrameSettings
 
 __version__ = "0.1.0"
 
@@ -38,14 +38,14 @@ _HOMES = {
         "ReelscribeError",
         "SettingsError",
     ),
-    "mapper": ("VideoCaptioningFromVLMMapper",),
+    "operator": ("VideoCaptioningFromVLMMapper",),
     "models": ("CAPTIONERS", "load_captioner"),
-    "models.base": ("Captioner", "GenerationConfig", "ModelSpec"),
+    "models.captioner": ("Captioner", "GenerationConfig", "ModelSpec"),
     "models.scripted": ("ScriptedCaptioner",),
-    "plan": ("RowOutcome",),
-    "record": ("Candidate", "CaptionRequest", "CaptionResult", "Clip", "Failure"),
-    "selection": ("SELECTORS",),
-    "video.sampling": ("FramePolicy", "FrameSettings"),
+    "rows.plan": ("RowOutcome",),
+    "types": ("Candidate", "CaptionRequest", "CaptionResult", "Clip", "Failure"),
+    "answering.selection": ("SELECTORS",),
+    "video.frames.moments": ("FramePolicy", "FrameSettings"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
+from .answering.selection import SELECTORS
 from .console import words_come_second
 from .errors import ReelscribeError, SettingsError
 from .printable import one_line, printable
-from .selection import SELECTORS
 
 if TYPE_CHECKING:
-    from .runners.cluster_settings import RaySettings
-    from .runners.summary import RunSummary
+    from .runners.ray.settings import RaySettings
+    from .runners.report.summary import RunSummary
 
 EXIT_ERROR = 1
 EXIT_INTERRUPTED = 130
@@ -231,7 +231,7 @@ FIELD_OPTIONS = options(
 
 def failure_limit(ctx: click.Context, param: click.Parameter, text: str | None) -> Any:
     """A number of rows, or a share of them."""
-    from .runners.failures import FailureLimit
+    from .runners.run.failures import FailureLimit
 
     try:
         return FailureLimit() if text is None else FailureLimit.parse(text)
@@ -268,7 +268,7 @@ RUN_OPTIONS = options(
 
 def captioners(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """Fewest and most captioners."""
-    from .runners.cluster_settings import captioner_range
+    from .runners.ray.settings import captioner_range
 
     try:
         return None if text is None else captioner_range(text)
@@ -398,7 +398,7 @@ def retry(
 
     The run's own settings are used; the options here replace those that changed nothing but what failed.
     """
-    from .runners.retry import retry_file
+    from .runners.run.retry import retry_file
 
     caption_file = file_runner(cluster_of(*(given.pop(name) for name in RAY_SETTINGS)))
     settings = {
@@ -424,7 +424,7 @@ def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) 
     PLACES, folders or outputs, narrow the list, and find runs there that others began. A run that a process has is
     never removed, nor is any output; without its journal a run cannot go on, be retried or updated.
     """
-    from .runners import known_runs as known
+    from .runners.run import known_runs as known
 
     found = known.known_runs(places)
     if not clean:
@@ -531,17 +531,17 @@ def run(
 def file_runner(cluster: RaySettings | None) -> Callable[..., RunSummary]:
     """What captions a file: this machine, or a cluster."""
     if cluster is None:
-        from .runners.local import caption_file
+        from .runners.run.run import caption_file
 
         return caption_file
-    from .runners.ray_file import caption_file_ray
+    from .runners.ray.run import caption_file_ray
 
     return partial(caption_file_ray, cluster=cluster)
 
 
 def cluster_of(address: str | None, captioners: tuple[int, int] | None, gpus: float | None) -> RaySettings | None:
     """The cluster that options name; None: no cluster."""
-    from .runners.cluster_settings import RaySettings
+    from .runners.ray.settings import RaySettings
 
     if address is None:
         if captioners is not None or gpus is not None:
@@ -555,8 +555,8 @@ def show(ctx: click.Context, work: Callable[[Any], RunSummary], *, profile: Path
     """Do a run, show how it goes, print the summary, and leave with the exit code."""
     from rich.console import Console
 
-    from .runners.progress import choose_progress
-    from .runners.summary import print_summary, write_profile
+    from .runners.report.progress import choose_progress
+    from .runners.report.summary import print_summary, write_profile
 
     summary = work(choose_progress(Console(stderr=True), say))
     print_summary(summary, Console())

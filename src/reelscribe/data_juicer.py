@@ -3,7 +3,7 @@
 Importing this module registers it, and fits Data-Juicer's own video code to the installed PyAV. py-data-juicer imports
 it itself where this package is installed next to it (entry point group `data_juicer.ops`); `data_juicer_plugin.py` is
 for recipes that name it in `custom_operator_paths`. Nothing here knows how captions are made: the work is
-`mapper.VideoCaptioningFromVLMMapper`'s.
+`operator.VideoCaptioningFromVLMMapper`'s.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from . import mapper
-from .batches import batch_to_rows, output_features
+from . import operator
 from .data.base import writing
 from .data.jsonl import encode_row
 from .errors import DataError, FailedSamplesError, MissingExtraError, SettingsError
-from .mapper import DEFAULT_BATCH_SIZE, OPERATOR_NAME
+from .operator import DEFAULT_BATCH_SIZE, OPERATOR_NAME
+from .rows.columns import batch_to_rows, output_features
 from .runners.settings import one_line
 
 try:
@@ -54,7 +54,7 @@ LEAST_AND_MOST_ACTORS = (1, None)
 """Actors of Ray without GPUs: Data-Juicer's own choice takes every core, and nothing is left to read the rows with."""
 
 
-class _Operator(mapper.VideoCaptioningFromVLMMapper):
+class _Operator(operator.VideoCaptioningFromVLMMapper):
     """Our operator, whose failures go to Data-Juicer's log, in the form that its summary of a run counts."""
 
     def _report(self, batch: Any) -> None:
@@ -223,8 +223,8 @@ def _signature() -> inspect.Signature:
 
 
 def _our_parameters() -> dict[str, inspect.Parameter]:
-    hints = typing.get_type_hints(mapper.VideoCaptioningFromVLMMapper.__init__, include_extras=True)
-    found = dict(inspect.signature(mapper.VideoCaptioningFromVLMMapper).parameters)
+    hints = typing.get_type_hints(operator.VideoCaptioningFromVLMMapper.__init__, include_extras=True)
+    found = dict(inspect.signature(operator.VideoCaptioningFromVLMMapper).parameters)
     workers = found["num_proc"].replace(name="workers", annotation=hints["num_proc"])
     ours = {
         name: parameter.replace(

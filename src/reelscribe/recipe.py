@@ -14,7 +14,7 @@ from typing import Any
 
 from .data.base import check_regular
 from .errors import DataError, SettingsError
-from .mapper import OPERATOR_NAME
+from .operator import OPERATOR_NAME
 from .runners.settings import MAX_YAML_CHARACTERS, check_names, parameter_names, read_yaml, shown
 
 OPERATOR_DEFAULTS = {

@@ -20,12 +20,12 @@ from transformers.video_utils import VideoMetadata, load_video
 
 import clips
 from reelscribe.models import ModelSpec, load_captioner
-from reelscribe.models.base import generation_config
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.captioner import generation_config
+from reelscribe.models.hf.captioner import HFCaptioner
 from reelscribe.models.loading import quiet_transformers
-from reelscribe.record import CaptionRequest, CaptionResult, Clip, RequestId
+from reelscribe.types import CaptionRequest, CaptionResult, Clip, RequestId
+from reelscribe.video.frames.moments import frame_metadata
 from reelscribe.video.reader import read_clip
-from reelscribe.video.sampling import frame_metadata
 
 from .registry import Family
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from reelscribe.errors import ModelError
-from reelscribe.models.hf import HFCaptioner
+from reelscribe.models.hf.captioner import HFCaptioner
 
 from . import parity
 from .registry import FAMILIES, Family

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
-from ..video.signatures import still_format
+from ..video.files.signatures import still_format
 from .base import MAX_ROW_BYTES, LeaveOut, NewFields, Sink, Source, by_suffix, check_regular, reading
 from .delimited import DelimitedSink, DelimitedSource
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text

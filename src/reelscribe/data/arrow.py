@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from ..batches import NEW_FIELD_TYPES, NewFields
 from ..errors import DataError
-from ..record import BadRow, Failure, Sample
+from ..rows.columns import NEW_FIELD_TYPES, NewFields
+from ..types import BadRow, Failure, Sample
 from .base import BYTES_PER_VALUE, MAX_ROW_BYTES, too_large
 
 PLAIN_EXTENSIONS = ("pyarrow", "datasets", "lance")

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
-from ..batches import NewFields
 from ..errors import DataError, ReelscribeError
-from ..record import Sample, TimeWindow
+from ..rows.columns import NewFields
 from ..stores import AnyPath
+from ..types import Sample, TimeWindow
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
 __all__ = [

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import Sample
 from ..stores import AnyPath
+from ..types import Sample
 from .base import BYTES_PER_VALUE, DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, reading, size_now, too_large, writing
 from .jsonl import JsonlSink, JsonlSource, open_up_to
 from .temporary import TemporaryFile

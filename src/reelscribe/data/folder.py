@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..record import Sample
 from ..stores import AnyPath, StoredPath
-from ..video.signatures import HEAD_BYTES, is_animated_webp, is_source_or_music, still_kind
+from ..types import Sample
+from ..video.files.signatures import HEAD_BYTES, is_animated_webp, is_source_or_music, still_kind
 from .base import LeaveOut
 
 VIDEO_SUFFIXES = (

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from ..types import Sample
 from .arrow import plain, plain_rows
 from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, understanding, writing
 from .media import opened_video

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..errors import DataError
-from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from ..types import Sample
 from .arrow import plain_rows
 from .base import MAX_ROW_BYTES
 

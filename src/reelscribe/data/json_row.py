@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ..record import BadRow, Failure
+from ..types import BadRow, Failure
 from .base import BYTES_PER_VALUE, too_large
 
 MAX_DEPTH = 200

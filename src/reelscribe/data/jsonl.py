@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import BadRow, Sample
 from ..stores import AnyPath
+from ..types import BadRow, Sample
 from .arrow import scalar_value
 from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, UpTo, reading, size_now, too_large, writing
 from .json_row import check_values, read_row

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..record import Sample
 from ..stores import AnyPath, StoredPath
+from ..types import Sample
 from .arrow import plain_rows, plain_schema
 from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, understanding
 from .parquet import file_schema, tables

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ..record import Sample
 from ..stores import StoredPath, scheme_of
+from ..types import Sample
 from .base import Layout, reading
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
@@ -43,8 +43,8 @@ def opened_video(video: Any, layout: Layout) -> Iterator[IO[bytes] | None]:
     Raises:
         DataError: an open file cannot be read.
     """
+    from ..video.files.source import find_source
     from ..video.rejection import RejectedError
-    from ..video.source import find_source
 
     name = video.get("path") if isinstance(video, dict) and video.get("bytes") is None else video
     if isinstance(name, str) and _is_elsewhere(name, layout):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import BadRow, Sample
 from ..stores import AnyPath
+from ..types import BadRow, Sample
 from .arrow import add_new_fields, contains, merge_schemas, plain, plain_rows, plain_schema, rows_to_table
 from .base import (
     BYTES_PER_VALUE,

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ..record import TimeWindow
+from ..types import TimeWindow
 from .temporary import TemporaryFile
 
 CUTS = ("copy", "exact")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
 from ..errors import DataError
-from ..record import BadRow, Failure, Sample, failure_to_dict
-from ..text import DEFAULT_TOKENS, SpecialTokens, ordinary_text
+from ..rows.text import DEFAULT_TOKENS, SpecialTokens, ordinary_text
+from ..types import BadRow, Failure, Sample, failure_to_dict
 from .base import NewFields
 from .folder import IMAGE_SUFFIXES
 

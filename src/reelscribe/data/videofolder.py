@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, SettingsError
-from ..plan import has_own_window, window_of
-from ..record import Sample, TimeWindow
+from ..rows.plan import has_own_window, window_of
 from ..stores import StoredPath
+from ..types import Sample, TimeWindow
 from .base import WHOLE, Layout, writing
 from .delimited import join_delimited
 from .jsonl import JsonlSink, JsonlSource, join_lines

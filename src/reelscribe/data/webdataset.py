@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from ..errors import DataError
-from ..record import BadRow, Sample
 from ..stores import AnyPath
-from ..video.signatures import HEAD_BYTES
+from ..types import BadRow, Sample
+from ..video.files.signatures import HEAD_BYTES
 from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, too_large, understanding, writing
 from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, is_video
 from .json_row import check_values, read_row

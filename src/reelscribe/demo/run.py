@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ..mapper import VideoCaptioningFromVLMMapper
-from ..runners.local import caption_file
+from ..operator import VideoCaptioningFromVLMMapper
+from ..runners.run.run import caption_file
 from .render import DEMO_SEEDS, RenderedClip, render_clip
 from .scenes import parse_caption
 
 if TYPE_CHECKING:
-    from ..runners.local import RunSummary
+    from ..runners.run.run import RunSummary
 
 DEMO_MODEL = "reelscribe/shapes"
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ..errors import SettingsError
-from .base import Captioner, ModelSpec
+from .captioner import Captioner, ModelSpec
+from .checkpoints import has_adapter, model_revision
 from .names import understood
-from .revision import has_adapter, model_revision
 
 __all__ = [
     "CAPTIONERS",
@@ -24,9 +24,9 @@ __all__ = [
 ]
 
 CAPTIONERS = {
-    "hf": "reelscribe.models.hf:HFCaptioner",
-    "vllm": "reelscribe.models.vllm_engine:VLLMCaptioner",
-    "server": "reelscribe.models.server:ServerCaptioner",
+    "hf": "reelscribe.models.hf.captioner:HFCaptioner",
+    "vllm": "reelscribe.models.vllm.captioner:VLLMCaptioner",
+    "server": "reelscribe.models.server.captioner:ServerCaptioner",
     "scripted": "reelscribe.models.scripted:ScriptedCaptioner",
 }
 """Back end name to `module:class`; the class has a `from_spec(spec)`."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingExtraError, ModelError
-from .base import short_message
+from .captioner import short_message
+from .chat import resolve_model
 from .names import ModelName, hub_arguments, local_folder, read_model_name
-from .prompting import resolve_model
 
 CONFIG = "adapter_config.json"
 """What makes a folder an adapter's."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..printable import logger
-from ..record import CaptionRequest, Clip, Failure
-from ..video.policy import FramePolicy
-from ..video.sampling import distinct_frames, fewer_frames
+from ..types import CaptionRequest, Clip, Failure
+from ..video.frames.moments import distinct_frames, fewer_frames
+from ..video.frames.policy import FramePolicy
 
 MADE_FOR_TOKENS = {"Qwen2VLVideoProcessor": 24_576}
 """Class of the video processor to the longest video, in tokens, that the family's authors show it: 24,576 x 28 x 28

@@ -170,8 +170,8 @@ def family_of(model: str) -> ComparedFamily:
     Raises:
         ModelError: its config cannot be read, or its type was not compared.
     """
+    from .chat import resolve_model
     from .loading import load_config, loading_errors, quiet_transformers
-    from .prompting import resolve_model
 
     with loading_errors(model), quiet_transformers():
         config = load_config(resolve_model(model), {"trust_remote_code": False})

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from ..errors import MissingExtraError, ModelError, SettingsError
 from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, put_into
-from .base import PromptOptions, close_matches, read_options
+from .captioner import PromptOptions, close_matches, read_options
+from .chat import resolve_model
 from .classes import class_for
-from .prompting import resolve_model
 from .spelling import dtype_name, misplaced
 
 HUB_ARGUMENTS = frozenset(

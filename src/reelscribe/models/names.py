@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ..errors import SettingsError
-from .base import ModelSpec
+from .captioner import ModelSpec
 
-BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "demo"}
+BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "bundled" / "shapes"}
 """Models that come with the package: name to folder."""
 
 HUB_HOSTS = ("huggingface.co", "hf.co")

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
-from ..video.asking import FrameRule, Question
-from ..video.sampling import FrameSettings
+from ..video.frames.library_rules import FrameRule, Question
+from ..video.frames.moments import FrameSettings
 
 Indices = NDArray[np.int64]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..video.policy import FramePolicy, Size
-from ..video.sampling import target_size
+from ..video.frames.moments import target_size
+from ..video.frames.policy import FramePolicy, Size
 
 _SHAPES = (
     (1, 360, 640), (2, 360, 640), (7, 480, 640), (24, 360, 640), (24, 1080, 1920), (23, 1280, 720), (60, 2160, 3840),

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import PurePath
 
-from ..record import Candidate, CaptionRequest, CaptionResult, Clip, Failure
-from ..video.sampling import FramePolicy
-from .base import ModelSpec
+from ..types import Candidate, CaptionRequest, CaptionResult, Clip, Failure
+from ..video.frames.moments import FramePolicy
+from .captioner import ModelSpec
 from .written import parted
 
 Script = Callable[[CaptionRequest, int], str]

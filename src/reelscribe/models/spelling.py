@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..video.sampling import FrameSettings
-from .base import ELSEWHERE, HF_NAMES, GenerationConfig
+from ..video.frames.moments import FrameSettings
+from .captioner import ELSEWHERE, HF_NAMES, GenerationConfig
 
 DTYPES = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
 """Short names of number types, and torch's own."""

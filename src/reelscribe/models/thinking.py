@@ -15,9 +15,9 @@ from typing import Any
 
 from ..errors import SettingsError
 from ..reasoning import MARKS, Marks
-from ..record import CaptionRequest, RequestId
-from .base import Options, PromptOptions, ThinkingSettings
-from .prompting import chat_messages
+from ..types import CaptionRequest, RequestId
+from .captioner import Options, PromptOptions, ThinkingSettings
+from .chat import chat_messages
 from .written import LONGEST_MARK, Thought
 
 SUBJECT = re.compile(r"think|thought|reason", re.IGNORECASE)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..errors import ModelError
-from ..record import CaptionRequest, CaptionResult, Clip, Failure, RequestId
-from ..video.sampling import FramePolicy, target_size
-from .base import GenerationConfig
+from ..types import CaptionRequest, CaptionResult, Clip, Failure, RequestId
+from ..video.frames.moments import FramePolicy, target_size
+from .captioner import GenerationConfig
 
 SHAPES = ((2, 96, 128), (2, 128, 96), (3, 96, 96))
 """Steps, height and width of the clips: two of one length in different shapes, one of another length."""

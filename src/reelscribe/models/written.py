@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..reasoning import Marks, joined, split
-from ..record import CUT_CHARACTER, Candidate
-from .base import Sampling
+from ..types import CUT_CHARACTER, Candidate
+from .captioner import Sampling
 
 TextOf = Callable[[Sequence[int]], str]
 """Token ids to text."""

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from ..data import Source, open_source
 from ..data.rows import choose_form
 from ..errors import DataError
-from ..mapper import VideoCaptioningFromVLMMapper
+from ..operator import VideoCaptioningFromVLMMapper
 from ..printable import printable
-from ..record import CaptionRequest, Clip, Failure
 from ..stores import AnyPath
-from ..video.workers import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
-from .checks import field_names, relative_to
-from .local import caption_file
+from ..types import CaptionRequest, Clip, Failure
+from ..video.processes.clip_stream import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
+from .run.checks import field_names, relative_to
+from .run.run import caption_file
 
 if TYPE_CHECKING:
     from rich.console import Console

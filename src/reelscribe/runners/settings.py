@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..errors import SettingsError
-from ..mapper import VideoCaptioningFromVLMMapper
+from ..operator import VideoCaptioningFromVLMMapper
 
 MAX_YAML_CHARACTERS = 2**20
 """Characters of settings, with aliases written out."""

@@ -25,17 +25,17 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from ..record import Failure, TimeWindow
-from .clock import clock_of
-from .decoding import WAYS, MismatchError, frames_at
-from .jobs import Doubt
+from ..types import Failure, TimeWindow
+from .decode.clock import clock_of
+from .decode.decoder import WAYS, MismatchError, frames_at
+from .decode.opened import OpenedVideo
+from .decode.timeline import Timeline
+from .files.source import VideoSource, find_source
+from .frames.moments import frames_in_window
 from .limits import ReadLimits
-from .opened import OpenedVideo
+from .processes.jobs import Doubt
 from .reader import scan, tried, what_decodes
 from .rejection import RejectedError, reason
-from .sampling import frames_in_window
-from .source import VideoSource, find_source
-from .timeline import Timeline
 
 QUALITY = {"crf": "18", "preset": "medium"}
 """Of H.264 that is encoded anew: hard to tell from its source."""

@@ -28,23 +28,16 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from ..errors import SettingsError
-from ..record import Clip, Failure, TimeWindow
 from ..stores import StoredPath
-from .buffers import BUFFERS
-from .clock import may_jump
-from .decoding import WAYS, MismatchError, Shortcuts, frames_at
-from .endings import reaches_behind
-from .jobs import Doubt
-from .limits import DEFAULT_LIMITS, ReadLimits
-from .memory import is_short
-from .opened import OpenedVideo
-from .pixels import Look, RgbConverter, upright_size
-from .policy import Size
-from .rejection import RejectedError, reason
-from .sampling import FramePolicy, frames_in_window, lay_out, shown_frames, shown_size, span_seconds
-from .source import VideoSource, find_source
-from .stills import picture_clip
-from .timeline import (
+from ..types import Clip, Failure, TimeWindow
+from .decode.buffers import BUFFERS
+from .decode.clock import may_jump
+from .decode.decoder import WAYS, MismatchError, Shortcuts, frames_at
+from .decode.endings import reaches_behind
+from .decode.opened import OpenedVideo
+from .decode.pixels import Look, RgbConverter, upright_size
+from .decode.stills import picture_clip
+from .decode.timeline import (
     PacketTimes,
     Timeline,
     decode_times,
@@ -53,8 +46,15 @@ from .timeline import (
     scan_packets,
     with_last_frame_until,
 )
-from .tolerance import cheapest_near
-from .transport import shared_frames
+from .decode.tolerance import cheapest_near
+from .files.source import VideoSource, find_source
+from .frames.moments import FramePolicy, frames_in_window, lay_out, shown_frames, shown_size, span_seconds
+from .frames.policy import Size
+from .limits import DEFAULT_LIMITS, ReadLimits
+from .process_memory import is_short
+from .processes.jobs import Doubt
+from .processes.transport import shared_frames
+from .rejection import RejectedError, reason
 
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 

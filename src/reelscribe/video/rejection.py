@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..printable import printable
-from ..record import Failure
-from .jobs import Doubt
+from ..types import Failure
+from .processes.jobs import Doubt
 
 MESSAGE_CHARS = 280
 """Characters of a message; what is longer is cut."""

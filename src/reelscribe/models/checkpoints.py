@@ -1,0 +1,94 @@
+"""Which version of a model a spec would load, without loading it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError, SettingsError
+from .adapters import CONFIG, base_name
+from .captioner import ModelSpec
+from .chat import resolve_model
+from .names import BUNDLED_MODELS, hub_arguments, local_folder, read_model_name, understood
+
+WEIGHED_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf", ".jinja", ".txt", ".model")
+"""Files of a model's folder that decide what it writes."""
+HASHED_BYTES = 1 << 20
+"""Files up to this size are told apart by what is in them, larger ones by size and time of change."""
+
+
+def model_revision(spec: ModelSpec) -> str | None:
+    """The commit of a model on the hub, as the cache has it, or a digest of a local folder's files; of an adapter, and
+    of the model that it belongs to, one after the other.
+
+    None where it cannot be known: a server's model, or one that is not in the cache yet.
+    """
+    if spec.backend not in ("hf", "vllm"):
+        return None
+    try:
+        spec = understood(spec)
+        parts = [_revision(spec.model, spec.options), *_revisions_beside(spec)]
+    except (ModelError, SettingsError):  # told when it is loaded
+        return None
+    return None if None in parts else "+".join(map(str, parts))
+
+
+def has_adapter(spec: ModelSpec) -> bool:
+    """Whether a spec names an adapter, or a model that holds one, as far as this machine knows."""
+    folder = _folder_here(spec.model, spec.options, holding=CONFIG)
+    return bool(spec.options.get("adapter")) or (folder is not None and (folder / CONFIG).is_file())
+
+
+def _revisions_beside(spec: ModelSpec) -> list[str | None]:
+    """Those of an adapter's model, and of the adapter that `model_params` names."""
+    found = []
+    folder = _folder_here(spec.model, spec.options, holding=CONFIG)
+    base = None if folder is None else base_name(folder, spec.options)
+    if base is not None:
+        found.append(_revision(base.name, hub_arguments(base, spec.options)))
+    if isinstance(spec.options.get("adapter"), str):
+        meant = read_model_name(spec.options["adapter"])
+        found.append(_revision(meant.name, hub_arguments(meant, spec.options)))
+    return found
+
+
+def _revision(name: str, options: Mapping[str, Any]) -> str | None:
+    resolve_model(name)  # a path that leads nowhere
+    folder = local_folder(name) or BUNDLED_MODELS.get(name)
+    if folder is not None:
+        return _folder_digest(folder)
+    cached = _folder_here(name, options, holding="config.json") or _folder_here(name, options, holding=CONFIG)
+    return options.get("revision") if cached is None else cached.name
+
+
+def _folder_here(name: str, options: Mapping[str, Any], *, holding: str) -> Path | None:
+    """The folder of this machine with a model's files: its own, or where the cache has its file `holding`."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = local_folder(name) or BUNDLED_MODELS.get(name)
+    if folder is not None:
+        return folder
+    revision, cache = options.get("revision"), options.get("cache_dir")
+    try:
+        path = try_to_load_from_cache(name, holding, cache_dir=cache, revision=revision)
+    except (ValueError, TypeError, OSError):  # no name on the hub, or no folder; reported when it is loaded
+        return None
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _folder_digest(folder: Path) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix in WEIGHED_SUFFIXES:
+            digest.update(path.name.encode("utf-8", "surrogateescape"))
+            digest.update(_file_mark(path))
+    return digest.hexdigest()
+
+
+def _file_mark(path: Path) -> bytes:
+    status = path.stat()
+    if status.st_size <= HASHED_BYTES:
+        return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+    return f"{status.st_size} {status.st_mtime_ns}".encode()

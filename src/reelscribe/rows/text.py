@@ -1,0 +1,100 @@
+"""The text grammar of a sample: special tokens, chunks, and where captions go.
+
+A text is split at end-of-chunk tokens; a chunk with k video tokens owns the next k videos. Pure functions over
+strings; nothing here knows what a video or a model is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..errors import SettingsError
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """The strings that mark media and chunk ends in a text (Data-Juicer's by default)."""
+
+    video: str = "<__dj__video>"
+    """Stands where a video is shown."""
+    image: str = "<__dj__image>"
+    """Stands where an image is shown."""
+    audio: str = "<__dj__audio>"
+    """Stands where a sound is heard."""
+    eoc: str = "<|__dj__eoc|>"
+    """Ends a chunk."""
+
+    def __post_init__(self) -> None:
+        if not all(self.all) or any(a in b for a in self.all for b in self.all if a is not b):
+            raise SettingsError(
+                f"special tokens must be four non-empty strings, none of them part of another; got {self.all!r}"
+            )
+
+    @property
+    def all(self) -> tuple[str, str, str, str]:
+        """The four tokens."""
+        return (self.video, self.image, self.audio, self.eoc)
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Matches any of the tokens, the longest first."""
+        return re.compile("|".join(re.escape(token) for token in sorted(self.all, key=len, reverse=True)))
+
+
+DEFAULT_TOKENS = SpecialTokens()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of text and the videos it owns."""
+
+    text: str
+    """The chunk as written, without its end-of-chunk token."""
+    num_videos: int
+    """How many video tokens it holds."""
+
+
+def split_chunks(text: str, tokens: SpecialTokens = DEFAULT_TOKENS) -> list[Chunk]:
+    """Split a text at its end-of-chunk tokens; `join_chunks` puts it together again, byte for byte."""
+    return [Chunk(part, find_tokens(part, tokens).count(tokens.video)) for part in text.split(tokens.eoc)]
+
+
+def join_chunks(chunks: Sequence[Chunk], tokens: SpecialTokens = DEFAULT_TOKENS) -> str:
+    """The text that `split_chunks` split."""
+    return tokens.eoc.join(chunk.text for chunk in chunks)
+
+
+def find_tokens(text: str, tokens: SpecialTokens = DEFAULT_TOKENS) -> list[str]:
+    """The special tokens of a text, in order."""
+    return tokens.pattern.findall(text)
+
+
+def video_chunks(text: str | None, *, num_videos: int, tokens: SpecialTokens = DEFAULT_TOKENS) -> list[Chunk]:
+    """The chunks that own videos; a text without any video token is read as if one a video stood in front of it."""
+    chunks = split_chunks(text or "", tokens)
+    if any(chunk.num_videos for chunk in chunks):
+        return [chunk for chunk in chunks if chunk.num_videos]
+    return [Chunk(tokens.video * num_videos + chunks[0].text, num_videos)]
+
+
+def ordinary_text(text: str, tokens: SpecialTokens = DEFAULT_TOKENS) -> str:
+    """The text without special tokens, stripped; what is left holds none, even where removal would join one."""
+    while tokens.pattern.search(text):
+        text = tokens.pattern.sub("", text)
+    return text.strip()
+
+
+def insert_captions(chunk: Chunk, captions: Sequence[str], tokens: SpecialTokens = DEFAULT_TOKENS) -> str:
+    """The generated form of a chunk: its special tokens, each caption behind its own video token, one end token.
+
+    >>> insert_captions(Chunk("<__dj__video> old", 1), ["a red car drives by"])
+    '<__dj__video> a red car drives by <|__dj__eoc|>'
+    """
+    if len(captions) != chunk.num_videos:
+        raise ValueError(f"the chunk holds {chunk.num_videos} video tokens but {len(captions)} captions were given")
+    waiting = iter(captions)
+    parts = [f"{tok} {next(waiting)} " if tok == tokens.video else tok for tok in find_tokens(chunk.text, tokens)]
+    return "".join(parts) + tokens.eoc

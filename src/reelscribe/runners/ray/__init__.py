@@ -1,0 +1,1 @@
+"""A run whose answers come from a Ray cluster."""

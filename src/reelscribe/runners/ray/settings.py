@@ -1,0 +1,83 @@
+"""How much of a cluster a run takes: plain values, and their reading from text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...errors import SettingsError
+
+LOCAL = "local"
+"""The address of a cluster that is started on this machine, and ended with the run."""
+MODEL_BACKENDS = ("hf", "vllm")
+"""Back ends whose captioners run the model themselves, and so need a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaySettings:
+    """How a run is spread over a Ray cluster."""
+
+    address: str = LOCAL
+    """Of the cluster; `local` starts one on this machine, `auto` finds the one that this machine belongs to."""
+    gpus: float | None = None
+    """GPUs of each captioner, a fraction or several; None: what its model needs (`gpus_for`)."""
+    min_captioners: int = 1
+    """Captioners that are started at once."""
+    max_captioners: int | None = None
+    """Most captioners; None: with GPUs as many as there is room for, without `min_captioners`."""
+    reader_cpus: float = 1.0
+    """Cores of each task that reads videos, in which one process decodes."""
+    rows_per_block: int = 16
+    """Rows that are read by one task, and travel together."""
+    blocks_in_flight: int = 4
+    """Blocks that a captioner's model works on side by side; two more wait at it."""
+    rows_per_file: int = 1024
+    """Rows whose answers are written, and so are safe, together."""
+
+    def __post_init__(self) -> None:
+        if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
+            raise SettingsError(f"gpus must be a fraction below 1 or a whole number; got {self.gpus:g}")
+        for name in ("min_captioners", "rows_per_block", "blocks_in_flight", "rows_per_file"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if self.max_captioners is not None and self.max_captioners < self.min_captioners:
+            raise SettingsError(
+                f"max_captioners must not be below min_captioners ({self.min_captioners}); got {self.max_captioners}"
+            )
+        if self.reader_cpus <= 0:
+            raise SettingsError(f"reader_cpus must be above 0; got {self.reader_cpus:g}")
+
+    def gpus_for(self, backend: str | None, options: dict[str, Any], *, available: float | None) -> float:
+        """GPUs of each captioner.
+
+        Args:
+            backend: the captioner's; None: it was given alive.
+            options: its model's parameters.
+            available: GPUs of the cluster, where it cannot grow; None: it may have any.
+        """
+        if self.gpus is not None:
+            return self.gpus
+        if backend not in MODEL_BACKENDS or available == 0 or str(options.get("device", "")) == "cpu":
+            return 0
+        return float(options.get("tensor_parallel_size") or 1)
+
+    def pool(self, gpus: float) -> tuple[int, int | None]:
+        """Fewest and most captioners; None: as many as there is room for."""
+        most = self.max_captioners
+        return self.min_captioners, self.min_captioners if most is None and not gpus else most
+
+
+def captioner_range(text: str) -> tuple[int, int]:
+    """Fewest and most captioners, from `4` or `1:8`.
+
+    Raises:
+        SettingsError: it is neither.
+    """
+    fewest, colon, most = text.partition(":")
+    try:
+        numbers = int(fewest), int(most if colon else fewest)
+    except ValueError:
+        numbers = (0, 0)
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise SettingsError(f"captioners are a number, such as 4, or fewest and most, such as 1:8; got {text!r}")
+    return numbers

@@ -1,0 +1,1 @@
+"""One run over a data set: its journal, the parts of its output, its files."""

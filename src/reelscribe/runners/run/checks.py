@@ -1,0 +1,219 @@
+"""What is found out about an input and an output before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+from ...data import Source, Target
+from ...data.base import check_regular
+from ...data.folder import VIDEO_FIELD, VideoFileSource
+from ...data.jsonl import JsonlSink
+from ...data.links import check_file
+from ...data.parquet import ParquetSource
+from ...data.rows import FieldNames, RowForm, VideoForm
+from ...data.videofolder import check_videos, video_path
+from ...errors import DataError
+from ...operator import VideoCaptioningFromVLMMapper
+from ...rows.columns import fields_until
+from ...stores import AnyPath
+from .journal import PIECES, REPLACES, Journal, remove_run, run_folder
+
+
+def laid_out(target: Target, form: RowForm, operator: VideoCaptioningFromVLMMapper, source: Source) -> Target:
+    """The target for rows of this form."""
+    root = operator.video_root or source.folder
+    if not isinstance(form, VideoForm):
+        return target.laid_out(video_field=None, caption_field=None, root=root, limits=operator.limits)
+    folder = run_folder(target.path)
+    return target.laid_out(
+        video_field=form.column,
+        caption_field=form.caption_key,
+        root=root,
+        limits=operator.limits,
+        window_fields=operator.planner.window_keys,
+        window=operator.planner.window,
+        pieces=(folder / PIECES).absolute() if target.layout.cut is not None else None,
+    )
+
+
+def may_replace(target: Target, *, overwrite: bool) -> Target:
+    """The target, with leave to replace videos that are there: now, or of a run that has it and was ended."""
+    return target.with_layout(replaces=overwrite or (run_folder(target.path) / REPLACES).is_file())
+
+
+def remember_leave(journal: Journal, target: Target) -> None:
+    """Keep that the run may replace videos, for when it resumes without the option."""
+    if target.layout.replaces:
+        (journal.folder / REPLACES).touch()
+
+
+def forget_leave(journal: Journal) -> None:
+    """The output is made: what comes later must be told anew."""
+    (journal.folder / REPLACES).unlink(missing_ok=True)
+
+
+def check_failures_place(failures: Path, *, is_named: bool) -> None:
+    """Stop before a run whose failures could not be written.
+
+    Args:
+        failures: their file.
+        is_named: whether the user named it; else nothing is written through a link of that name.
+
+    Raises:
+        DataError: a folder is there, or such a link.
+    """
+    check_file(failures.resolve() if is_named else failures, "the file of failures")
+
+
+def check_rows(target: Target, source: Source, form: RowForm, *, limit: int | None, overwrite: bool) -> None:
+    """Stop early where captions could not be placed."""
+    if target.format.name == "datasets" and target.layout.with_videos and target.layout.video_field is None:
+        raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
+    if target.layout.cut is not None and _is_read_with(target.path, source):
+        raise DataError(
+            f"parts of videos in {str(target.path.parent)!r} would be read with the folder {str(source.path)!r} the "
+            "next time; name another folder for the output"
+        )
+    if target.format.name == "videofolder":
+        check_own_fields(form, source, limit=limit)
+        fresh = not overwrite and not run_folder(target.path).exists()
+        check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
+
+
+def _is_read_with(path: Path, source: Source) -> bool:
+    """Whether videos beside a file are rows of the source."""
+    if not isinstance(source, VideoFileSource) or not isinstance(source.path, Path) or not source.path.is_dir():
+        return False
+    return path.resolve().is_relative_to(source.path.resolve())
+
+
+def check_copies(target: Target, source: Source, *, limit: int | None) -> None:
+    """Stop before videos are copied into the folder that they are read from, where they would be read as new ones.
+
+    Raises:
+        DataError: they would be.
+    """
+    folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
+    into = target.path.parent.resolve()
+    if folder is None or not (target.format.name == "videofolder" and target.layout.with_videos):
+        return
+    if not isinstance(source, VideoFileSource) or not into.is_relative_to(folder):
+        return
+    for row in islice(source, limit):
+        video = video_path(row[VIDEO_FIELD], target.layout)
+        if not video.is_relative_to(into):
+            raise DataError(
+                f"the copy of {str(video)!r} in {str(into)!r} would be read as another video of {str(folder)!r} by the "
+                "next command; name an output outside of that folder, or the folder itself"
+            )
+
+
+def check_own_fields(form: RowForm, source: Source, *, limit: int | None) -> None:
+    """Stop before a table is written that has no room for rows with captions of their own beside those that are made.
+
+    Raises:
+        DataError: naming the first such row and its field.
+    """
+    for number, row in enumerate(islice(source, limit)):
+        if own := form.names.own_fields(row):
+            raise DataError(
+                f"row {number} of {str(source.path)!r} has a field {own[0]!r} of its own, which would be replaced; "
+                "name another for captions with --caption-key (caption_key)"
+            )
+
+
+def check_free(target: Target, *, overwrite: bool) -> None:
+    """Make way for the output, or see that nothing is in it.
+
+    Raises:
+        DataError: something is there that is no run's own.
+    """
+    target.check_replaceable()
+    if overwrite:
+        remove_run(target.path)
+        return
+    if target.path.exists() and not run_folder(target.path).exists():
+        raise DataError(
+            f"{str(target.path)!r} is there already, and no run can go on with it; name another file, or replace it "
+            "(--overwrite)"
+        )
+
+
+def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
+    """How the operator calls the fields."""
+    planner = operator.planner
+    return FieldNames(
+        text_key=planner.text_key,
+        video_key=planner.video_key,
+        prompt_key=planner.prompt_key,
+        window_keys=planner.window_keys,
+        caption_key=planner.caption_key,
+        failure_key=planner.failure_key,
+        finish_reason_key=planner.finish_reason_key,
+        reasoning_key=planner.reasoning_key,
+        keep_original=planner.keep_original,
+        tokens=planner.tokens,
+    )
+
+
+def check_outputs(output: Path, failures: Path, source: Source) -> None:
+    """Stop before an input would be replaced, now or when the run is started again.
+
+    Raises:
+        DataError: a file to be written is read, or would be, or both are one.
+    """
+    if output.resolve() == failures.resolve():
+        raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
+    folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
+    suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
+    for path in (output, failures):
+        if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
+            raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
+    check_regular(output, role="output")
+    check_regular(failures, role="file of failures")
+    targets = {path.resolve(): path for path in (output, failures) if path.exists()}
+    for read in source.files() if targets else ():
+        real = read.resolve()
+        for place in (real, *real.parents):
+            if place in targets:
+                raise DataError(
+                    f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"
+                )
+
+
+def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
+    """Stop a run whose rows have no field `prompt_key`; rows are read up to the first that has it.
+
+    Raises:
+        SettingsError: naming the field and those there are.
+    """
+    wanted = operator.planner.prompt_key
+    if wanted is not None:
+        operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
+
+
+def check_first_row(target: Target, source: Source, form: RowForm, *, limit: int | None = None) -> None:
+    """Stop early where the output's format cannot hold the values of the rows."""
+    sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
+    for row in islice(source, 1):
+        sink.check({**row, **dict.fromkeys(form.new_fields())})
+    if isinstance(sink, JsonlSink) and limit is None and isinstance(source, ParquetSource):
+        for name in source.binary_columns():
+            raise DataError(
+                f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "
+                ".parquet file, which can"
+            )
+
+
+@contextmanager
+def relative_to(operator: VideoCaptioningFromVLMMapper, folder: AnyPath) -> Iterator[None]:
+    """Let relative video paths be relative to a folder, unless the operator has one of its own."""
+    before = operator.video_root
+    operator.video_root = before or folder
+    try:
+        yield
+    finally:
+        operator.video_root = before

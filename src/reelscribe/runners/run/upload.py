@@ -1,0 +1,133 @@
+"""An output in an object store: made on this machine, with its journal, and uploaded when it is whole.
+
+The journal and its lock are local: two machines that write one address do not see each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ...data import Target
+from ...data.base import reading, writing
+from ...data.temporary import TemporaryFile
+from ...errors import DataError, SettingsError
+from ...stores import STORES, StoredPath, scheme_of
+from .failures import FAILURES_SUFFIX
+from .journal import run_folder
+from .known_runs import state_folder
+
+
+def local_place(address: StoredPath) -> Path:
+    """Where the output for an address is made, with the journal beside it."""
+    digest = hashlib.blake2b(address.url.encode(), digest_size=8).hexdigest()
+    return state_folder() / "runs" / digest / address.name
+
+
+def check_destination(address: StoredPath, *, format: str | None, overwrite: bool) -> None:  # noqa: A002
+    """Stop before a run whose output could not be uploaded.
+
+    Raises:
+        SettingsError: the scheme is no object store's, or the format belongs beside local videos.
+        DataError: something is there that is no run's own, or the store is not reached.
+    """
+    if scheme_of(address.url) not in STORES:
+        raise SettingsError(f"cannot write to {str(address)!r}; outputs go to {', '.join(f'{s}://' for s in STORES)}")
+    if format == "videofolder":
+        raise SettingsError("a videofolder is written beside local videos; name a local folder")
+    local = local_place(address)
+    is_folder = Target.of(local, format=format).is_folder
+    if run_folder(local).exists() or _marker(local).exists() or (overwrite and not is_folder):
+        return
+    with reading(address):
+        there = address.exists()
+    if there:
+        way_out = "remove it" if is_folder else "replace it (--overwrite)"
+        raise DataError(
+            f"{str(address)!r} is there already, and no run of this machine can go on with it; name another, or "
+            f"{way_out}"
+        )
+
+
+def upload(local: Path, address: StoredPath, *, failures: Path | None) -> StoredPath | None:
+    """Bring a finished output, and its file of failures, to its address, unless they are there.
+
+    Args:
+        local: the output on this machine.
+        address: where it goes.
+        failures: the file of failures, if rows failed and it lies beside the output.
+
+    Returns:
+        Where the file of failures is.
+    """
+    beside = address.with_name(address.name + FAILURES_SUFFIX)
+    with writing(local):
+        if _uploaded(local).get("state") != _state(local) or not address.exists():
+            if failures is None:
+                beside.remove()
+            else:
+                beside.put(failures)
+            address.put(local)
+            _remove_old(local, address)
+            told = {"state": _state(local), "files": _names(local), "remote": _remote_state(local, address)}
+            _marker(local).write_text(json.dumps(told), "utf-8")
+    return beside if failures is not None else None
+
+
+def bring_back(local: Path, address: StoredPath) -> None:
+    """Fetch an output that was changed at its address, so that what a person has edited there is found.
+
+    Only a file is: the files of a folder are not compared with those that were uploaded.
+    """
+    known = _uploaded(local).get("remote")
+    if known is None or not local.is_file() or not address.exists() or _remote_state(local, address) == known:
+        return
+    temporary = TemporaryFile(local)
+    temporary.create()
+    try:
+        with reading(address), address.open("rb") as there, temporary.path.open("wb") as here:
+            shutil.copyfileobj(there, here)
+        temporary.commit()
+    finally:
+        temporary.discard()
+
+
+def _remote_state(local: Path, address: StoredPath) -> list[Any] | None:
+    """What changes when a file at an address is changed; None: it is a folder."""
+    if local.is_dir():
+        return None
+    status = StoredPath(address.url, address.seconds).stat()  # a new one: it remembers what it was told
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _remove_old(local: Path, address: StoredPath) -> None:
+    """Remove files of an earlier folder that are not in this one."""
+    for name in set(_uploaded(local).get("files", [])) - set(_names(local)):
+        (address / name).remove()
+
+
+def _marker(local: Path) -> Path:
+    """The file that says what was uploaded last."""
+    return local.with_name(f".{local.name}.uploaded.json")
+
+
+def _uploaded(local: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(_marker(local).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def _state(local: Path) -> list[int]:
+    """What changes when the output is made anew."""
+    status = local.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def _names(local: Path) -> list[str]:
+    """The files of a folder."""
+    return sorted(path.relative_to(local).as_posix() for path in local.rglob("*") if path.is_file())

@@ -1,0 +1,1 @@
+"""From an open file to frames: their times, their pixels."""

@@ -1,0 +1,1 @@
+"""From the video value of a row to an open file."""
