@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from reelscribe.models.hf.captioner import cores
+from reelscribe.models.hf import cores
 
 
 @pytest.mark.parametrize(("device", "computing", "left"), [("cpu", 1, True), ("cpu", 4, False), ("cuda", 4, True)])
