@@ -254,7 +254,7 @@ class _Pipe:
         return True
 
     def _settle(self, result: CaptionResult) -> None:
-        row, video = result.request_id
+        row, video, _ask = result.request_id
         with self._changed:
             if row in self._results:
                 self._results[row][video] = result

@@ -295,7 +295,7 @@ def _read(
     stream = ClipStream(operator.pool, requests, policy, limits=operator.limits, root=operator.video_root)
     with closing(stream):
         for request, outcome in stream:
-            row, video = request.id
+            row, video, _ask = request.id
             read[row][video] = outcome
             if len(read[row]) == len(plans[row].requests):
                 done, read[row] = read[row], {}
