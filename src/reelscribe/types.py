@@ -223,8 +223,6 @@ class BadRow(dict[str, Any]):
         self.failure = failure
         self.line = line
         self.added = dict(added or {})
-        self.weight: int | None = None
-        """About how many bytes the row takes that this one stands for; None: what it holds."""
 
     def with_fields(self, added: Mapping[str, Any]) -> BadRow:
         """The same row with fields that the run adds."""
