@@ -17,9 +17,10 @@ import pyarrow as pa
 from benchmarks.clips import REALISTIC, make_clips
 from reelscribe import FramePolicy, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.runners.ray.clip_columns import clips_of, with_clips
-from reelscribe.runners.ray.driver import connect, disconnect, row_tables
+from reelscribe.runners.ray.cluster import connect, disconnect
 from reelscribe.runners.ray.run import caption_file_ray
 from reelscribe.runners.ray.settings import RaySettings
+from reelscribe.runners.ray.source import row_tables
 from reelscribe.runners.run.run import caption_file
 from reelscribe.types import Clip
 from reelscribe.video.reader import read_clip

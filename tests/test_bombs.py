@@ -27,7 +27,7 @@ from reelscribe.rows.data_juicer_rows import DataJuicerRows
 from reelscribe.rows.fields import FieldNames
 from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.rows.plan import Planner
-from reelscribe.runners.run.run import RunSettings
+from reelscribe.runners.run.settings import RunSettings
 from reelscribe.runners.settings import read_yaml
 from rows import jsonl, load
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.data.arrow import plain
-from reelscribe.runners.ray import run as ray_run
-from reelscribe.runners.ray.driver import ANSWERS, ROW, answers_type
+from reelscribe.runners.ray import answer_files
+from reelscribe.runners.ray.forms import ANSWERS, ROW, answers_type
 from reelscribe.runners.run.journal import DATABASE, Journal, payload_of, result_of, run_folder
 from reelscribe.runners.run.run import caption_file
 from reelscribe.types import Candidate, CaptionResult, Failure, RequestId, Usage
@@ -50,9 +50,10 @@ ALLOWED = {
     ("src/reelscribe/models/processor_rule.py", "pickle.loads"): "a video processor that this run has loaded",
     ("src/reelscribe/runners/ray/clip_columns.py", "import pickle"): OURS,
     ("src/reelscribe/runners/ray/clip_columns.py", "pickle.loads"): OURS,
-    ("src/reelscribe/runners/ray/driver.py", "import pickle"): OURS,
-    ("src/reelscribe/runners/ray/driver.py", "pickle.loads"): OURS,
-    ("src/reelscribe/runners/ray/driver.py", "import cloudpickle"): "only to see that the operator can be sent",
+    ("src/reelscribe/runners/ray/forms.py", "import pickle"): OURS,
+    ("src/reelscribe/runners/ray/forms.py", "pickle.loads"): OURS,
+    ("src/reelscribe/runners/ray/source.py", "import pickle"): OURS,
+    ("src/reelscribe/runners/ray/job.py", "import cloudpickle"): "only to see that the operator can be sent",
     (
         "src/reelscribe/video/processes/pool.py",
         "recv",
@@ -266,14 +267,14 @@ def test_answers_of_a_cluster_are_never_un_pickled(tmp_path: Path, mark: Path) -
         with pytest.raises(ValueError):
             [
                 result_of(RequestId(row, one["video"]), one["result"])
-                for row, answers in ray_run._rows_in(path)
+                for row, answers in answer_files.rows_in(path)
                 for one in answers
             ]
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(evil)
-    assert list(ray_run._rows_in(torn)) == []
+    assert list(answer_files.rows_in(torn)) == []
     os.mkfifo(tmp_path / "fifo.parquet")
-    assert list(ray_run._rows_in(tmp_path / "fifo.parquet")) == []
+    assert list(answer_files.rows_in(tmp_path / "fifo.parquet")) == []
 
 
 def test_a_checkpoint_holds_numbers_of_rows_and_nothing_else(tmp_path: Path, mark: Path) -> None:
@@ -281,17 +282,17 @@ def test_a_checkpoint_holds_numbers_of_rows_and_nothing_else(tmp_path: Path, mar
         pq.write_table(pa.table(columns), tmp_path / name)
         return tmp_path / name
 
-    assert ray_run._may_be_rows(written("good.parquet", {ROW: pa.array([1, 2])}))
+    assert answer_files.may_be_rows(written("good.parquet", {ROW: pa.array([1, 2])}))
     evil = pa.array([pickle.dumps(Evil(mark))], pa.large_binary())
-    assert not ray_run._may_be_rows(written("bytes.parquet", {ROW: evil}))
-    assert not ray_run._may_be_rows(written("more.parquet", {ROW: pa.array([1]), "x": evil}))
+    assert not answer_files.may_be_rows(written("bytes.parquet", {ROW: evil}))
+    assert not answer_files.may_be_rows(written("more.parquet", {ROW: pa.array([1]), "x": evil}))
     field = pa.field(ROW, pa.int64(), metadata={"ARROW:extension:name": "x", "ARROW:extension:metadata": ""})
     marked = pa.table([pa.array([1])], schema=pa.schema([field]))
     pq.write_table(marked, tmp_path / "typed.parquet")
-    assert not ray_run._may_be_rows(tmp_path / "typed.parquet")
-    assert not ray_run._may_be_rows(tmp_path)
+    assert not answer_files.may_be_rows(tmp_path / "typed.parquet")
+    assert not answer_files.may_be_rows(tmp_path)
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    assert ray_run._may_be_rows(tmp_path / "torn.parquet")
+    assert answer_files.may_be_rows(tmp_path / "torn.parquet")
 
 
 floats = st.floats(allow_nan=False)

@@ -23,8 +23,9 @@ import clips
 import ray_words
 from reelscribe import FramePolicy, VideoCaptioningFromVLMMapper
 from reelscribe.errors import ModelError, SettingsError, TooManyFailuresError
-from reelscribe.runners.ray import run as ray_run
-from reelscribe.runners.ray.driver import caption_ray, connect, disconnect
+from reelscribe.runners.ray import answerer as ray_answerer
+from reelscribe.runners.ray.cluster import connect, disconnect
+from reelscribe.runners.ray.driver import caption_ray
 from reelscribe.runners.ray.run import caption_file_ray
 from reelscribe.runners.ray.settings import RaySettings
 from reelscribe.runners.report.progress import NoProgress
@@ -365,7 +366,7 @@ def test_failed_videos_are_tried_again_on_the_cluster(
 ) -> None:
     """A run of this machine, with a model, whose missing video arrives; what was captioned is not asked again. While
     nothing moves, it is said what that may be."""
-    monkeypatch.setattr(ray_run, "STALLED_SECONDS", 0.0)
+    monkeypatch.setattr(ray_answerer, "STALLED_SECONDS", 0.0)
     source, output = jsonl(tmp_path / "late.jsonl", [{"video": "one.mp4"}, {"video": "late.mp4"}]), tmp_path / "o.jsonl"
     for name in ("one", "two"):
         (tmp_path / f"{name}.mp4").write_bytes((folder / f"{name}.mp4").read_bytes())

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from reelscribe.cli import main
 from reelscribe.errors import MissingExtraError, SettingsError
-from reelscribe.runners.ray import driver
+from reelscribe.runners.ray import cluster
 from reelscribe.runners.ray.clip_columns import clips_of, with_clips, without_clips
 from reelscribe.runners.ray.settings import RaySettings, captioner_range
 from reelscribe.types import Clip, Failure
@@ -71,7 +71,7 @@ def test_other_captioners_are_refused(text: str) -> None:
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"reelscribe\[ray\]"):
-        driver.connect(RaySettings())
+        cluster.connect(RaySettings())
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .render import DEMO_SEEDS, RenderedClip, render_clip
 from .scenes import parse_caption
 
 if TYPE_CHECKING:
-    from ..runners.run.run import RunSummary
+    from ..runners.report.summary import RunSummary
 
 DEMO_MODEL = "reelscribe/shapes"
 

@@ -17,7 +17,8 @@ from ..settings import build_operator
 from .failures import FailureLimit
 from .journal import Journal, run_folder
 from .known_runs import is_noted
-from .run import RunSettings, caption_file
+from .run import caption_file
+from .settings import RunSettings
 from .upload import local_place
 
 _TRUSTED = ("trust_remote_code", "base_url", "api_key_env", "proxies", "token", "cache_dir")

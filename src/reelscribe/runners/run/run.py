@@ -7,29 +7,28 @@ once, so that a run that ends in any way can go on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...data import SINKS, Source, Target, open_source, passed_over
-from ...data.base import MAX_ROW_BYTES, by_suffix
+from ...data.base import by_suffix
 from ...data.pieces import remove_waiting
 from ...data.temporary import remove_leftovers
 from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
-from ...models import server_addresses
-from ...models.captioner import captioner_notes
 from ...operator import VideoCaptioningFromVLMMapper
-from ...pipeline import Results, run_pipe
-from ...rows.forms import RowForm, choose_form
+from ...pipeline import Operator, run_pipe
+from ...rows.forms import choose_form
 from ...rows.outcome import RowOutcome
 from ...stores import AnyPath, StoredPath, located
-from ...timing import Stage, StageTimes
+from ...timing import Stage
 from ...types import BadRow, CaptionRequest, CaptionResult, Failure, RequestId, Sample, belongs_to_row, internal_failure
 from ..report.progress import NoProgress, Progress
 from ..report.summary import Counts, RunSummary
+from .answerer import Answerer, LocalAnswerer, MakeAnswerer, Work, model_name, operator_servers
 from .checks import (
     check_copies,
     check_failures_place,
@@ -45,59 +44,16 @@ from .checks import (
 )
 from .cutter import Cutter
 from .edits import Digests, Edits
-from .failures import FailureLimit, failure_row, failures_path, write_failures
+from .failures import failure_row, failures_path, write_failures
 from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
 from .journal import ERRORS_LOG, PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
 from .known_runs import note_run
 from .marks import video_mark
 from .own_files import OwnFiles, is_output
-from .parts import PART_ROWS, PartedOutput
+from .parts import PartedOutput
+from .settings import RunSettings
 from .upload import bring_back, check_destination, local_place, upload
 from .writer import Writer
-
-__all__ = ["Run", "RunSettings", "RunSummary", "caption_file", "run_file"]
-
-SHOWN_SERVERS = 3
-"""Addresses that the line at the start names."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunSettings:
-    """How a run treats its input and output."""
-
-    limit: int | None = None
-    """Stop after this many rows."""
-    overwrite: bool = False
-    """Start afresh, whatever is there."""
-    update: bool = False
-    """Where settings or the input have changed: do again what that affects, and keep the other captions."""
-    retry: Collection[str] | None = None
-    """Try failed videos again that failed in these ways (none named: in any way); None: do not."""
-    recheck: bool = False
-    """Ask again about videos that were replaced under their names since they were captioned."""
-    discard_edits: bool = False
-    """Drop captions that were edited by hand in the output, instead of keeping them."""
-    changed: Collection[str] = ()
-    """Parameters that may differ from those of the run that is tried again."""
-    max_failures: FailureLimit = field(default_factory=FailureLimit)
-    """How many rows may fail."""
-    failures: Path | None = None
-    """The file of failures; None: `<output>.failures.jsonl`."""
-    part_rows: int = PART_ROWS
-    """Rows of the input in a part of the output."""
-    format: str | None = None
-    """Name of a format whose output is a folder (`data.BY_NAME`); None: by the suffix of the output."""
-    with_videos: bool = False
-    """Whether the videos go to the output too, where its format has room for them."""
-    cut: str | None = None
-    """How the parts of videos that rows are about are cut out for a `videofolder` with videos, `copy` or `exact`; None:
-    whole videos are copied."""
-    max_row_bytes: int = MAX_ROW_BYTES
-    """The largest row that is read into memory, in bytes without compression."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_row_bytes, int) or self.max_row_bytes < 1:
-            raise SettingsError(f"max_row_bytes must be at least 1 byte; got {self.max_row_bytes!r}")
 
 
 def caption_file(
@@ -134,11 +90,13 @@ def caption_file(
         TooManyFailuresError: more rows failed than may.
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
-    return run_file(Run, operator, input, output, progress=progress, settings=settings or RunSettings(**given))
+    return run_file(
+        LocalAnswerer, operator, input, output, progress=progress, settings=settings or RunSettings(**given)
+    )
 
 
 def run_file(
-    make_run: Callable[..., Run],
+    make_answerer: MakeAnswerer,
     operator: VideoCaptioningFromVLMMapper,
     input: str | AnyPath,  # noqa: A002
     output: str | AnyPath,
@@ -146,17 +104,17 @@ def run_file(
     progress: Progress | None,
     settings: RunSettings,
 ) -> RunSummary:
-    """Check what can be checked at once, and run; `make_run` is `Run` or a kind of it. The rest is as for
+    """Check what can be checked at once, and run; `make_answerer` gives who answers. The rest is as for
     `caption_file`."""
     place = located(output)
     if not isinstance(place, StoredPath):
-        return _run_file(make_run, operator, input, place, progress, settings)
+        return _run_file(make_answerer, operator, input, place, progress, settings)
     check_destination(place, format=settings.format, overwrite=settings.overwrite)
     local = local_place(place)
     if not (settings.overwrite or settings.discard_edits):
         bring_back(local, place)
     try:
-        summary = _run_file(make_run, operator, input, local, progress, settings, address=place)
+        summary = _run_file(make_answerer, operator, input, local, progress, settings, address=place)
     finally:
         if run_folder(local).exists():
             note_run(run_folder(local), place)
@@ -167,7 +125,7 @@ def run_file(
 
 
 def _run_file(
-    make_run: Callable[..., Run],
+    make_answerer: MakeAnswerer,
     operator: VideoCaptioningFromVLMMapper,
     input: str | AnyPath,  # noqa: A002
     output: Path,
@@ -202,48 +160,47 @@ def _run_file(
         journal = stack.enter_context(_journal(output))
         remember_leave(journal, target)
         watch = stack.enter_context(progress or NoProgress())
-        run = make_run(operator, source, form, journal, watch, target, settings)
-        run.leave_out = own
-        return run.run()
+        work = Work(
+            operator=operator,
+            planner=replace(operator.planner, form=form),
+            root=operator.video_root or source.folder,
+            source=source,
+            journal=journal,
+            settings=settings,
+            progress=watch,
+            summary=RunSummary(
+                output=target.path,
+                run_folder=journal.folder,
+                model=model_name(operator),
+                is_served=bool(operator_servers(operator)),
+                passed_over=dict(passed_over(source)),
+            ),
+            leave_out=own,
+        )
+        return Run(work, target, make_answerer(work)).run()
 
 
 class Run:
     """Rows on their way, and what is done with each outcome."""
 
-    def __init__(
-        self,
-        operator: VideoCaptioningFromVLMMapper,
-        source: Source,
-        form: RowForm,
-        journal: Journal,
-        progress: Progress,
-        target: Target,
-        settings: RunSettings,
-    ) -> None:
+    def __init__(self, work: Work, target: Target, answerer: Answerer) -> None:
         self._target = target
-        self.summary = RunSummary(
-            output=target.path,
-            run_folder=journal.folder,
-            model=model_name(operator),
-            is_served=bool(operator_servers(operator)),
-            passed_over=dict(passed_over(source)),
-        )
-        self._operator = operator
-        self._source = source
-        self._form = form
-        self._journal = journal
-        self._progress = progress
-        self._settings = settings
+        self._answerer = answerer
+        self._operator = operator = work.operator
+        self._planner = work.planner
+        self._root = work.root
+        self._source = source = work.source
+        self._form = form = work.planner.form
+        self._journal = journal = work.journal
+        self._progress = work.progress
+        self._settings = settings = work.settings
+        self.summary = work.summary
         self._failures = settings.failures or failures_path(target.path)
         self._identity = RunIdentity.at_one_time(operator, source, target, limit=settings.limit)
         self._input_bytes = input_bytes(source)
-        self._planner = replace(operator.planner, form=form)
-        self._root = operator.video_root or source.folder
         self._answered: dict[int, int] = {}
         self._replayed: dict[int, int] = {}
         self._marks: dict[RequestId, Any] = {}
-        self.leave_out: OwnFiles | None = None
-        """Files in the input's folder that are the run's own."""
         self._digests = Digests(target, form)
         discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
         self._edits = Edits(journal, self._digests, discard=discard)
@@ -263,10 +220,12 @@ class Run:
             self._journal.drop_edits()
         remove_leftovers(self._target.path, self._failures)
         with self._told():
-            self._make_ready()
+            asked = self._answerer.make_ready(self._identity, self.answer)
+            if self._answerer.loads_model:
+                self._check_revision()
             parts = self._parts()
             try:
-                self._rows(parts)
+                self._rows(parts, asked)
                 self._end(parts)
             finally:
                 parts.close(keep=True)
@@ -337,6 +296,8 @@ class Run:
         Raises:
             SettingsError: it is another one.
         """
+        self._answerer.recover()
+        written = self._journal.identity()
         kept, settings = self._kept_identity(), self._settings
         differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
         if differences and not settings.update:
@@ -355,6 +316,11 @@ class Run:
         elif not self._operator.skip_op_error:  # it stopped at one, which may have been mended
             self._journal.forget_failures(None)
         self._remember()
+        if written is not None and not settings.update and not self._answerer.loads_model:
+            # a version that was not known then may be now: answers go by what was written down
+            self._identity = RunIdentity(**written)
+            self._remember()
+        self._answerer.settle()
 
     def _kept_identity(self) -> Any:
         """What the journal says the run is, as this version would say it."""
@@ -436,16 +402,6 @@ class Run:
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
         return self.summary
 
-    def _make_ready(self) -> None:
-        """Load the model now, so that its time is not counted as captioning."""
-        began = time.monotonic()
-        servers = operator_servers(self._operator)
-        self._progress.say(f"connecting to {servers}" if servers else f"loading {self.summary.model or 'the model'}")
-        self._operator.start()
-        self.summary.model = model_name(self._operator)
-        self.summary.load_seconds = time.monotonic() - began
-        self._check_revision()
-
     def _check_revision(self) -> None:
         """A model that had to be fetched shows its version only now."""
         kept = self._kept_identity()
@@ -458,7 +414,7 @@ class Run:
         if kept != self._identity.as_dict():
             self._remember()
 
-    def _rows(self, parts: PartedOutput) -> None:
+    def _rows(self, parts: PartedOutput, asked: Operator) -> None:
         """Send the rows that are not in finished parts through the pipe."""
         for part in parts.done:
             self.summary.merge(part.counts)
@@ -475,7 +431,15 @@ class Run:
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
         rows = islice(self._source, first, self._settings.limit)
         try:
-            times = self._stream(self._read(rows, first), writer.put, results=Answers(self), first_row=first)
+            times = run_pipe(
+                asked,
+                self._read(rows, first),
+                writer.put,
+                planner=self._planner,
+                root=self._root,
+                results=Answers(self),
+                first_row=first,
+            )
         except BaseException:
             if self._cutter is not None:  # what waits in line for a part is not to hold up the end
                 self._cutter.close()
@@ -485,25 +449,7 @@ class Run:
         writer.finish()
         self.summary.seconds = time.monotonic() - began
         self.summary.stages = times.with_stage(Stage("write", writer.clock.seconds), seconds=self.summary.seconds)
-        self.summary.engine = self._notes()
-
-    def _stream(
-        self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None], *, results: Results, first_row: int
-    ) -> StageTimes:
-        """Send rows through the pipe."""
-        return run_pipe(
-            self._operator,
-            rows,
-            emit,
-            planner=self._planner,
-            root=self._root,
-            results=results,
-            first_row=first_row,
-        )
-
-    def _notes(self) -> list[str]:
-        """What the summary says of the model."""
-        return captioner_notes(self._operator.captioner)
+        self._answerer.report()
 
     def _end(self, parts: PartedOutput) -> None:
         """Bring everything together under its final name."""
@@ -522,6 +468,7 @@ class Run:
         self._say_what_was_kept()
         self._say_growth()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
+        self._answerer.end()
 
     def _say_what_was_kept(self) -> None:
         kept, found = self._edits.kept_name, self._edits.found
@@ -547,7 +494,9 @@ class Run:
         """A sentence that says what is kept of a run that ends early, and how to go on."""
         if not self._journal.has_answers and not self.summary.rows_in:
             return "no row was done, and nothing is written"
-        kept = self._done()
+        kept = f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
+        if not self.summary.rows_in:
+            kept = self._answerer.progress_made() or kept
         if isinstance(exc, TooManyFailuresError):
             return kept
         if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
@@ -557,9 +506,6 @@ class Run:
             )
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; the same command{without} goes on from there"
-
-    def _done(self) -> str:
-        return f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
 
     def answer(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """What an earlier go of this run has for a request about a row."""
@@ -747,20 +693,6 @@ def _too_many(summary: Counts) -> TooManyFailuresError:
     return TooManyFailuresError(
         f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; "
         "with a larger limit the run goes on, and `reelscribe retry` tries them again"
-    )
-
-
-def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
-    """The model that will be loaded; None where the operator was given a living captioner, or its server's model is
-    not known yet."""
-    return operator.served_model or (operator.spec.model or None if operator.spec is not None else None)
-
-
-def operator_servers(operator: VideoCaptioningFromVLMMapper) -> str:
-    """Addresses of the servers that run the model, for a message; empty where none does."""
-    addresses = server_addresses(operator.spec) if operator.spec is not None else []
-    return ", ".join(addresses[:SHOWN_SERVERS]) + (
-        f" and {len(addresses) - SHOWN_SERVERS} more" if len(addresses) > SHOWN_SERVERS else ""
     )
 
 
