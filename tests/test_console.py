@@ -19,8 +19,8 @@ from rows import jsonl, load
 
 SCRIPT = """
 import sys
-from reelscribe import ScriptedCaptioner, cli, mapper
-mapper.load_captioner = lambda spec: ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else "words")
+from reelscribe import ScriptedCaptioner, cli, operator
+operator.load_captioner = lambda spec: ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else "words")
 cli.main(sys.argv[1:])
 """
 
