@@ -20,8 +20,13 @@ from click.testing import CliRunner, Result
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, cli
 from reelscribe.data import open_source
 from reelscribe.data.base import MAX_ROW_BYTES
-from reelscribe.pipeline import WeighedRow, weight_of
+from reelscribe.pipeline import weight_of
 from reelscribe.recipe import read_recipe
+from reelscribe.rows.asks import Ask
+from reelscribe.rows.data_juicer_rows import DataJuicerRows
+from reelscribe.rows.fields import FieldNames
+from reelscribe.rows.one_video_rows import OneVideoRows
+from reelscribe.rows.plan import Planner
 from reelscribe.runners.run.run import RunSettings
 from reelscribe.runners.settings import read_yaml
 from rows import jsonl, load
@@ -315,7 +320,9 @@ def test_rows_wait_by_all_that_they_hold(tmp_path: Path) -> None:
     """Fields that nobody asks about take memory too while their row waits."""
     row = {"video": "a.mp4", "long": "x" * 10_000, "inside": [{"deep": "y" * 10_000}]}
     assert weight_of(row) > 20_000
-    assert weight_of(WeighedRow({"videos": ["a.mp4"]}, row)) == weight_of(row)
+    names = FieldNames()
+    for form in (OneVideoRows(names, "video"), DataJuicerRows(names, "videos")):
+        assert weight_of(Planner(form=form, asks=(Ask(),), seed=0).plan(row, 0).sample) == weight_of(row)
     assert weight_of(dict.fromkeys(map(str, range(1000)))) >= 100_000
 
 

@@ -264,7 +264,11 @@ def test_answers_of_a_cluster_are_never_un_pickled(tmp_path: Path, mark: Path) -
     evil = pickle.dumps(Evil(mark))
     for path in hostile_answers(tmp_path / "answers", evil):
         with pytest.raises(ValueError):
-            [result_of(RequestId(row, video), text) for row, all_ in ray_run._rows_in(path) for video, _, text in all_]
+            [
+                result_of(RequestId(row, video, ask), text)
+                for row, all_ in ray_run._rows_in(path)
+                for video, ask, _, text in all_
+            ]
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(evil)
     assert list(ray_run._rows_in(torn)) == []

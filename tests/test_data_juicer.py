@@ -346,8 +346,8 @@ def test_tokens_of_the_recipe_are_read_and_may_be_given(monkeypatch: pytest.Monk
 
     for name, token in TOKENS.items():
         monkeypatch.setattr(SpecialTokens, name, token)
-    tokens = operator_of().operator.planner.tokens
-    given = operator_of(video_token="<film>").operator.planner.tokens
+    tokens = operator_of().operator.planner.names.tokens
+    given = operator_of(video_token="<film>").operator.planner.names.tokens
     assert tokens.all == tuple(TOKENS.values())
     assert given.video == "<film>"
 

@@ -15,7 +15,7 @@ import pytest
 from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.data.jsonl import JsonlSink
-from reelscribe.data.rows import VideoForm
+from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.runners.report.summary import RunSummary
 from reelscribe.runners.run.journal import Journal
 from reelscribe.runners.run.run import caption_file
@@ -212,7 +212,7 @@ def test_an_error_in_any_stage_ends_the_run_and_the_next_go_is_whole(tmp_path: P
         return wrapped
 
     owner, name = {
-        "rows": (VideoForm, "wrap"),
+        "rows": (OneVideoRows, "slots"),
         "captioner": (ScriptedCaptioner, "_answer"),
         "journal": (Journal, "add"),
         "sink": (JsonlSink, "write"),

@@ -86,8 +86,9 @@ def test_positional_order_is_the_tables():
     op = VideoCaptioningFromVLMMapper(
         "reelscribe/shapes", False, 2, "all", False, "P", "p", {"dtype": "float32"}, {"temperature": 0.5}
     )
-    rules = op.planner
-    assert (op.spec.model, rules.num_candidates, rules.keep, rules.prompt) == ("reelscribe/shapes", 2, "all", "P")
+    rules = op.planner.names
+    (ask,) = op.planner.asks
+    assert (op.spec.model, ask.num_candidates, ask.keep, ask.prompt) == ("reelscribe/shapes", 2, "all", "P")
     assert (op.spec.backend, rules.keep_original, rules.prompt_key) == ("hf", False, "p")
     assert (op.spec.options["dtype"], op.spec.generation.temperature) == ("float32", 0.5)
 

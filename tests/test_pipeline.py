@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from reelscribe import ModelError, VideoCaptioningFromVLMMapper, pipeline
-from reelscribe.rows.plan import RowOutcome
+from reelscribe.rows.outcome import RowOutcome
 from reelscribe.types import Candidate, CaptionResult
 from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.processes.pool import WorkerPool

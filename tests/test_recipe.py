@@ -57,7 +57,7 @@ def test_the_operators_parameters_are_read_from_the_file(tmp_path: Path) -> None
         "eoc_token": "<e>",
     }
     operator = build_operator(found.parameters)
-    assert operator.planner.tokens.all == ("<v>", "<i>", "<a>", "<e>")
+    assert operator.planner.names.tokens.all == ("<v>", "<i>", "<a>", "<e>")
 
 
 def test_the_operators_own_entry_wins_over_the_top_level() -> None:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.data.json_row import MAX_DEPTH, read_row
-from reelscribe.data.rows import VideoForm, VideosForm
+from reelscribe.rows.data_juicer_rows import DataJuicerRows
+from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.rows.plan import Planner
 from reelscribe.runners.report.summary import RunSummary
 from reelscribe.runners.run.journal import DATABASE, run_folder
@@ -405,13 +406,13 @@ def test_any_values_of_arrow(tmp_path: Path, array: pa.Array, column: str, suffi
 # errors that nobody expected
 
 STAGES: dict[str, tuple[Any, str]] = {
-    "wrap": (VideoForm, "wrap"),
+    "read": (OneVideoRows, "slots"),
     "plan": (Planner, "_plan"),
     "check": (Planner, "_checked"),
     "finish": (Planner, "_finish"),
     "look up": (Run, "answer"),
     "keep": (Run, "keep"),
-    "place": (VideoForm, "unwrap"),
+    "place": (OneVideoRows, "place"),
 }
 
 
@@ -448,10 +449,10 @@ def test_an_unexpected_error_of_one_row_is_its_failure_and_in_a_log(
 def test_errors_of_the_machine_and_the_user_still_end_the_run(
     tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaking(*_args: Any) -> Any:
+    def breaking(*_args: Any, **_named: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(VideosForm, "wrap", breaking)
+    monkeypatch.setattr(DataJuicerRows, "slots", breaking)
     with pytest.raises(type(error)):
         caption(jsonl(tmp_path / "in.jsonl", [{"text": "", "videos": ["a.mp4"]}]), tmp_path / "out.jsonl")
 

@@ -21,8 +21,11 @@ from reelscribe import (
 )
 from reelscribe.data import open_source
 from reelscribe.data.jsonl import JsonlSink
-from reelscribe.data.rows import CAPTIONS_FIELD, FieldNames, VideoForm, VideosForm, choose_form
 from reelscribe.operator import DEFAULT_PROMPT
+from reelscribe.rows.data_juicer_rows import DataJuicerRows
+from reelscribe.rows.fields import FieldNames
+from reelscribe.rows.forms import choose_form
+from reelscribe.rows.one_video_rows import CAPTIONS_FIELD, OneVideoRows
 from reelscribe.runners.report.progress import LogProgress
 from reelscribe.runners.report.summary import RunSummary, print_summary, summary_lines
 from reelscribe.runners.run.failures import describe_video
@@ -236,13 +239,13 @@ def test_videos_as_bytes_go_from_parquet_to_parquet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "column", "form"),
     [
-        ([{"videos": ["a"]}], "videos", VideosForm),
-        ([{"videos": None, "video": "a"}, {"videos": []}], "video", VideoForm),
-        ([{"videos": None}, {"text": "x"}], "videos", VideosForm),
-        ([{"videos": "a"}], "videos", VideoForm),
-        ([{"id": 1}, {"video": b"a"}], "video", VideoForm),
-        ([{"video": None}], "video", VideoForm),
-        ([], "videos", VideosForm),
+        ([{"videos": ["a"]}], "videos", DataJuicerRows),
+        ([{"videos": None, "video": "a"}, {"videos": []}], "video", OneVideoRows),
+        ([{"videos": None}, {"text": "x"}], "videos", DataJuicerRows),
+        ([{"videos": "a"}], "videos", OneVideoRows),
+        ([{"id": 1}, {"video": b"a"}], "video", OneVideoRows),
+        ([{"video": None}], "video", OneVideoRows),
+        ([], "videos", DataJuicerRows),
     ],
 )
 def test_the_form_is_seen_from_the_rows(rows: Rows, column: str, form: type) -> None:
@@ -251,8 +254,8 @@ def test_the_form_is_seen_from_the_rows(rows: Rows, column: str, form: type) -> 
 
 def test_the_field_can_be_named() -> None:
     names = FieldNames(video_key="clip")
-    assert choose_form([{"clip": {"path": "a"}}], names) == VideoForm(names, "clip")
-    assert choose_form([{"clip": ["a"]}], names) == VideosForm(names, "clip")
+    assert choose_form([{"clip": {"path": "a"}}], names) == OneVideoRows(names, "clip")
+    assert choose_form([{"clip": ["a"]}], names) == DataJuicerRows(names, "clip")
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reelscribe.answering.selection import SELECTORS, Choice, hamming_distance, is_unspaced, simhash
+from reelscribe.types import Candidate
 
 
-def keep(mode, candidates, original="", seed=0):
-    return SELECTORS[mode](candidates, Choice(original, seed))
+def keep(mode, texts, original="", seed=0):
+    return [one.text for one in SELECTORS[mode]([Candidate(text) for text in texts], Choice(original, seed))]
 
 
 def test_random_any_depends_on_the_seed_alone():
@@ -61,3 +62,17 @@ def test_what_counts_as_unspaced():
     assert is_unspaced("白色的小羊")
     assert not is_unspaced("hello")
     assert not is_unspaced("白色的 小羊")
+
+
+@pytest.mark.parametrize("mode", SELECTORS)
+def test_whole_candidates_are_kept(mode):
+    given = [Candidate("a", "stop", 3, -0.5), Candidate("b", "length", 9, -2.0)]
+    assert all(any(one is other for other in given) for one in SELECTORS[mode](given, Choice("b", 1)))
+
+
+def test_of_equal_texts_the_first_is_kept_whichever_was_drawn():
+    given = [Candidate("a", reasoning=str(i)) for i in range(4)]
+    for seed in range(20):
+        assert SELECTORS["random_any"](given, Choice("", seed))[0] is given[0]
+    assert SELECTORS["similar_one_simhash"](given, Choice("a", 0))[0] is given[0]
+    assert SELECTORS["all"](given, Choice("", 0)) == given

@@ -6,16 +6,14 @@ from hypothesis import strategies as st
 
 from reelscribe.errors import SettingsError
 from reelscribe.rows.text import (
-    DEFAULT_TOKENS,
     Chunk,
-    SpecialTokens,
     find_tokens,
     insert_captions,
     join_chunks,
-    ordinary_text,
     split_chunks,
     video_chunks,
 )
+from reelscribe.rows.tokens import DEFAULT_TOKENS, SpecialTokens, ordinary_text
 
 CUSTOM = SpecialTokens(video="[V]", image="[I]", audio="[A]", eoc="\n\n")
 VOCABULARIES = st.sampled_from([DEFAULT_TOKENS, CUSTOM])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .models.captioner import Captioner, GenerationConfig, ModelSpec
     from .models.scripted import ScriptedCaptioner
     from .operator import VideoCaptioningFromVLMMapper
-    from .rows.plan import RowOutcome
+    from .rows.outcome import RowOutcome
     from .types import Candidate, CaptionRequest, CaptionResult, Clip, Failure
     from .video.frames.moments import FramePolicy, FrameSettings
 
@@ -42,7 +42,7 @@ _HOMES = {
     "models": ("CAPTIONERS", "load_captioner"),
     "models.captioner": ("Captioner", "GenerationConfig", "ModelSpec"),
     "models.scripted": ("ScriptedCaptioner",),
-    "rows.plan": ("RowOutcome",),
+    "rows.outcome": ("RowOutcome",),
     "types": ("Candidate", "CaptionRequest", "CaptionResult", "Clip", "Failure"),
     "answering.selection": ("SELECTORS",),
     "video.frames.moments": ("FramePolicy", "FrameSettings"),

@@ -172,7 +172,7 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
         may be null."""
         from data_juicer.core.data import NestedDataset
 
-        features = output_features(dataset.features, self.operator.planner.new_fields)
+        features = output_features(dataset.features, self.operator.planner.form.new_fields())
         dataset = NestedDataset(dataset)
         for name, feature in features.items():
             if name not in dataset.features:

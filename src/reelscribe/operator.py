@@ -27,6 +27,7 @@ from .models.captioner import (
 )
 from .pipeline import Results, run_pipe
 from .printable import logger
+from .rows.asks import Ask
 from .rows.columns import (
     batch_fields,
     batch_to_rows,
@@ -36,8 +37,11 @@ from .rows.columns import (
     output_features,
     rows_to_batch,
 )
-from .rows.plan import Planner, RowOutcome
-from .rows.text import SpecialTokens
+from .rows.data_juicer_rows import DataJuicerRows
+from .rows.fields import FieldNames
+from .rows.outcome import RowOutcome
+from .rows.plan import Planner
+from .rows.tokens import SpecialTokens
 from .stores import AnyPath, located
 from .timing import StageTimes
 from .types import Failure, Sample, TimeWindow
@@ -215,25 +219,32 @@ class VideoCaptioningFromVLMMapper:
             fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
             pixel_aspect, tone_map, deinterlace, fit,
         )  # fmt: skip
-        self.planner = Planner(
+        names = FieldNames(
             text_key=text_key,
             video_key=video_key,
-            tokens=SpecialTokens(video=video_token, image=image_token, audio=audio_token, eoc=eoc_token),
-            prompt=prompt or DEFAULT_PROMPT,
             prompt_key=prompt_key,
-            system_prompt=system_prompt,
-            num_candidates=caption_num,
-            keep=keep_candidate_mode,
-            keep_original=keep_original_sample,
-            seed=seed if self.generation.seed is None else self.generation.seed,
-            window=TimeWindow(start_seconds, end_seconds),
             window_keys=(start_key, end_key),
             caption_key=caption_key,
             failure_key=failure_key,
             finish_reason_key=finish_reason_key,
             reasoning_key=reasoning_key,
+            keep_original=keep_original_sample,
+            tokens=SpecialTokens(video=video_token, image=image_token, audio=audio_token, eoc=eoc_token),
         )
-        """The rules for samples: `plan` and `finish`."""
+        ask = Ask(  # 0036: the operator of the contract is a run with one unnamed ask
+            prompt=prompt or DEFAULT_PROMPT,
+            system_prompt=system_prompt,
+            generation=self.generation,
+            num_candidates=caption_num,
+            keep=keep_candidate_mode,
+        )
+        self.planner = Planner(
+            form=DataJuicerRows(names, video_key),
+            asks=(ask,),
+            seed=seed if self.generation.seed is None else self.generation.seed,
+            window=TimeWindow(start_seconds, end_seconds),
+        )
+        """The rules for rows: what to ask, and what becomes of the answers."""
         _check_distinct(
             text_key=text_key,
             video_key=video_key,
@@ -372,7 +383,9 @@ class VideoCaptioningFromVLMMapper:
         Returns:
             How long each stage was at work.
         """
-        return run_pipe(self, rows, emit, results=results, first_row=first_row)
+        return run_pipe(
+            self, rows, lambda outcome: emit(self.planner.placed(outcome)), results=results, first_row=first_row
+        )
 
     def process_batched(self, samples: Any, rank: int | None = None) -> Any:
         """Caption one batch.
@@ -390,12 +403,12 @@ class VideoCaptioningFromVLMMapper:
         """
         self._place(rank)
         if is_table(samples):
-            check_types(samples.schema, self.planner.new_fields)
+            check_types(samples.schema, self.planner.form.new_fields())
         rows = batch_to_rows(samples)
         outcomes: list[RowOutcome] = []
         self.run_stream(rows, outcomes.append)
         self.failures = [(o.row, video, failure) for o in outcomes for video, failure in o.failures]
-        made, new_fields = [sample for o in outcomes for sample in o.samples], self.planner.new_fields
+        made, new_fields = [sample for o in outcomes for sample in o.samples], self.planner.form.new_fields()
         extra = [name for name, kind in new_fields.items() if kind != "text"]
         fields = batch_fields(samples, made=made, extra=extra)
         batch = rows_to_batch(made, fields, like=samples, new_fields=new_fields)
@@ -444,7 +457,7 @@ class VideoCaptioningFromVLMMapper:
             return self.process_batched(dict(dataset))
         if isinstance(dataset, list):
             return self._run_rows(dataset)
-        self.check_fields(_fields_of(dataset, until=self.planner.prompt_key))
+        self.check_fields(_fields_of(dataset, until=self.planner.names.prompt_key))
         return self._run_dataset(dataset)
 
     def _run_dataset(self, dataset: Any) -> Any:
@@ -473,7 +486,7 @@ class VideoCaptioningFromVLMMapper:
     def _run_splits(self, splits: Mapping[str, Any]) -> Any:
         """Every split of a `DatasetDict`; failures count rows over the splits in their order."""
         kind: Any = type(splits)
-        wanted = self.planner.prompt_key
+        wanted = self.planner.names.prompt_key
         self.check_fields({name for split in splits.values() for name in _fields_of(split, until=wanted)})
         done, failures, first = {}, [], 0
         for name, split in splits.items():
@@ -498,7 +511,7 @@ class VideoCaptioningFromVLMMapper:
         Raises:
             SettingsError: naming the field and those there are.
         """
-        known, wanted = list(fields), self.planner.prompt_key
+        known, wanted = list(fields), self.planner.names.prompt_key
         if wanted is not None and known and wanted not in known:
             raise SettingsError(
                 f"prompt_key is {wanted!r}, but no row has that field; there are {', '.join(sorted(known))}"
@@ -530,5 +543,5 @@ def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:
     """Options of `Dataset.map` that keep the types of the fields when the first batch is all null."""
     if not hasattr(dataset, "cache_files"):  # a streamed data set has no cache and may not know its features
         return {}
-    features = output_features(dataset.features, planner.new_fields)
+    features = output_features(dataset.features, planner.form.new_fields())
     return {"load_from_cache_file": False, "features": features, "remove_columns": dataset.column_names}

@@ -11,16 +11,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import ModelError
 from .models.captioner import Captioner, captioner_advice, captioner_seconds
-from .rows.plan import Plan, Planner, RowOutcome
-from .stores import StoredPath
+from .rows.outcome import RowOutcome
+from .rows.plan import Plan, Planner
+from .stores import AnyPath
 from .timing import BusyClock, Stage, StageTimes
 from .types import (
-    BadRow,
     CaptionRequest,
     CaptionResult,
     Clip,
@@ -49,7 +48,7 @@ class Operator(Protocol):
 
     planner: Planner
     limits: ReadLimits
-    video_root: Path | StoredPath | None
+    video_root: AnyPath | None
 
     @property
     def captioner(self) -> Captioner:
@@ -67,11 +66,11 @@ class Operator(Protocol):
 class Results(Protocol):
     """Results that outlive a run; may be called from any thread."""
 
-    def get(self, request: CaptionRequest) -> CaptionResult | None:
-        """What this request was answered before; None: it was not."""
+    def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
+        """What this request about a row was answered before; None: it was not."""
 
-    def put(self, request: CaptionRequest, result: CaptionResult) -> None:
-        """Keep an answer. An exception ends the run."""
+    def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+        """Keep an answer about a row. An exception ends the run."""
 
 
 def run_pipe(
@@ -79,6 +78,8 @@ def run_pipe(
     rows: Iterable[Sample],
     emit: Callable[[RowOutcome], None],
     *,
+    planner: Planner | None = None,
+    root: AnyPath | None = None,
     results: Results | None = None,
     first_row: int = 0,
 ) -> StageTimes:
@@ -89,15 +90,17 @@ def run_pipe(
 
     Args:
         operator: the rules, the reading and the model.
-        rows: what to caption.
+        rows: what to caption; each travels with its plan and comes out as it came in.
         emit: takes what each row became.
+        planner: the rules, where the rows have another form than the operator's.
+        root: what relative video paths are relative to; None: as the operator has it.
         results: what was answered before, and where answers are kept.
         first_row: index of the first of these rows in the input.
 
     Returns:
         How long each stage was at work.
     """
-    pipe = _Pipe(operator, emit, results, first_row)
+    pipe = _Pipe(operator, planner or operator.planner, root or operator.video_root, emit, results, first_row)
     before, began = captioner_seconds(operator.captioner), time.monotonic()
     pipe.run(rows)
     while pipe.asks_again:
@@ -110,14 +113,22 @@ class _Pipe:
     """Rows in flight, by index, and the next one to emit."""
 
     def __init__(
-        self, operator: Operator, emit: Callable[[RowOutcome], None], results: Results | None, first_row: int
+        self,
+        operator: Operator,
+        planner: Planner,
+        root: AnyPath | None,
+        emit: Callable[[RowOutcome], None],
+        results: Results | None,
+        first_row: int,
     ) -> None:
         self._operator = operator
+        self._planner = planner
+        self._root = root
         self._emit = emit
         self._kept = results
         self._changed = threading.Condition()
         self._plans: dict[int, Plan] = {}
-        self._results: dict[int, dict[int, CaptionResult]] = {}
+        self._results: dict[int, dict[RequestId, CaptionResult]] = {}
         self._next = self._taken = first_row
         self._bytes_ahead = 0
         self._again: deque[CaptionRequest] = deque()
@@ -156,7 +167,7 @@ class _Pipe:
             self._requests(rows, holds_back=True),
             policy,
             limits=self._operator.limits,
-            root=self._operator.video_root,
+            root=self._root,
         )
         self._streams.append(stream)
         return _Clips(self, stream)
@@ -171,7 +182,7 @@ class _Pipe:
                 sample = next(source, None)
                 if sample is None:
                     break
-                plan = self._operator.planner.plan(sample, self._taken)
+                plan = self._planner.plan(sample, self._taken)
             self._add(plan)
             yield from self._unanswered(plan)
 
@@ -185,16 +196,16 @@ class _Pipe:
     def _unanswered(self, plan: Plan) -> Iterator[CaptionRequest]:
         """The requests that no earlier run has an answer for; the others are answered here."""
         for request in plan.requests:
-            known = self._known(request)
+            known = self._known(request, plan.sample)
             if known is None:
                 yield request
             else:
                 self._settle(replace(known, request_id=request.id))
 
-    def _known(self, request: CaptionRequest) -> CaptionResult | None:
+    def _known(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """What is kept for a request; the failure of its row where looking for it goes wrong."""
         try:
-            return self._kept.get(request) if self._kept is not None else None
+            return self._kept.get(request, row) if self._kept is not None else None
         except Exception as exc:
             if not belongs_to_row(exc):
                 raise
@@ -204,13 +215,14 @@ class _Pipe:
         """Keep an answer; one that cannot be kept is a failure of its row."""
         if self._kept is None:
             return result
+        row = self._plans[request.id.row].sample
         try:
-            self._kept.put(request, result)
+            self._kept.put(request, result, row)
         except Exception as exc:
             if not belongs_to_row(exc):
                 raise
             result = CaptionResult(request.id, failure=internal_failure(exc))
-            self._kept.put(request, result)
+            self._kept.put(request, result, row)
         return result
 
     def _wait_for_room(self) -> bool:
@@ -230,11 +242,11 @@ class _Pipe:
         request = self._request_of(result.request_id)
         if request is None:
             return
-        result = self._operator.planner.checked(result)
+        result = self._planner.checked(result)
         if self._is_asked_again(request, result):
             return
         if request.id in self._asked_again:
-            result = self._operator.planner.of_second_try(result)
+            result = self._planner.of_second_try(result)
         self._settle(self._keep(request, result))
 
     def _request_of(self, id_: RequestId) -> CaptionRequest | None:
@@ -245,19 +257,19 @@ class _Pipe:
 
     def _is_asked_again(self, request: CaptionRequest, result: CaptionResult) -> bool:
         """Ask once more, with another seed, where the answer is of no use."""
-        if request.id in self._asked_again or not self._operator.planner.is_worth_another_try(result):
+        if request.id in self._asked_again or not self._planner.is_worth_another_try(result):
             return False
         with self._changed:
             self._asked_again.add(request.id)
-            self._again.append(self._operator.planner.asked_again(request))
+            self._again.append(self._planner.asked_again(request))
             self._changed.notify_all()
         return True
 
     def _settle(self, result: CaptionResult) -> None:
-        row, video = result.request_id
+        id_ = result.request_id
         with self._changed:
-            if row in self._results:
-                self._results[row][video] = result
+            if id_.row in self._results:
+                self._results[id_.row][id_] = result
             self._flush()
 
     def _flush(self) -> None:
@@ -268,17 +280,15 @@ class _Pipe:
             self._bytes_ahead -= weight_of(plan.sample)
             self._asked_again.difference_update(request.id for request in plan.requests)
             self._changed.notify_all()
-            self._emit(
-                self._operator.planner.finish(plan, [results[request.id.video] for request in plan.requests], row)
-            )
+            self._emit(self._planner.finish(plan, results, row))
 
     def finish_rest(self) -> None:
         """Emit the rows a captioner ended without answering, as failures."""
         for row, plan in list(self._plans.items()):
             for request in plan.requests:
-                if request.id.video not in self._results.get(row, {}):
+                if request.id not in self._results.get(row, {}):
                     lost = Failure("model_error", "the captioner ended without an answer for this video")
-                    self.accept(CaptionResult(RequestId(row, request.id.video), failure=lost))
+                    self.accept(CaptionResult(request.id, failure=lost))
 
     def close(self) -> None:
         """Take no more rows."""
@@ -334,23 +344,8 @@ class _Clips:
             self._stream.close()
 
 
-class WeighedRow(dict[str, Any]):
-    """What is asked about a row that holds more than is needed to ask.
-
-    Args:
-        sample: what the operator is to see.
-        row: all of the row, which waits until it is done.
-    """
-
-    def __init__(self, sample: Sample, row: Sample) -> None:
-        super().__init__(sample)
-        self.weight = weight_of(row)
-
-
 def weight_of(sample: Sample) -> int:
     """About how many bytes a row takes."""
-    if isinstance(sample, WeighedRow | BadRow) and sample.weight is not None:
-        return sample.weight
     return sum(_length(value) for value in sample.values())
 
 

@@ -45,12 +45,14 @@ FAILURE_KINDS = {
 
 
 class RequestId(NamedTuple):
-    """Which video of which row a request is for."""
+    """What a request is about; results, the journal and the cluster find answers by it."""
 
     row: int
     """Index of the row in the stream, from 0."""
     video: int
     """Index of the video in the row, from 0."""
+    ask: str = ""
+    """Name of what is asked of the video; the one ask of a run that has no others is unnamed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class CaptionRequest:
     """One video to caption: where it is and what is asked of it."""
 
     id: RequestId
-    """Row and video index."""
+    """Row, video and ask."""
     video: Any
     """The video's value as the sample has it: a path, bytes, or `{'path': …, 'bytes': …}`."""
     prompt: str
@@ -221,8 +223,6 @@ class BadRow(dict[str, Any]):
         self.failure = failure
         self.line = line
         self.added = dict(added or {})
-        self.weight: int | None = None
-        """About how many bytes the row takes that this one stands for; None: what it holds."""
 
     def with_fields(self, added: Mapping[str, Any]) -> BadRow:
         """The same row with fields that the run adds."""

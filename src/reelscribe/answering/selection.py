@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import simhash as _simhash
 
+from ..types import Candidate
+
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 _SHINGLE_WORDS = 2
 
@@ -58,21 +60,24 @@ def hamming_distance(left: int, right: int) -> int:
     return (left ^ right).bit_count()
 
 
-def _random_any(candidates: Sequence[str], choice: Choice) -> list[str]:
-    return [random.Random(choice.seed).choice(candidates)]
+def _random_any(candidates: Sequence[Candidate], choice: Choice) -> list[Candidate]:
+    text = random.Random(choice.seed).choice(candidates).text
+    return [next(one for one in candidates if one.text == text)]  # of equal texts the first, whichever was drawn
 
 
-def _similar_one_simhash(candidates: Sequence[str], choice: Choice) -> list[str]:
-    by_character = any(map(is_unspaced, [choice.original, *candidates]))
+def _similar_one_simhash(candidates: Sequence[Candidate], choice: Choice) -> list[Candidate]:
+    by_character = any(map(is_unspaced, [choice.original, *(one.text for one in candidates)]))
     target = simhash(choice.original, by_character=by_character)
-    return [min(candidates, key=lambda text: hamming_distance(simhash(text, by_character=by_character), target))]
+    return [min(candidates, key=lambda one: hamming_distance(simhash(one.text, by_character=by_character), target))]
 
 
-def _all(candidates: Sequence[str], _choice: Choice) -> list[str]:
+def _all(candidates: Sequence[Candidate], _choice: Choice) -> list[Candidate]:
     return list(candidates)
 
 
-Selector = Callable[[Sequence[str], Choice], list[str]]
+Selector = Callable[[Sequence[Candidate], Choice], list[Candidate]]
+"""Takes whole candidates: their texts as they would be written, without special tokens and never empty (unless all are
+kept), their log-probabilities, tokens and finish reasons. Gives those that are kept, in order."""
 
 SELECTORS: dict[str, Selector] = {
     "random_any": _random_any,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, SettingsError
-from ..rows.plan import has_own_window, window_of
+from ..rows.windows import has_own_window, number_of, window_of
 from ..stores import StoredPath
 from ..types import Sample, TimeWindow
 from .base import WHOLE, Layout, writing
@@ -28,7 +28,6 @@ from .jsonl import JsonlSink, JsonlSource, join_lines
 from .links import check_file, check_folders
 from .media import copy_video
 from .pieces import Piece, piece_name, piece_suffix, waiting_path
-from .rows import number_of
 from .temporary import TemporaryFile
 
 METADATA = "metadata.jsonl"

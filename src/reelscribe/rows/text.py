@@ -1,4 +1,4 @@
-"""The text grammar of a sample: special tokens, chunks, and where captions go.
+"""Data-Juicer's text grammar: chunks, the videos that they own, and where captions go.
 
 A text is split at end-of-chunk tokens; a chunk with k video tokens owns the next k videos. Pure functions over
 strings; nothing here knows what a video or a model is.
@@ -6,45 +6,10 @@ strings; nothing here knows what a video or a model is.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
-from ..errors import SettingsError
-
-
-@dataclass(frozen=True)
-class SpecialTokens:
-    """The strings that mark media and chunk ends in a text (Data-Juicer's by default)."""
-
-    video: str = "<__dj__video>"
-    """Stands where a video is shown."""
-    image: str = "<__dj__image>"
-    """Stands where an image is shown."""
-    audio: str = "<__dj__audio>"
-    """Stands where a sound is heard."""
-    eoc: str = "<|__dj__eoc|>"
-    """Ends a chunk."""
-
-    def __post_init__(self) -> None:
-        if not all(self.all) or any(a in b for a in self.all for b in self.all if a is not b):
-            raise SettingsError(
-                f"special tokens must be four non-empty strings, none of them part of another; got {self.all!r}"
-            )
-
-    @property
-    def all(self) -> tuple[str, str, str, str]:
-        """The four tokens."""
-        return (self.video, self.image, self.audio, self.eoc)
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches any of the tokens, the longest first."""
-        return re.compile("|".join(re.escape(token) for token in sorted(self.all, key=len, reverse=True)))
-
-
-DEFAULT_TOKENS = SpecialTokens()
+from .tokens import DEFAULT_TOKENS, SpecialTokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +43,6 @@ def video_chunks(text: str | None, *, num_videos: int, tokens: SpecialTokens = D
     if any(chunk.num_videos for chunk in chunks):
         return [chunk for chunk in chunks if chunk.num_videos]
     return [Chunk(tokens.video * num_videos + chunks[0].text, num_videos)]
-
-
-def ordinary_text(text: str, tokens: SpecialTokens = DEFAULT_TOKENS) -> str:
-    """The text without special tokens, stripped; what is left holds none, even where removal would join one."""
-    while tokens.pattern.search(text):
-        text = tokens.pattern.sub("", text)
-    return text.strip()
 
 
 def insert_captions(chunk: Chunk, captions: Sequence[str], tokens: SpecialTokens = DEFAULT_TOKENS) -> str:

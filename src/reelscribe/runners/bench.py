@@ -10,20 +10,18 @@ import math
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data import Source, open_source
-from ..data.rows import choose_form
 from ..errors import DataError
 from ..operator import VideoCaptioningFromVLMMapper
 from ..printable import printable
+from ..rows.forms import choose_form
 from ..stores import AnyPath
 from ..types import CaptionRequest, Clip, Failure
 from ..video.processes.clip_stream import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
-from .run.checks import field_names, relative_to
 from .run.run import caption_file
 
 if TYPE_CHECKING:
@@ -108,24 +106,21 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
         ModelError: the model cannot be loaded.
     """
     source = open_source(input, images=operator.limits.allow_images)
-    with relative_to(operator, source.folder):
-        rows = _sample_rows(operator, source, clips)
-        operator.start()
-        report, sample = _read_alone(operator, rows, clips)
-        captioner = operator.captioner
-        _exhaust(captioner.caption(iter(sample[:1])))
-        if hasattr(captioner, "prepare"):
-            report.ceilings.append(
-                Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread")
-            )
-        served = operator.spec is not None and operator.spec.backend == "server"
-        _model_alone(report, captioner, sample, size_name="videos in flight" if served else "batch size")
-        if cores := getattr(captioner, "cores", 0):
-            report.shared = _shared(report, cores)
-        at_once = _videos_at_once(captioner, sample, report.recommended.get("--batch-size"))
-        largest = max(clip.nbytes for _, clip in sample)
-        del sample
-        _whole(report, operator, input, limit=len(rows))
+    rows, requests = _sample(operator, source, clips)
+    operator.start()
+    report, sample = _read_alone(operator, requests, root=operator.video_root or source.folder)
+    captioner = operator.captioner
+    _exhaust(captioner.caption(iter(sample[:1])))
+    if hasattr(captioner, "prepare"):
+        report.ceilings.append(Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread"))
+    served = operator.spec is not None and operator.spec.backend == "server"
+    _model_alone(report, captioner, sample, size_name="videos in flight" if served else "batch size")
+    if cores := getattr(captioner, "cores", 0):
+        report.shared = _shared(report, cores)
+    at_once = _videos_at_once(captioner, sample, report.recommended.get("--batch-size"))
+    largest = max(clip.nbytes for _, clip in sample)
+    del sample
+    _whole(report, operator, input, limit=rows)
     if _is_doubtful(report):
         report.recommended.clear()
     else:
@@ -134,28 +129,28 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
     return report
 
 
-def _sample_rows(operator: VideoCaptioningFromVLMMapper, source: Source, clips: int) -> list[dict[str, Any]]:
-    """The first rows, until they have so many videos."""
-    form = choose_form(source, field_names(operator))
-    rows, videos = [], 0
+def _sample(operator: VideoCaptioningFromVLMMapper, source: Source, clips: int) -> tuple[int, list[CaptionRequest]]:
+    """How many of the first rows have so many videos, and what is asked about these."""
+    form = choose_form(source, operator.planner.names)
+    planner = replace(operator.planner, form=form)
+    rows, videos, requests = 0, 0, list[CaptionRequest]()
     for row in source:
         if videos >= clips:
             break
-        rows.append(form.wrap(row))
+        requests += planner.plan(row, rows).requests
+        rows += 1
         videos += len(form.videos(row))
-    return rows
+    return rows, requests[:clips]
 
 
 def _read_alone(
-    operator: VideoCaptioningFromVLMMapper, rows: Sequence[dict[str, Any]], clips: int
+    operator: VideoCaptioningFromVLMMapper, requests: Sequence[CaptionRequest], *, root: AnyPath
 ) -> tuple[BenchReport, list[Pair]]:
-    """Read the sample with nothing else at work, and keep it."""
+    """Read the sample with nothing else busy, and keep it."""
     policy = operator.policy
     if policy is None:
         raise DataError("this captioner looks at no videos: there is nothing to measure")
-    plans = (operator.planner.plan(row, number) for number, row in enumerate(rows))
-    requests = list(islice((request for plan in plans for request in plan.requests), clips))
-    settings: dict[str, Any] = {"limits": operator.limits, "root": operator.video_root}
+    settings: dict[str, Any] = {"limits": operator.limits, "root": root}
     _exhaust(ClipStream(operator.pool, requests[:1], policy, **settings))
     stream = ClipStream(operator.pool, requests, policy, **settings)
     began = time.perf_counter()

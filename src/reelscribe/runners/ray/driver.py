@@ -23,15 +23,15 @@ from typing import Any, Protocol
 from ... import errors
 from ...data import LeaveOut, open_source
 from ...data.base import MAX_ROW_BYTES
-from ...data.rows import RowForm
 from ...errors import FailedSamplesError, MissingExtraError, ModelError, ReelscribeError, SettingsError
 from ...errors import TooManyFailuresError as TooMany
 from ...operator import VideoCaptioningFromVLMMapper
 from ...rows.columns import batch_fields, batch_to_rows, rows_to_batch
-from ...rows.plan import Plan, Planner
+from ...rows.forms import RowForm
+from ...rows.plan import Plan, Planner, Results
 from ...stores import AnyPath, StoredPath
 from ...timing import BusyClock, Stage, StageTimes
-from ...types import BadRow, CaptionRequest, CaptionResult, Clip, Failure, Sample
+from ...types import BadRow, CaptionRequest, CaptionResult, Clip, Failure, RequestId, Sample
 from ...video.frames.moments import FramePolicy
 from ...video.processes.clip_stream import ClipStream
 from ...video.processes.pool import usable_processors
@@ -50,7 +50,7 @@ ROW = "row"
 SAMPLE = "sample"
 """Column of a row, pickled: it goes from one process of the job to another, and into no file of the run."""
 ANSWERS = "answered"
-"""Column of what the row's videos were answered, plain: video, digest of the request, result as JSON."""
+"""Column of what the row's videos were answered, plain: video, ask, digest of the request, result as JSON."""
 BLOCK_BYTES = 16 << 20
 """Blocks of rows, and of clips, are closed at about this size."""
 SOURCE_ROWS = 256
@@ -83,14 +83,17 @@ def _ray() -> Any:
 class BlockForm(Protocol):
     """How rows lie in the tables that travel, and what becomes of their answers. Plain values."""
 
-    def samples(self, table: Any) -> list[Sample]:
-        """The rows as the operator takes them."""
+    def rows(self, table: Any) -> list[Sample]:
+        """The rows of a table."""
+
+    def planner(self, planner: Planner) -> Planner:
+        """The operator's rules for rows of this form."""
 
     def numbers(self, table: Any) -> list[int] | None:
         """Their indices in the input; None: they have none."""
 
-    def made(self, table: Any, planner: Planner, done: Sequence[tuple[Plan, Sequence[CaptionResult]]]) -> Any:
-        """The table that goes on, of the rows' plans and answers."""
+    def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:
+        """The table that goes on, of the rows' plans and the answers by their keys."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +103,39 @@ class SampleForm:
     skip_op_error: bool = True
     """Whether a failed sample is let through."""
 
-    def samples(self, table: Any) -> list[Sample]:
+    def rows(self, table: Any) -> list[Sample]:
         """See `BlockForm`."""
         return batch_to_rows(table)
+
+    def planner(self, planner: Planner) -> Planner:
+        """See `BlockForm`."""
+        return planner
 
     def numbers(self, table: Any) -> list[int] | None:  # noqa: ARG002
         """See `BlockForm`."""
         return None
 
-    def made(self, table: Any, planner: Planner, done: Sequence[tuple[Plan, Sequence[CaptionResult]]]) -> Any:
+    def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:
         """See `BlockForm`.
 
         Raises:
             FailedSamplesError: a sample failed and may not.
         """
-        outcomes = [planner.finish(plan, results, row) for row, (plan, results) in enumerate(done)]
+        outcomes = [planner.placed(planner.finish(plan, results, row)) for row, plan in enumerate(plans)]
         for failure in (failure for one in outcomes for _, failure in one.failures):
             if not self.skip_op_error:
                 raise FailedSamplesError(f"a sample failed: {failure.kind}: {failure.message}", batch=[])
-        made, new_fields = [sample for one in outcomes for sample in one.samples], planner.new_fields
+        made, new_fields = [sample for one in outcomes for sample in one.samples], planner.form.new_fields()
         extra = [name for name, kind in new_fields.items() if kind != "text"]
         return rows_to_batch(made, batch_fields(table, made=made, extra=extra), like=table, new_fields=new_fields)
 
 
-def answers_type() -> Any:
-    """The Arrow type of the column of answers."""
+def answers_type(*, with_ask: bool = True) -> Any:
+    """The Arrow type of the column of answers; without asks as it was before these had names."""
     import pyarrow as pa
 
-    return pa.list_(pa.struct({"video": pa.int64(), "digest": pa.binary(), "result": pa.string()}))
+    ask = {"ask": pa.string()} if with_ask else {}
+    return pa.list_(pa.struct({"video": pa.int64(), **ask, "digest": pa.binary(), "result": pa.string()}))
 
 
 @dataclass(frozen=True)
@@ -141,31 +149,33 @@ class FileForm:
     root: AnyPath | None = None
     """What relative video paths are relative to."""
 
-    def samples(self, table: Any) -> list[Sample]:
+    def rows(self, table: Any) -> list[Sample]:
         """See `BlockForm`."""
-        return [self.form.wrap(pickle.loads(row)) for row in table[SAMPLE].to_pylist()]
+        return [pickle.loads(row) for row in table[SAMPLE].to_pylist()]
+
+    def planner(self, planner: Planner) -> Planner:
+        """See `BlockForm`."""
+        return replace(planner, form=self.form)
 
     def numbers(self, table: Any) -> list[int] | None:
         """See `BlockForm`."""
         numbers: list[int] = table[ROW].to_pylist()
         return numbers
 
-    def made(self, table: Any, planner: Planner, done: Sequence[tuple[Plan, Sequence[CaptionResult]]]) -> Any:  # noqa: ARG002
+    def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:  # noqa: ARG002
         """See `BlockForm`."""
         import pyarrow as pa
 
-        answers = [self._answers(plan.requests, results) for plan, results in done]
+        answers = [[self._answer(request, results[request.id]) for request in plan.requests] for plan in plans]
         return pa.table({ROW: table[ROW], ANSWERS: pa.array(answers, answers_type())})
 
-    def _answers(self, requests: Sequence[CaptionRequest], results: Sequence[CaptionResult]) -> list[dict[str, Any]]:
-        return [
-            {
-                "video": request.id.video,
-                "digest": self.identity.digest(request),
-                "result": payload_of(result, video_mark(request.video, self.root)),
-            }
-            for request, result in zip(requests, results, strict=True)
-        ]
+    def _answer(self, request: CaptionRequest, result: CaptionResult) -> dict[str, Any]:
+        return {
+            "video": request.id.video,
+            "ask": request.id.ask,
+            "digest": self.identity.digest(request),
+            "result": payload_of(result, video_mark(request.video, self.root)),
+        }
 
 
 @dataclass(frozen=True)
@@ -263,9 +273,10 @@ _reading_seconds: dict[str, float] = {}
 
 def read_block(table: Any, job: Job) -> Iterator[Any]:
     """Read the videos of a table of rows; rows come out as they are read, each with its clips."""
-    operator, samples = _reader(job), job.form.samples(table)
+    operator = _reader(job)
+    planner = job.form.planner(operator.planner)
     policy = _ray().get(job.ledger.policy.remote())
-    plans = [operator.planner.plan(sample, row) for row, sample in enumerate(samples)]
+    plans = [planner.plan(row, number) for number, row in enumerate(job.form.rows(table))]
     if policy is None:
         yield with_clips(table, [[None] * len(plan.requests) for plan in plans])
         return
@@ -287,7 +298,7 @@ def _read(
     operator: VideoCaptioningFromVLMMapper, plans: Sequence[Plan], policy: FramePolicy, job: Job
 ) -> Iterator[tuple[int, list[Clip | Failure]]]:
     """Row by row what was read, as rows are complete."""
-    read: list[dict[int, Clip | Failure]] = [{} for _ in plans]
+    read: list[dict[RequestId, Clip | Failure]] = [{} for _ in plans]
     for row, plan in enumerate(plans):
         if not plan.requests:
             yield row, []
@@ -295,11 +306,11 @@ def _read(
     stream = ClipStream(operator.pool, requests, policy, limits=operator.limits, root=operator.video_root)
     with closing(stream):
         for request, outcome in stream:
-            row, video = request.id
-            read[row][video] = outcome
+            row = request.id.row
+            read[row][request.id] = outcome
             if len(read[row]) == len(plans[row].requests):
                 done, read[row] = read[row], {}
-                yield row, [done[i] for i in range(len(done))]
+                yield row, [done[one.id] for one in plans[row].requests]
     seconds = _reading_seconds[job.key] = _reading_seconds.get(job.key, 0.0) + stream.busy_seconds
     job.ledger.tell_work.remote("decode", _process, seconds)
 
@@ -343,7 +354,8 @@ class BlockCaptioner:
         self._ray = _ray()
         with self._blamed():
             self._operator = job.operator()
-            self._stream = SharedStream(self._operator.captioner, self._operator.planner)
+            self._planner = job.form.planner(self._operator.planner)
+            self._stream = SharedStream(self._operator.captioner, self._planner)
             self._call("tell_policy", self._operator.policy)
 
     def __call__(self, table: Any) -> Any:
@@ -351,17 +363,16 @@ class BlockCaptioner:
         with self._blamed():
             rows, clips = without_clips(table), clips_of(table)
             numbers = self._job.form.numbers(rows)
-            plans = self._plans(self._job.form.samples(rows), numbers)
+            plans = self._plans(self._job.form.rows(rows), numbers)
             results = {one.request_id: one for one in self._results(plans, clips, numbered=numbers is not None)}
-            done = [(plan, [results[request.id] for request in plan.requests]) for plan in plans]
-            self._count(done)
+            self._count(plans, results)
             self._job.ledger.tell_work.remote("model", self._holder, self._at_work.seconds)
-            return self._job.form.made(rows, self._operator.planner, done)
+            return self._job.form.made(rows, self._planner, plans, results)
 
     def _plans(self, samples: Sequence[Sample], numbers: Sequence[int] | None) -> list[Plan]:
         """The rows' plans; rows without an index get one that is new in this process."""
         rows = [next(self._serial) for _ in samples] if numbers is None else numbers
-        return [self._operator.planner.plan(sample, row) for sample, row in zip(samples, rows, strict=True)]
+        return [self._planner.plan(sample, row) for sample, row in zip(samples, rows, strict=True)]
 
     def _results(
         self, plans: Sequence[Plan], clips: Sequence[Sequence[Load | Failure]], *, numbered: bool
@@ -372,7 +383,7 @@ class BlockCaptioner:
                 if isinstance(load, Failure):
                     yield CaptionResult(request.id, failure=load)
                 else:
-                    key = tuple(request.id) if numbered else (request.seed, request.id.video)
+                    key = tuple(request.id) if numbered else (request.seed, *request.id[1:])
                     asked.append(_Asked(key, request, load))
         if asked:
             with self._at_work:
@@ -408,13 +419,13 @@ class BlockCaptioner:
             self._call("end", [one.key])
         return result
 
-    def _count(self, done: Sequence[tuple[Plan, Sequence[CaptionResult]]]) -> None:
+    def _count(self, plans: Sequence[Plan], results: Results) -> None:
         failures = [
-            [one.failure.kind for one in results if one.failure is not None]
+            [one.kind for request in plan.requests if (one := results[request.id].failure) is not None]
             + ([plan.failure[1].kind] if plan.failure is not None else [])
-            for plan, results in done
+            for plan in plans
         ]
-        self._job.ledger.count.remote(len(done), [kind for row in failures for kind in row], sum(map(bool, failures)))
+        self._job.ledger.count.remote(len(plans), [kind for row in failures for kind in row], sum(map(bool, failures)))
 
     def _call(self, name: str, *values: Any) -> Any:
         return self._ray.get(getattr(self._job.ledger, name).remote(*values))
@@ -461,15 +472,25 @@ def caption_ray(
 
 
 def new_job(
-    operator: VideoCaptioningFromVLMMapper, form: BlockForm, *, max_failures: FailureLimit | None = None
+    operator: VideoCaptioningFromVLMMapper,
+    form: BlockForm,
+    *,
+    root: AnyPath | None = None,
+    max_failures: FailureLimit | None = None,
 ) -> Job:
     """A job for this operator, with a ledger beside the driver.
+
+    Args:
+        operator: rebuilt in every process.
+        form: how rows lie in tables.
+        root: what relative video paths are relative to, where the operator does not say.
+        max_failures: how many rows may fail.
 
     Raises:
         SettingsError: the operator cannot travel.
     """
     ray = _ray()
-    parameters = _travelling(operator)
+    parameters = _travelling(operator, root=operator.video_root or root or Path())
     beside = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
@@ -477,7 +498,7 @@ def new_job(
     return Job(uuid.uuid4().hex, parameters, form, ledger.remote(max_failures or FailureLimit()))
 
 
-def _travelling(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
+def _travelling(operator: VideoCaptioningFromVLMMapper, *, root: AnyPath) -> dict[str, Any]:
     """The operator's parameters for processes of the cluster.
 
     Raises:
@@ -486,7 +507,7 @@ def _travelling(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
     from ray import cloudpickle
 
     given = portable_parameters(operator)
-    given["video_root"] = named(operator.video_root or Path())
+    given["video_root"] = named(root)
     try:
         cloudpickle.dumps(given)
     except Exception as exc:  # whatever a captioner of the user's raises
@@ -549,6 +570,8 @@ class FileJob:
     """The largest row that is read into memory."""
     form: RowForm
     """The form of the rows."""
+    root: AnyPath
+    """What relative video paths are relative to."""
     identity: RunIdentity
     """What an answer is an answer to."""
     answers: Path
@@ -574,8 +597,8 @@ def answer_file(
         ModelError: the cluster failed otherwise.
     """
     ray = _ray()
-    form = FileForm(file.form, replace(file.identity), operator.video_root)
-    job = new_job(operator, form, max_failures=file.max_failures)
+    form = FileForm(file.form, replace(file.identity), file.root)
+    job = new_job(operator, form, root=file.root, max_failures=file.max_failures)
     with _watching(job, watch), ray.data.DataContext.current(_context(ray, file.checkpoint)):
         try:
             rows = ray.data.read_datasource(

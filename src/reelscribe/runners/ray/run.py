@@ -20,7 +20,8 @@ from ...errors import ModelError
 from ...models.captioner import Captioner
 from ...operator import VideoCaptioningFromVLMMapper
 from ...pipeline import Results, run_pipe
-from ...rows.plan import RowOutcome
+from ...rows.asks import UNNAMED
+from ...rows.outcome import RowOutcome
 from ...timing import StageTimes
 from ...types import CaptionRequest, CaptionResult, Clip, RequestId, Sample
 from ..report.progress import LOG_SECONDS, Progress
@@ -152,6 +153,7 @@ class RayRun(Run):
             limit=self._settings.limit,
             max_row_bytes=self._settings.max_row_bytes,
             form=self._form,
+            root=self._root,
             identity=RunIdentity(self._identity.rows, self._identity.writing),
             answers=self._answers,
             checkpoint=self._checkpoint,
@@ -196,12 +198,9 @@ class RayRun(Run):
     def _known_rows(self) -> Iterator[int]:
         """Rows of which every video is answered."""
         for number, row in enumerate(self._source):
-            plan = self._operator.planner.plan(self._wrap(row), number)
-            if all(self._known(request) for request in plan.requests):
+            plan = self._planner.plan(row, number)
+            if all(self.answer(request, row) is not None for request in plan.requests):
                 yield number
-
-    def _known(self, request: CaptionRequest) -> bool:
-        return self.answer(request) is not None
 
     def _take_answers(self) -> bool:
         """Put what the cluster has written into the journal; a file that was being written when it ended is not whole,
@@ -231,8 +230,8 @@ class RayRun(Run):
 
     def _answers_in(self, path: Path) -> Iterator[tuple[RequestId, bytes, CaptionResult, str | None, Any]]:
         for row, answers in _rows_in(path):
-            for video, digest, payload in answers:
-                result = result_of(RequestId(row, video), payload)
+            for video, ask, digest, payload in answers:
+                result = result_of(RequestId(row, video, ask), payload)
                 yield result.request_id, digest, result, self._failed(result), mark_of(payload)
 
     def _forget_cluster(self) -> None:
@@ -246,7 +245,13 @@ class RayRun(Run):
     ) -> StageTimes:
         """Make the rows of the output; every request is answered."""
         return run_pipe(
-            _Answered(self._operator, self._forget_cluster), rows, emit, results=results, first_row=first_row
+            _Answered(self._operator, self._forget_cluster),
+            rows,
+            emit,
+            planner=self._planner,
+            root=self._root,
+            results=results,
+            first_row=first_row,
         )
 
     def _rows(self, parts: PartedOutput) -> None:
@@ -299,25 +304,40 @@ class _NoAnswer:
         """Nothing to free."""
 
 
-def _rows_in(path: Path) -> Iterator[tuple[int, list[tuple[int, bytes, str]]]]:
+def _rows_in(path: Path) -> Iterator[tuple[int, list[tuple[int, str, bytes, str]]]]:
     """Row and answers of a file of them; nothing of one that is not whole.
 
     Raises:
         ValueError: it holds something else.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if not _is_whole(path):
         return
-    _check_columns(path, {ROW: pa.int64(), ANSWERS: answers_type()})
+    _check_answers(path)
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=[ROW, ANSWERS]):
             for row, answers in zip(*(batch[name].to_pylist() for name in (ROW, ANSWERS)), strict=True):
-                found = [(one["video"], one["digest"], one["result"]) for one in answers or ()]
+                found = [
+                    (one["video"], one.get("ask") or UNNAMED, one["digest"], one["result"]) for one in answers or ()
+                ]
                 if row is None or any(None in one for one in found):
                     raise ValueError("a row without a number, or an answer that is null")
                 yield row, found
+
+
+def _check_answers(path: Path) -> None:
+    """See that a file holds answers, as they are written now or as they were before asks had names.
+
+    Raises:
+        ValueError: it does not.
+    """
+    import pyarrow as pa
+
+    try:
+        _check_columns(path, {ROW: pa.int64(), ANSWERS: answers_type()})
+    except ValueError:
+        _check_columns(path, {ROW: pa.int64(), ANSWERS: answers_type(with_ask=False)})
 
 
 def _may_be_rows(path: Path) -> bool:

@@ -19,7 +19,7 @@ from ...types import FAILURE_KINDS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ...rows.plan import RowOutcome
+    from ...rows.outcome import RowOutcome
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 3

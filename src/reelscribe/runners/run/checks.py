@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -13,19 +11,19 @@ from ...data.folder import VIDEO_FIELD, VideoFileSource
 from ...data.jsonl import JsonlSink
 from ...data.links import check_file
 from ...data.parquet import ParquetSource
-from ...data.rows import FieldNames, RowForm, VideoForm
 from ...data.videofolder import check_videos, video_path
 from ...errors import DataError
 from ...operator import VideoCaptioningFromVLMMapper
 from ...rows.columns import fields_until
-from ...stores import AnyPath
+from ...rows.forms import RowForm
+from ...rows.one_video_rows import OneVideoRows
 from .journal import PIECES, REPLACES, Journal, remove_run, run_folder
 
 
 def laid_out(target: Target, form: RowForm, operator: VideoCaptioningFromVLMMapper, source: Source) -> Target:
     """The target for rows of this form."""
     root = operator.video_root or source.folder
-    if not isinstance(form, VideoForm):
+    if not isinstance(form, OneVideoRows):
         return target.laid_out(video_field=None, caption_field=None, root=root, limits=operator.limits)
     folder = run_folder(target.path)
     return target.laid_out(
@@ -33,7 +31,7 @@ def laid_out(target: Target, form: RowForm, operator: VideoCaptioningFromVLMMapp
         caption_field=form.caption_key,
         root=root,
         limits=operator.limits,
-        window_fields=operator.planner.window_keys,
+        window_fields=form.names.window_keys,
         window=operator.planner.window,
         pieces=(folder / PIECES).absolute() if target.layout.cut is not None else None,
     )
@@ -142,23 +140,6 @@ def check_free(target: Target, *, overwrite: bool) -> None:
         )
 
 
-def field_names(operator: VideoCaptioningFromVLMMapper) -> FieldNames:
-    """How the operator calls the fields."""
-    planner = operator.planner
-    return FieldNames(
-        text_key=planner.text_key,
-        video_key=planner.video_key,
-        prompt_key=planner.prompt_key,
-        window_keys=planner.window_keys,
-        caption_key=planner.caption_key,
-        failure_key=planner.failure_key,
-        finish_reason_key=planner.finish_reason_key,
-        reasoning_key=planner.reasoning_key,
-        keep_original=planner.keep_original,
-        tokens=planner.tokens,
-    )
-
-
 def check_outputs(output: Path, failures: Path, source: Source) -> None:
     """Stop before an input would be replaced, now or when the run is started again.
 
@@ -190,7 +171,7 @@ def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, 
     Raises:
         SettingsError: naming the field and those there are.
     """
-    wanted = operator.planner.prompt_key
+    wanted = operator.planner.names.prompt_key
     if wanted is not None:
         operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
 
@@ -206,14 +187,3 @@ def check_first_row(target: Target, source: Source, form: RowForm, *, limit: int
                 f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "
                 ".parquet file, which can"
             )
-
-
-@contextmanager
-def relative_to(operator: VideoCaptioningFromVLMMapper, folder: AnyPath) -> Iterator[None]:
-    """Let relative video paths be relative to a folder, unless the operator has one of its own."""
-    before = operator.video_root
-    operator.video_root = before or folder
-    try:
-        yield
-    finally:
-        operator.video_root = before

@@ -26,10 +26,13 @@ from ...data.base import writing
 from ...data.delimited import DelimitedSource
 from ...data.jsonl import JsonlSource
 from ...data.links import check_file, check_folders
-from ...data.rows import FieldNames, RowForm, VideoForm, VideosForm
 from ...data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row, text_name
 from ...data.webdataset import KEY, captioned_samples, without_bytes
 from ...errors import DataError, SettingsError
+from ...rows.data_juicer_rows import DataJuicerRows
+from ...rows.fields import FieldNames
+from ...rows.forms import RowForm
+from ...rows.one_video_rows import OneVideoRows
 from ...types import Sample
 from .journal import Journal, WrittenRow
 from .own_files import kept_name
@@ -95,8 +98,11 @@ class Digests:
     """The output."""
     form: RowForm
     """The rows' form."""
-    names: FieldNames
-    """How the fields are called."""
+
+    @property
+    def names(self) -> FieldNames:
+        """How the fields are called."""
+        return self.form.names
 
     def key(self, row: Sample) -> bytes:
         """Of the video, the time window and the `id` of a row; in a videofolder of one as it is in the table."""
@@ -107,7 +113,7 @@ class Digests:
         """The same with the name of the video alone, which is all that a saved data set has of one that is inside."""
         video = row.get(self._column)
         path = video.get("path") if isinstance(video, Mapping) else video
-        if not self.is_saved_dataset or isinstance(self.form, VideosForm) or not isinstance(path, str):
+        if not self.is_saved_dataset or isinstance(self.form, DataJuicerRows) or not isinstance(path, str):
             return None
         return self.key({**row, self._column: {"path": INSIDE + Path(path).name}})
 
@@ -158,7 +164,7 @@ class Digests:
     @property
     def captions_field(self) -> str | None:
         """The field that captions are in."""
-        return self.form.caption_key if isinstance(self.form, VideoForm) else self.names.caption_key
+        return self.form.caption_key if isinstance(self.form, OneVideoRows) else self.names.caption_key
 
     def as_called_now(self, row: Sample, earlier: Collection[str]) -> Sample:
         """A row of an output whose captions may be in a field of an earlier name."""
@@ -170,7 +176,7 @@ class Digests:
 
     def has_captions(self, row: Sample) -> bool:
         """Whether a row in the output says anything about captions."""
-        return not isinstance(self.form, VideoForm) or self._caption_key in row or self.is_videofolder
+        return not isinstance(self.form, OneVideoRows) or self._caption_key in row or self.is_videofolder
 
     @property
     def is_videofolder(self) -> bool:
@@ -184,7 +190,7 @@ class Digests:
 
     def value(self, row: Sample) -> Any:
         """What a person may have corrected in a row as it is in the output."""
-        if isinstance(self.form, VideosForm):
+        if isinstance(self.form, DataJuicerRows):
             given = {self.names.text_key: row.get(self.names.text_key)}
             if self.names.caption_key is None or self.names.caption_key not in row:
                 return given
@@ -212,23 +218,23 @@ class Digests:
 
     def places(self, made: Iterable[Sample]) -> Iterator[tuple[int, Sample]]:
         """The rows that a row became, each with its place."""
-        first = ORIGINAL if isinstance(self.form, VideosForm) and self.names.keep_original else 0
+        first = ORIGINAL if isinstance(self.form, DataJuicerRows) and self.names.keep_original else 0
         yield from enumerate(made, start=first)
 
     @property
     def _column(self) -> str:
-        assert isinstance(self.form, (VideoForm, VideosForm))
+        assert isinstance(self.form, (OneVideoRows, DataJuicerRows))
         return self.form.column
 
     @property
     def _caption_key(self) -> str:
-        return self.form.caption_key if isinstance(self.form, VideoForm) else ""
+        return self.form.caption_key if isinstance(self.form, OneVideoRows) else ""
 
     @property
     def _not_rest(self) -> set[str | None]:
         names = self.names
         made = {names.failure_key, names.finish_reason_key, names.reasoning_key, KEY, names.caption_key}
-        if isinstance(self.form, VideosForm):
+        if isinstance(self.form, DataJuicerRows):
             return {*made, self._column, self.names.text_key}
         video = {FILE_NAME, CAPTION} if self.is_videofolder else set()
         return {*made, *video, self._column, self._caption_key}
@@ -486,9 +492,9 @@ class Edits:
         return [placed[place] for place in sorted(placed)], changed
 
     def _with(self, row: Sample, value: Any) -> Sample:
-        if isinstance(self._digests.form, VideosForm):
+        if isinstance(self._digests.form, DataJuicerRows):
             return {**row, **value}
-        assert isinstance(self._digests.form, VideoForm)
+        assert isinstance(self._digests.form, OneVideoRows)
         return {**row, self._digests.form.caption_key: value or None}
 
     # at the end

@@ -11,9 +11,9 @@ from typing import Any
 
 from ...data import open_sink
 from ...data.arrow import scalar_value
-from ...data.rows import RowForm
 from ...errors import SettingsError
 from ...printable import redacted
+from ...rows.forms import RowForm
 from ...types import Failure, Sample
 from ..report.summary import Counts
 

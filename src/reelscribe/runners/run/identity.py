@@ -91,7 +91,7 @@ class RunIdentity:
     def of(
         cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
     ) -> RunIdentity:
-        """The identity of a run to come; call it while relative paths are resolved as in the run."""
+        """The identity of a run to come."""
         given = operator.parameters
         rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
         rows |= {"media_root": _absolute(given["media_root"])}
@@ -104,7 +104,7 @@ class RunIdentity:
         model_params = {k: v for k, v in model_params.items() if k not in FREE_MODEL_PARAMETERS}
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
         writing |= {"hf_model": _model(given["hf_model"] or DEFAULT_MODEL), **_spec(given["captioner"])}
-        writing |= {"video_root": str(operator.video_root and _place(operator.video_root))}
+        writing |= {"video_root": _place(operator.video_root or source.folder)}
         writing |= {"captioner": _captioner(operator), "model_revision": _revision(operator)}
         writing |= {f"version of {name}": number for name, number in _versions(operator).items()}
         return cls(*(_plain({**part, **_parts(part)}) for part in (rows, writing)))

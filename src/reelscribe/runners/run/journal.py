@@ -385,18 +385,18 @@ class Journal:
 
     def has_answer(self, id_: RequestId) -> bool:
         """Whether this video of this row is answered."""
-        return bool(self._rows("SELECT EXISTS (SELECT 1 FROM results WHERE row = ? AND video = ?)", *id_)[0][0])
+        return bool(self._rows("SELECT EXISTS (SELECT 1 FROM results WHERE row = ? AND video = ?)", *id_[:2])[0][0])
 
     def mark_at(self, id_: RequestId) -> Any:
         """What the video at this place was when it was answered, see `mark`."""
-        found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ?", *id_)
+        found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ?", *id_[:2])
         return mark_of(found[0][0]) if found else UNKNOWN
 
     def result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
         """The answer to a request with this digest; None: there is none yet."""
         if not self._may_know:
             return None
-        found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ? AND digest = ?", *id_, digest)
+        found = self._rows("SELECT payload FROM results WHERE row = ? AND video = ? AND digest = ?", *id_[:2], digest)
         return _usable(id_, found)
 
     def earlier_result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
@@ -426,12 +426,14 @@ class Journal:
         if time.monotonic() - self._looked > LOOK_SECONDS:
             self.check_there()
         with self._transaction() as db:
-            db.execute(_ADD, (*id_, digest, failed, payload_of(result, mark)))
+            db.execute(_ADD, (*id_[:2], digest, failed, payload_of(result, mark)))
 
     def forget(self, ids: Iterable[RequestId]) -> int:
         """Drop these answers, and the parts; how many were dropped."""
         with self._transaction() as db:
-            dropped = db.executemany("DELETE FROM results WHERE row = ? AND video = ?", ids).rowcount
+            dropped = db.executemany(
+                "DELETE FROM results WHERE row = ? AND video = ?", [one[:2] for one in ids]
+            ).rowcount
             if dropped > 0:
                 _drop_parts(db)
         if dropped > 0:
@@ -447,7 +449,9 @@ class Journal:
     def add_all(self, answers: Iterable[tuple[RequestId, bytes, CaptionResult, str | None, Any]]) -> None:
         """Keep many answers at once, each with what `add` takes; they are found from here on."""
         with self._transaction() as db:
-            rows = ((*id_, digest, failed, payload_of(result, mark)) for id_, digest, result, failed, mark in answers)
+            rows = (
+                (*id_[:2], digest, failed, payload_of(result, mark)) for id_, digest, result, failed, mark in answers
+            )
             db.executemany(_ADD, rows)
         self._may_know = True
 
@@ -456,7 +460,8 @@ class Journal:
         payload = payload_of(CaptionResult(id_, failure=failure))
         with self._transaction() as db:
             db.execute(
-                "UPDATE results SET kind = ?, payload = ? WHERE row = ? AND video = ?", (failure.kind, payload, *id_)
+                "UPDATE results SET kind = ?, payload = ? WHERE row = ? AND video = ?",
+                (failure.kind, payload, *id_[:2]),
             )
 
     def forget_failures(self, kinds: Iterable[str] | None) -> int:

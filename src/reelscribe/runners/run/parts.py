@@ -14,7 +14,7 @@ from typing import Any
 from ...data import Sink, Target, schema_of
 from ...data.base import NewFields
 from ...errors import DataError
-from ...rows.plan import RowOutcome
+from ...rows.outcome import RowOutcome
 from ...types import Sample
 from ..report.summary import Counts
 from .journal import Journal, Part, WrittenRow

@@ -17,14 +17,14 @@ from typing import Any
 from ...data import SINKS, Source, Target, open_source, passed_over
 from ...data.base import MAX_ROW_BYTES, by_suffix
 from ...data.pieces import remove_waiting
-from ...data.rows import RowForm, choose_form
 from ...data.temporary import remove_leftovers
 from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ...models import server_addresses
 from ...models.captioner import captioner_notes
 from ...operator import VideoCaptioningFromVLMMapper
-from ...pipeline import Results, WeighedRow, weight_of
-from ...rows.plan import RowOutcome
+from ...pipeline import Results, run_pipe
+from ...rows.forms import RowForm, choose_form
+from ...rows.outcome import RowOutcome
 from ...stores import AnyPath, StoredPath, located
 from ...timing import Stage, StageTimes
 from ...types import BadRow, CaptionRequest, CaptionResult, Failure, RequestId, Sample, belongs_to_row, internal_failure
@@ -38,11 +38,9 @@ from .checks import (
     check_outputs,
     check_prompt_key,
     check_rows,
-    field_names,
     forget_leave,
     laid_out,
     may_replace,
-    relative_to,
     remember_leave,
 )
 from .cutter import Cutter
@@ -193,7 +191,7 @@ def _run_file(
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     check_failures_place(failures, is_named=settings.failures is not None)
-    form = choose_form(islice(source, settings.limit), field_names(operator))
+    form = choose_form(islice(source, settings.limit), operator.planner.names)
     check_prompt_key(operator, source, limit=settings.limit)
     target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
     check_first_row(target, source, form, limit=settings.limit)
@@ -201,7 +199,6 @@ def _run_file(
     check_rows(target, source, form, limit=settings.limit, overwrite=settings.overwrite)
     check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
-        stack.enter_context(relative_to(operator, source.folder))
         journal = stack.enter_context(_journal(output))
         remember_leave(journal, target)
         watch = stack.enter_context(progress or NoProgress())
@@ -240,13 +237,14 @@ class Run:
         self._failures = settings.failures or failures_path(target.path)
         self._identity = RunIdentity.at_one_time(operator, source, target, limit=settings.limit)
         self._input_bytes = input_bytes(source)
-        self._waiting: dict[int, Sample] = {}
+        self._planner = replace(operator.planner, form=form)
+        self._root = operator.video_root or source.folder
         self._answered: dict[int, int] = {}
         self._replayed: dict[int, int] = {}
         self._marks: dict[RequestId, Any] = {}
         self.leave_out: OwnFiles | None = None
         """Files in the input's folder that are the run's own."""
-        self._digests = Digests(target, form, field_names(operator))
+        self._digests = Digests(target, form)
         discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
         self._edits = Edits(journal, self._digests, discard=discard)
         self._discard = discard
@@ -387,9 +385,9 @@ class Run:
     def _replaced(self, counts: dict[str, int]) -> Iterator[RequestId]:
         """Requests whose video is another one now."""
         for number, row in enumerate(islice(self._source, self._settings.limit)):
-            for request in self._operator.planner.plan(self._form.wrap(row), number).requests:
+            for request in self._planner.plan(row, number).requests:
                 mark = self._journal.mark_at(request.id)
-                now = UNKNOWN if mark == UNKNOWN else video_mark(request.video, self._operator.video_root)
+                now = UNKNOWN if mark == UNKNOWN else video_mark(request.video, self._root)
                 if UNKNOWN in (mark, now):
                     counts["unknown"] += self._journal.has_answer(request.id)
                 elif now is None and mark is not None:
@@ -477,7 +475,7 @@ class Run:
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
         rows = islice(self._source, first, self._settings.limit)
         try:
-            times = self._stream(self._wrapped(rows, first), writer.put, results=Answers(self), first_row=first)
+            times = self._stream(self._read(rows, first), writer.put, results=Answers(self), first_row=first)
         except BaseException:
             if self._cutter is not None:  # what waits in line for a part is not to hold up the end
                 self._cutter.close()
@@ -493,7 +491,15 @@ class Run:
         self, rows: Iterable[Sample], emit: Callable[[RowOutcome], None], *, results: Results, first_row: int
     ) -> StageTimes:
         """Send rows through the pipe."""
-        return self._operator.run_stream(rows, emit, results=results, first_row=first_row)
+        return run_pipe(
+            self._operator,
+            rows,
+            emit,
+            planner=self._planner,
+            root=self._root,
+            results=results,
+            first_row=first_row,
+        )
 
     def _notes(self) -> list[str]:
         """What the summary says of the model."""
@@ -555,75 +561,68 @@ class Run:
     def _done(self) -> str:
         return f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
 
-    def answer(self, request: CaptionRequest) -> CaptionResult | None:
-        """What an earlier go of this run has for a request."""
+    def answer(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
+        """What an earlier go of this run has for a request about a row."""
         digest = self._identity.digest(request)
-        row = request.id.row
+        number = request.id.row
         found = self._journal.result(request.id, digest)
         if found is not None:
-            self._replayed[row] = self._replayed.get(row, 0) + 1
+            self._replayed[number] = self._replayed.get(number, 0) + 1
         else:
-            found = self._earlier(request, digest)
+            found = self._earlier(request, digest, row)
         if found is None:
             return None
-        self._answered[row] = self._answered.get(row, 0) + 1
-        self._cut_ahead(request, found)
+        self._answered[number] = self._answered.get(number, 0) + 1
+        self._cut_ahead(request, found, row)
         return found
 
-    def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
+    def _earlier(self, request: CaptionRequest, digest: bytes, row: Sample) -> CaptionResult | None:
         """The answer that was set aside, if it is still one."""
         found = self._journal.earlier_result(request.id, digest)
-        if found is None or self._operator.planner.is_worth_another_try(found):
+        if found is None or self._planner.is_worth_another_try(found):
             return None
         mark = self._journal.earlier_mark(digest)
         if self._settings.recheck and mark != UNKNOWN:
-            now = video_mark(request.video, self._operator.video_root)
+            now = video_mark(request.video, self._root)
             if now not in (None, mark):
                 return None
         self._marks[request.id] = mark
-        self.keep(request, found)
+        self.keep(request, found, row)
         return found
 
     def mark(self, request: CaptionRequest) -> None:
         """Note what a video is before it is read."""
-        self._marks[request.id] = video_mark(request.video, self._operator.video_root)
+        self._marks[request.id] = video_mark(request.video, self._root)
 
-    def keep(self, request: CaptionRequest, result: CaptionResult) -> None:
-        """Keep an answer for another go."""
+    def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+        """Keep an answer about a row for another go."""
         mark = self._marks.pop(request.id, UNKNOWN)
         self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result), mark=mark)
-        self._cut_ahead(request, result)
+        self._cut_ahead(request, result, row)
 
-    def _cut_ahead(self, request: CaptionRequest, result: CaptionResult) -> None:
-        """Begin to cut out the part that an answer is about, beside the model."""
-        row = self._waiting.get(request.id.row)
-        if self._cutter is not None and row is not None and result.failure is None:
+    def _cut_ahead(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+        """Begin to cut out the part that an answer is about, next to the model."""
+        if self._cutter is not None and result.failure is None:
             self._cutter.begin(request.id.row, row)
 
-    def _with_part(self, outcome: RowOutcome, row: Sample) -> RowOutcome:
+    def _with_part(self, outcome: RowOutcome) -> RowOutcome:
         """The outcome once the part of the video is cut out; where it cannot be, that is the row's failure."""
         if self._cutter is None:
             return outcome
-        if not outcome.captions:
+        if not outcome.candidates:
             self._cutter.forget(outcome.row)
             return outcome
-        failure = self._cutter.end(outcome.row, row)
+        failure = self._cutter.end(outcome.row, outcome.sample)
         if failure is None:
             return outcome
         self._journal.fail(RequestId(outcome.row, 0), failure)
-        return replace(outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, failure)])
+        return outcome.failed(failure)
 
     def _failed(self, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
         if result.failure is not None:
             return result.failure.kind
-        planner = self._operator.planner
-        return planner.lack_of(result).kind if planner.is_worth_another_try(result) else None
-
-    def _wrapped(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
-        for number, row in enumerate(self._read(rows, first), start=first):
-            self._waiting[number] = row
-            yield self._wrap(row)
+        return self._planner.lack_of(result).kind if self._planner.is_worth_another_try(result) else None
 
     def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
         """The rows; an error that no format knows of says where it was."""
@@ -642,23 +641,8 @@ class Run:
                 f"{str(self._log_path)!r}"
             ) from exc
 
-    def _wrap(self, row: Sample) -> Sample:
-        """A row as the operator takes it; one that it cannot take is its own failure."""
-        try:
-            sample = self._form.wrap(row)
-        except Exception as exc:
-            if not belongs_to_row(exc):
-                raise
-            sample = BadRow({}, failure=internal_failure(exc))
-        if isinstance(sample, BadRow):
-            sample.weight = weight_of(row)
-        if isinstance(sample, BadRow) or sample is row:
-            return sample
-        return WeighedRow(sample, row)
-
     def _take(self, outcome: RowOutcome, parts: PartedOutput) -> None:
-        row = self._waiting.pop(outcome.row)
-        outcome = self._with_part(outcome, row)
+        outcome, row = self._with_part(outcome), outcome.sample
         if outcome.failures and not self._operator.skip_op_error:
             raise _stopped_at(outcome)
         try:
@@ -666,9 +650,7 @@ class Run:
         except Exception as exc:
             if not belongs_to_row(exc):
                 raise
-            outcome = replace(
-                outcome, captions=[], finish_reasons=[], reasonings=[], failures=[(0, internal_failure(exc))]
-            )
+            outcome = outcome.failed(internal_failure(exc))
             made, failed, edits = self._made(BadRow(row, failure=outcome.failures[0][1]), outcome)
         for _, failure in outcome.failures:
             self._log_error(outcome.row, failure)
@@ -684,7 +666,7 @@ class Run:
         failures = [
             failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
         ]
-        made, edits = self._edits.applied(row, self._form.unwrap(row, outcome))
+        made, edits = self._edits.applied(row, self._form.place(row, outcome))
         return made, failures, edits
 
     def _count_known(self, outcome: RowOutcome) -> None:
@@ -722,16 +704,16 @@ class Answers:
 
     run: Run
 
-    def get(self, request: CaptionRequest) -> CaptionResult | None:
+    def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """See `pipe.Results`."""
-        found = self.run.answer(request)
+        found = self.run.answer(request, row)
         if found is None:
             self.run.mark(request)
         return found
 
-    def put(self, request: CaptionRequest, result: CaptionResult) -> None:
+    def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
         """See `pipe.Results`."""
-        self.run.keep(request, result)
+        self.run.keep(request, result, row)
 
 
 @contextmanager
