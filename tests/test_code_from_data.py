@@ -265,9 +265,9 @@ def test_answers_of_a_cluster_are_never_un_pickled(tmp_path: Path, mark: Path) -
     for path in hostile_answers(tmp_path / "answers", evil):
         with pytest.raises(ValueError):
             [
-                result_of(RequestId(row, video, ask), text)
-                for row, all_ in ray_run._rows_in(path)
-                for video, ask, _, text in all_
+                result_of(RequestId(row, one["video"]), one["result"])
+                for row, answers in ray_run._rows_in(path)
+                for one in answers
             ]
     torn = tmp_path / "torn.parquet"
     torn.write_bytes(evil)

@@ -15,7 +15,7 @@ from reelscribe.runners.ray.shared_stream import SharedStream, Turns
 from reelscribe.runners.ray.suspects import Suspects
 from reelscribe.types import Candidate, CaptionRequest, CaptionResult, RequestId
 
-PLANNER = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(lambda request, i: "")).planner
+ACCEPTANCE = VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(lambda request, i: "")).planner.acceptance
 
 
 def asked(*rows: int) -> list[tuple[CaptionRequest, Callable[[], None]]]:
@@ -67,7 +67,7 @@ def test_askers_share_one_stream_and_get_their_own_answers_in_order() -> None:
         for request, _ in clips:
             yield answer(request, f"{request.id.row}")
 
-    stream = SharedStream(Captioner(caption), PLANNER)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE)
     made = in_threads(*(lambda i=i: stream.ask(asked(i, i + 10, i + 20)) for i in range(5)))
     texts = [[one.candidates[0].text for one in results] for results in made]
     assert texts == [[f"{i}", f"{i + 10}", f"{i + 20}"] for i in range(5)]
@@ -87,7 +87,7 @@ def test_an_asker_does_not_wait_for_another() -> None:
             yield answer(request, "more")
 
     done = threading.Event()
-    stream = SharedStream(Captioner(caption), PLANNER)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE)
     slow = threading.Thread(target=lambda: stream.ask(asked(1)))
     slow.start()
     (result,) = stream.ask(asked(2))
@@ -105,12 +105,12 @@ def test_an_answer_of_no_use_is_asked_for_once_more_with_another_seed() -> None:
             seeds.append(request.seed)
             yield answer(request, "" if request.id.row == 1 or len(seeds) < 2 else "words")
 
-    stream = SharedStream(Captioner(caption), PLANNER)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE)
     (good,), (bad,) = stream.ask(asked(0)), stream.ask(asked(1))
     assert good.candidates[0].text == "words"
     assert bad.failure is not None
     assert bad.failure.kind == "empty_caption"
-    assert seeds == [0, PLANNER.asked_again(asked(0)[0][0]).seed, 1, PLANNER.asked_again(asked(1)[0][0]).seed]
+    assert seeds == [0, ACCEPTANCE.next_try(asked(0)[0][0]).seed, 1, ACCEPTANCE.next_try(asked(1)[0][0]).seed]
     stream.close()
 
 
@@ -121,7 +121,7 @@ def test_a_captioner_that_holds_answers_back_gets_its_end() -> None:
         for request, _ in list(clips):
             yield answer(request, "late")
 
-    stream = SharedStream(Captioner(caption), PLANNER, stall_seconds=0.1)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE, stall_seconds=0.1)
     assert [one.candidates[0].text for one in stream.ask(asked(1, 2))] == ["late", "late"]
     assert [one.candidates[0].text for one in stream.ask(asked(3))] == ["late"]
     stream.close()
@@ -132,7 +132,7 @@ def test_what_is_not_answered_when_a_stream_ends_is_a_failure() -> None:
         for request, _ in list(clips)[1:]:
             yield answer(request, "there")
 
-    stream = SharedStream(Captioner(caption), PLANNER, stall_seconds=0.1)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE, stall_seconds=0.1)
     lost, found = stream.ask(asked(1, 2))
     assert lost.failure is not None
     assert lost.failure.kind == "model_error"
@@ -147,7 +147,7 @@ def test_an_error_is_raised_by_everybody_who_asks_now_or_later() -> None:
         raise ModelError("no memory")
         yield
 
-    stream = SharedStream(Captioner(caption), PLANNER)
+    stream = SharedStream(Captioner(caption), ACCEPTANCE)
     made = in_threads(lambda: stream.ask(asked(1)), lambda: stream.ask(asked(2)))
     assert [str(one) for one in made] == ["no memory", "no memory"]
     with pytest.raises(ModelError, match="no memory"):
@@ -155,7 +155,7 @@ def test_an_error_is_raised_by_everybody_who_asks_now_or_later() -> None:
 
 
 def test_a_captioner_that_ends_by_itself_is_an_error() -> None:
-    stream = SharedStream(Captioner(lambda clips: iter(())), PLANNER)
+    stream = SharedStream(Captioner(lambda clips: iter(())), ACCEPTANCE)
     with pytest.raises(ModelError, match="ended before"):
         stream.ask(asked(1))
 

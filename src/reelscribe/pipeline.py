@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from .errors import ModelError
+from .answering.tries import Final, Tries, caption
 from .models.captioner import Captioner, captioner_advice, captioner_seconds
 from .rows.outcome import RowOutcome
 from .rows.plan import Plan, Planner
@@ -85,8 +85,7 @@ def run_pipe(
 ) -> StageTimes:
     """Send rows through; `emit` gets every row once, in input order, one at a time, from any thread.
 
-    A video whose answer is not usable (no text, numbers that are not finite) is asked about once more with another
-    seed.
+    A video whose answer is of no use is asked about again (`answering.tries`).
 
     Args:
         operator: the rules, the reading and the model.
@@ -132,7 +131,7 @@ class _Pipe:
         self._next = self._taken = first_row
         self._bytes_ahead = 0
         self._again: deque[CaptionRequest] = deque()
-        self._asked_again: set[RequestId] = set()
+        self._tries = Tries(self._planner.acceptance)
         self._closed = False
         self._streams: list[ClipStream] = []
         self._row_clock = BusyClock()
@@ -145,17 +144,7 @@ class _Pipe:
     def run(self, rows: Iterable[Sample]) -> None:
         """Send rows, and what is to be asked again, through reading and the model."""
         self._closed = False
-        clips = self._clips(rows)
-        answers = self._operator.captioner.caption(clips)
-        try:
-            for result in answers:
-                self.accept(result)
-            if not clips.ended:
-                raise ModelError("the captioner ended before it was asked about every video; this is a bug of it")
-        finally:
-            clips.close()
-            if hasattr(answers, "close"):
-                answers.close()
+        caption(self._operator.captioner, self._clips(rows), self.accept)
 
     def _clips(self, rows: Iterable[Sample]) -> _Clips:
         """What the captioner pulls; videos that cannot be read are answered here and never reach it."""
@@ -177,7 +166,7 @@ class _Pipe:
         source = iter(rows)
         while not holds_back or self._wait_for_room():
             while self._again:
-                yield self._again.popleft()
+                yield self._tries.hand_out(self._again.popleft())
             with self._row_clock:
                 sample = next(source, None)
                 if sample is None:
@@ -198,7 +187,7 @@ class _Pipe:
         for request in plan.requests:
             known = self._known(request, plan.sample)
             if known is None:
-                yield request
+                yield self._tries.hand_out(request)
             else:
                 self._settle(replace(known, request_id=request.id))
 
@@ -238,32 +227,14 @@ class _Pipe:
         return len(self._plans) < MAX_ROWS_AHEAD and self._bytes_ahead < MAX_BYTES_AHEAD
 
     def accept(self, result: CaptionResult) -> None:
-        """Take one result and emit the rows it completes, unless the video is to be asked about once more."""
-        request = self._request_of(result.request_id)
-        if request is None:
-            return
-        result = self._planner.checked(result)
-        if self._is_asked_again(request, result):
-            return
-        if request.id in self._asked_again:
-            result = self._planner.of_second_try(result)
-        self._settle(self._keep(request, result))
-
-    def _request_of(self, id_: RequestId) -> CaptionRequest | None:
-        with self._changed:
-            plan = self._plans.get(id_.row)
-        requests = plan.requests if plan is not None else ()
-        return next((request for request in requests if request.id == id_), None)
-
-    def _is_asked_again(self, request: CaptionRequest, result: CaptionResult) -> bool:
-        """Ask once more, with another seed, where the answer is of no use."""
-        if request.id in self._asked_again or not self._planner.is_worth_another_try(result):
-            return False
-        with self._changed:
-            self._asked_again.add(request.id)
-            self._again.append(self._planner.asked_again(request))
-            self._changed.notify_all()
-        return True
+        """Take one result and emit the rows it completes, unless the video is to be asked about again."""
+        taken = self._tries.accept(result)
+        if isinstance(taken, Final):
+            self._settle(self._keep(taken.request, taken.result))
+        elif taken is not None:
+            with self._changed:
+                self._again.append(taken)
+                self._changed.notify_all()
 
     def _settle(self, result: CaptionResult) -> None:
         id_ = result.request_id
@@ -278,17 +249,13 @@ class _Pipe:
             plan, results = self._plans.pop(row), self._results.pop(row)
             self._next += 1
             self._bytes_ahead -= weight_of(plan.sample)
-            self._asked_again.difference_update(request.id for request in plan.requests)
             self._changed.notify_all()
             self._emit(self._planner.finish(plan, results, row))
 
     def finish_rest(self) -> None:
         """Emit the rows a captioner ended without answering, as failures."""
-        for row, plan in list(self._plans.items()):
-            for request in plan.requests:
-                if request.id not in self._results.get(row, {}):
-                    lost = Failure("model_error", "the captioner ended without an answer for this video")
-                    self.accept(CaptionResult(request.id, failure=lost))
+        for result in self._tries.lost():
+            self.accept(result)
 
     def close(self) -> None:
         """Take no more rows."""

@@ -38,6 +38,7 @@ FAILURE_KINDS = {
     "no_answer": "the model reasoned but gave no answer within its budgets (--thinking-tokens, --max-tokens), twice",
     "empty_caption": "the model gave no text, also with another seed",
     "not_finite": "the model computed NaN or infinities, also with another seed",
+    "rejected": "a check that another package brings found no caption of use, also with another seed",
     "model_error": "the model raised an error for this video",
     "internal_error": "an error of this package while it handled the row; the traceback is in the log of the run",
 }
@@ -143,6 +144,8 @@ class Candidate:
     no answer followed."""
     reasoning_tokens: int = 0
     """Generated tokens of the reasoning and its marks; 0 also where they are not counted."""
+    marks: tuple[str, ...] = ()
+    """Remarks of checks, for the choice among candidates; they are found again each time, and kept nowhere."""
 
     @property
     def all_tokens(self) -> int:

@@ -5,16 +5,15 @@ How a row is read and where captions go is its form's to say (`forms.py`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
+from ..answering.acceptance import Acceptance
 from ..answering.selection import SELECTORS, Choice
 from ..errors import SettingsError
-from ..models.written import parted
 from ..seeds import content_seed
 from ..types import (
-    CUT_CHARACTER,
     BadRow,
     CaptionRequest,
     CaptionResult,
@@ -32,9 +31,6 @@ from .forms import RowForm
 from .outcome import Kept, RowOutcome
 from .slot import RefusedRowError, Slot
 from .tokens import ordinary_text
-
-TRIED_TWICE = ("empty_caption", "no_answer", "not_finite")
-"""Failures of the model that another seed may avoid."""
 
 Results = Mapping[RequestId, CaptionResult]
 """Answers by the key of their request."""
@@ -71,10 +67,6 @@ class Planner:
     def names(self) -> FieldNames:
         """How the fields are called."""
         return self.form.names
-
-    def ask_of(self, id_: RequestId) -> Ask:
-        """The ask that a request is for."""
-        return next(ask for ask in self.asks if ask.name == id_.ask)
 
     def plan(self, row: Sample, number: int) -> Plan:
         """What to ask about one row: a request for each of its videos and each ask.
@@ -114,56 +106,11 @@ class Planner:
                     window=slot.window,
                 )
 
-    def checked(self, result: CaptionResult) -> CaptionResult:
-        """The result without reasoning in its texts, or a failure where the numbers behind it are not finite, or its
-        texts are empty."""
-        try:
-            return self._checked(result)
-        except Exception as exc:
-            if not belongs_to_row(exc):
-                raise
-            return CaptionResult(result.request_id, failure=internal_failure(exc))
-
-    def _checked(self, result: CaptionResult) -> CaptionResult:
-        if result.failure is not None:
-            return result
-        result = replace(result, candidates=tuple(parted(one) for one in result.candidates))
-        if any(one.mean_logprob is not None and not math.isfinite(one.mean_logprob) for one in result.candidates):
-            failure = Failure("not_finite", "the model computed numbers that are not finite for this video")
-            return CaptionResult(result.request_id, failure=failure, usage=result.usage)
-        if not any(self._texts(result)):
-            return CaptionResult(result.request_id, failure=self.lack_of(result), usage=result.usage)
-        return result
-
-    def lack_of(self, result: CaptionResult) -> Failure:
-        """The failure that candidates without a text are."""
-        pairs = zip(result.candidates, self._texts(result), strict=True)
-        empty = [(str(i), one.reasoning is not None) for i, (one, text) in enumerate(pairs) if not text]
-        told = f"candidate {', '.join(number for number, _ in empty)} of {len(result.candidates)}"
-        if any(reasoned for _, reasoned in empty):
-            return Failure("no_answer", f"the model reasoned, but gave no answer for {told}; --thinking-tokens "
-                           "(thinking_tokens) and --max-tokens (max_tokens) are its budgets")  # fmt: skip
-        return Failure("empty_caption", f"the model gave no text for {told}")
-
-    def is_worth_another_try(self, result: CaptionResult) -> bool:
-        """Whether another seed may give a checked result that is of use."""
-        if result.failure is not None:
-            return result.failure.kind in TRIED_TWICE
-        return self.ask_of(result.request_id).keep == "all" and not all(self._texts(result))
-
-    def asked_again(self, request: CaptionRequest) -> CaptionRequest:
-        """The same request with another seed."""
-        return replace(request, seed=content_seed(request.seed, "again"))
-
-    @staticmethod
-    def of_second_try(result: CaptionResult) -> CaptionResult:
-        """The checked result of a request that was asked again; a failure says so."""
-        if result.failure is None:
-            return result
-        return replace(result, failure=replace(result.failure, attempts=2))
-
-    def _texts(self, result: CaptionResult) -> list[str]:
-        return [ordinary_text(one.text, self.names.tokens).rstrip(CUT_CHARACTER) for one in result.candidates]
+    @cached_property
+    def acceptance(self) -> Acceptance:
+        """Which answers are of use."""
+        needs_all = frozenset(ask.name for ask in self.asks if ask.keep == "all")
+        return Acceptance(partial(ordinary_text, tokens=self.names.tokens), needs_all)
 
     def finish(self, plan: Plan, results: Results, number: int) -> RowOutcome:
         """What is kept for one planned row; its output rows are made by `placed`.
@@ -205,13 +152,13 @@ class Planner:
             if request.id.ask != ask.name:
                 continue
             result = results[request.id]
-            pairs = zip(result.candidates, self._texts(result), strict=True)
-            candidates = [one if one.text == text else replace(one, text=text) for one, text in pairs]
-            written = [one for one in candidates if one.text]
-            if len(written) < len(candidates) and (ask.keep == "all" or not written):
-                failures.append((request.id.video, self.lack_of(result)))
+            verdicts = self.acceptance.verdicts(request, result.candidates)
+            candidates = [verdict.candidate for verdict in verdicts]
+            usable = [verdict.candidate for verdict in verdicts if verdict.reason is None]
+            if len(usable) < len(candidates) and (ask.keep == "all" or not usable):
+                failures.append((request.id.video, self.acceptance.failure_of(verdicts)))
             choice = Choice(plan.slots[request.id.video].original, content_seed(request.seed, "select"))
-            offered = candidates if ask.keep == "all" else written
+            offered = candidates if ask.keep == "all" else usable
             columns.append(SELECTORS[ask.keep](offered, choice) if offered else [])
         return [list(row) for row in zip(*columns, strict=False) if all(one.text for one in row)]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ... import errors
+from ...answering.acceptance import Acceptance
 from ...data import LeaveOut, open_source
 from ...data.base import MAX_ROW_BYTES
 from ...errors import FailedSamplesError, MissingExtraError, ModelError, ReelscribeError, SettingsError
@@ -134,8 +135,14 @@ def answers_type(*, with_ask: bool = True) -> Any:
     """The Arrow type of the column of answers; without asks as it was before these had names."""
     import pyarrow as pa
 
-    ask = {"ask": pa.string()} if with_ask else {}
-    return pa.list_(pa.struct({"video": pa.int64(), **ask, "digest": pa.binary(), "result": pa.string()}))
+    fields = {
+        "video": pa.int64(),
+        "ask": pa.string(),
+        "digest": pa.binary(),
+        "result": pa.string(),
+        "lack": pa.string(),
+    }
+    return pa.list_(pa.struct({name: kind for name, kind in fields.items() if with_ask or name not in ("ask", "lack")}))
 
 
 @dataclass(frozen=True)
@@ -162,19 +169,24 @@ class FileForm:
         numbers: list[int] = table[ROW].to_pylist()
         return numbers
 
-    def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:  # noqa: ARG002
+    def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:
         """See `BlockForm`."""
         import pyarrow as pa
 
-        answers = [[self._answer(request, results[request.id]) for request in plan.requests] for plan in plans]
+        answers = [
+            [self._answer(planner.acceptance, request, results[request.id]) for request in plan.requests]
+            for plan in plans
+        ]
         return pa.table({ROW: table[ROW], ANSWERS: pa.array(answers, answers_type())})
 
-    def _answer(self, request: CaptionRequest, result: CaptionResult) -> dict[str, Any]:
+    def _answer(self, acceptance: Acceptance, request: CaptionRequest, result: CaptionResult) -> dict[str, Any]:
+        lack = acceptance.lack(request, result) if result.failure is None else None
         return {
             "video": request.id.video,
             "ask": request.id.ask,
             "digest": self.identity.digest(request),
             "result": payload_of(result, video_mark(request.video, self.root)),
+            "lack": None if lack is None else lack.kind,
         }
 
 
@@ -190,6 +202,8 @@ class Job:
     """How rows lie in tables."""
     ledger: Any
     """Handle of the `Ledger`."""
+    checks: tuple[str, ...]
+    """Names of the checks that the driver has."""
 
     def operator(self, **changes: Any) -> VideoCaptioningFromVLMMapper:
         """The operator, built here."""
@@ -355,7 +369,8 @@ class BlockCaptioner:
         with self._blamed():
             self._operator = job.operator()
             self._planner = job.form.planner(self._operator.planner)
-            self._stream = SharedStream(self._operator.captioner, self._planner)
+            self._check_packages()
+            self._stream = SharedStream(self._operator.captioner, self._planner.acceptance)
             self._call("tell_policy", self._operator.policy)
 
     def __call__(self, table: Any) -> Any:
@@ -368,6 +383,15 @@ class BlockCaptioner:
             self._count(plans, results)
             self._job.ledger.tell_work.remote("model", self._holder, self._at_work.seconds)
             return self._job.form.made(rows, self._planner, plans, results)
+
+    def _check_packages(self) -> None:
+        """Stop where this node has other checks than the driver, which would give other captions."""
+        here = tuple(self._planner.acceptance.checks)
+        if here != self._job.checks:
+            raise SettingsError(
+                f"the driver has the checks {', '.join(self._job.checks)}, a node of the cluster {', '.join(here)}; "
+                "install the same packages on every node"
+            )
 
     def _plans(self, samples: Sequence[Sample], numbers: Sequence[int] | None) -> list[Plan]:
         """The rows' plans; rows without an index get one that is new in this process."""
@@ -495,7 +519,13 @@ def new_job(
         ray.get_runtime_context().get_node_id(), soft=False
     )
     ledger = ray.remote(num_cpus=0, scheduling_strategy=beside)(Ledger)
-    return Job(uuid.uuid4().hex, parameters, form, ledger.remote(max_failures or FailureLimit()))
+    return Job(
+        uuid.uuid4().hex,
+        parameters,
+        form,
+        ledger.remote(max_failures or FailureLimit()),
+        tuple(operator.planner.acceptance.checks),
+    )
 
 
 def _travelling(operator: VideoCaptioningFromVLMMapper, *, root: AnyPath) -> dict[str, Any]:

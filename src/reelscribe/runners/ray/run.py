@@ -46,6 +46,8 @@ STALLED_SECONDS = 300.0
 """After so long without a row the user is told what that may be."""
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension"
 """Under what a Parquet file keeps its Arrow schema, and what is in that where a type is one of another package."""
+NEEDED = ("video", "digest", "result")
+"""What every answer in a file of them has."""
 KNOWN_FILE = "known.parquet"
 """In the checkpoint: rows that were answered before the cluster was asked."""
 
@@ -230,9 +232,10 @@ class RayRun(Run):
 
     def _answers_in(self, path: Path) -> Iterator[tuple[RequestId, bytes, CaptionResult, str | None, Any]]:
         for row, answers in _rows_in(path):
-            for video, ask, digest, payload in answers:
-                result = result_of(RequestId(row, video, ask), payload)
-                yield result.request_id, digest, result, self._failed(result), mark_of(payload)
+            for one in answers:
+                result = result_of(RequestId(row, one["video"], one.get("ask") or UNNAMED), one["result"])
+                failed = one.get("lack") if result.failure is None else result.failure.kind
+                yield result.request_id, one["digest"], result, failed, mark_of(one["result"])
 
     def _forget_cluster(self) -> None:
         """Begin anew with what the journal has."""
@@ -304,7 +307,7 @@ class _NoAnswer:
         """Nothing to free."""
 
 
-def _rows_in(path: Path) -> Iterator[tuple[int, list[tuple[int, str, bytes, str]]]]:
+def _rows_in(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Row and answers of a file of them; nothing of one that is not whole.
 
     Raises:
@@ -318,12 +321,9 @@ def _rows_in(path: Path) -> Iterator[tuple[int, list[tuple[int, str, bytes, str]
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=[ROW, ANSWERS]):
             for row, answers in zip(*(batch[name].to_pylist() for name in (ROW, ANSWERS)), strict=True):
-                found = [
-                    (one["video"], one.get("ask") or UNNAMED, one["digest"], one["result"]) for one in answers or ()
-                ]
-                if row is None or any(None in one for one in found):
+                if row is None or any(one[name] is None for one in answers or () for name in NEEDED):
                     raise ValueError("a row without a number, or an answer that is null")
-                yield row, found
+                yield row, answers or []
 
 
 def _check_answers(path: Path) -> None:

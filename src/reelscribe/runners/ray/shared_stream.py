@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ...errors import ModelError
+from ...answering.acceptance import Acceptance
+from ...answering.tries import Final, Tries, caption
 from ...models.captioner import Captioner
-from ...rows.plan import Planner
-from ...types import CaptionRequest, CaptionResult, Clip, Failure, RequestId
+from ...types import CaptionRequest, CaptionResult, Clip, RequestId
 
 Load = Callable[[], Clip | None]
 """Gives the clip of a request when the captioner takes it."""
@@ -31,31 +31,29 @@ class _Asked:
 
     request: CaptionRequest
     load: Load
-    taken: bool = False
-    again: bool = False
     result: CaptionResult | None = None
 
 
 class SharedStream:
     """Feeds a captioner from any thread; the model runs in a thread of its own.
 
-    A video whose answer is not usable is asked about once more with another seed, as by the pipe.
+    A video whose answer is of no use is asked about again, as by the pipe (`answering.tries`).
 
     Args:
         captioner: the model.
-        planner: says which answers are usable.
+        acceptance: which answers are of use.
         stall_seconds: see `STALL_SECONDS`.
     """
 
-    def __init__(self, captioner: Captioner, planner: Planner, *, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(self, captioner: Captioner, acceptance: Acceptance, *, stall_seconds: float = STALL_SECONDS) -> None:
         self._captioner = captioner
-        self._planner = planner
+        self._tries = Tries(acceptance)
         self._stall_seconds = stall_seconds
         self._changed = threading.Condition()
         self._queue: deque[_Asked] = deque()
         self._open: dict[RequestId, _Asked] = {}
         self._moved = time.monotonic()
-        self._ended = self._closed = False
+        self._closed = False
         self._error: BaseException | None = None
         threading.Thread(target=self._run, name="caption-stream", daemon=True).start()
 
@@ -103,61 +101,61 @@ class SharedStream:
 
     def _caption(self) -> None:
         """One stream through the captioner, from its first request until it is ended."""
-        self._ended = False
-        answers = self._captioner.caption(self._clips())
-        try:
-            for result in answers:
-                self._accept(result)
-        finally:
-            if hasattr(answers, "close"):
-                answers.close()
-        if not self._ended:
-            raise ModelError("the captioner ended before it was asked about every video; this is a bug of it")
-        self._give_up_lost()
+        caption(self._captioner, _Clips(self), self._accept)
+        for result in self._tries.lost():
+            self._accept(result)
 
-    def _clips(self) -> Iterator[tuple[CaptionRequest, Clip | None]]:
-        while (job := self._next()) is not None:
-            yield job.request, job.load()
-
-    def _next(self) -> _Asked | None:
-        """The next request, as soon as there is one; None ends the stream."""
+    def next(self) -> _Asked | None:
+        """The next request, as soon as there is one; None ends the captioner's stream."""
         with self._changed:
             while not self._queue and not self._closed:
                 if not self._changed.wait(self._stall_seconds) and self._is_stalled():
                     break
             if self._closed or not self._queue:
-                self._ended = True
                 return None
             job = self._queue.popleft()
-            job.taken = True
+            self._tries.hand_out(job.request)
             self._moved = time.monotonic()
             return job
 
     def _is_stalled(self) -> bool:
-        waits = any(job.taken for job in self._open.values())
-        return waits and not self._queue and time.monotonic() - self._moved >= self._stall_seconds
+        return self._tries.awaits and not self._queue and time.monotonic() - self._moved >= self._stall_seconds
 
     def _accept(self, result: CaptionResult) -> None:
-        result = self._planner.checked(result)
+        taken = self._tries.accept(result)
+        if taken is None:
+            return
         with self._changed:
-            job = self._open.get(result.request_id)
-            if job is None or not job.taken:
-                return
             self._moved = time.monotonic()
-            if not job.again and self._planner.is_worth_another_try(result):
-                job.request, job.again, job.taken = self._planner.asked_again(job.request), True, False
-                self._queue.append(job)
+            if isinstance(taken, Final):
+                self._open.pop(taken.request.id).result = taken.result
             else:
-                job.result = self._planner.of_second_try(result) if job.again else result
-                del self._open[result.request_id]
+                job = self._open[taken.id]
+                job.request = taken
+                self._queue.append(job)
             self._changed.notify_all()
 
-    def _give_up_lost(self) -> None:
-        with self._changed:
-            lost = [job.request.id for job in self._open.values() if job.taken]
-        for id_ in lost:
-            failure = Failure("model_error", "the captioner ended without an answer for this video")
-            self._accept(CaptionResult(id_, failure=failure))
+
+class _Clips:
+    """What the captioner pulls, until its stream is ended."""
+
+    def __init__(self, stream: SharedStream) -> None:
+        self._stream = stream
+        self.ended = False
+
+    def __iter__(self) -> _Clips:
+        return self
+
+    def __next__(self) -> tuple[CaptionRequest, Clip | None]:
+        job = None if self.ended else self._stream.next()
+        if job is None:
+            self.ended = True
+            raise StopIteration
+        return job.request, job.load()
+
+    def close(self) -> None:
+        """Hand out nothing more."""
+        self.ended = True
 
 
 class Turns:

@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ...answering.checks import CHECKS
 from ...data import BY_NAME, Source, Target
 from ...data.base import MAX_ROW_BYTES, size_now
 from ...data.folder import VideoFileSource
@@ -99,6 +100,8 @@ class RunIdentity:
         rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
         rows |= {"with_videos": True} if target.layout.with_videos else {}
         rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
+        brought = [name for name in operator.planner.acceptance.checks if name not in CHECKS.built_in]
+        rows |= {"checks": brought} if brought else {}
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = _with_adapter(given["model_params"] or {})
         model_params = {k: v for k, v in model_params.items() if k not in FREE_MODEL_PARAMETERS}

@@ -579,7 +579,7 @@ class Run:
     def _earlier(self, request: CaptionRequest, digest: bytes, row: Sample) -> CaptionResult | None:
         """The answer that was set aside, if it is still one."""
         found = self._journal.earlier_result(request.id, digest)
-        if found is None or self._planner.is_worth_another_try(found):
+        if found is None or self._planner.acceptance.lack(request, found) is not None:
             return None
         mark = self._journal.earlier_mark(digest)
         if self._settings.recheck and mark != UNKNOWN:
@@ -597,7 +597,9 @@ class Run:
     def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
         """Keep an answer about a row for another go."""
         mark = self._marks.pop(request.id, UNKNOWN)
-        self._journal.add(request.id, self._identity.digest(request), result, failed=self._failed(result), mark=mark)
+        self._journal.add(
+            request.id, self._identity.digest(request), result, failed=self._failed(request, result), mark=mark
+        )
         self._cut_ahead(request, result, row)
 
     def _cut_ahead(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
@@ -618,11 +620,10 @@ class Run:
         self._journal.fail(RequestId(outcome.row, 0), failure)
         return outcome.failed(failure)
 
-    def _failed(self, result: CaptionResult) -> str | None:
+    def _failed(self, request: CaptionRequest, result: CaptionResult) -> str | None:
         """The kind of failure under which an answer is found when failures are tried again."""
-        if result.failure is not None:
-            return result.failure.kind
-        return self._planner.lack_of(result).kind if self._planner.is_worth_another_try(result) else None
+        failure = result.failure or self._planner.acceptance.lack(request, result)
+        return None if failure is None else failure.kind
 
     def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
         """The rows; an error that no format knows of says where it was."""

@@ -1,0 +1,127 @@
+"""Which answers of a model are of use, as one value: nothing here knows how requests reach the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..models.written import parted
+from ..seeds import content_seed
+from ..types import (
+    FAILURE_KINDS,
+    Candidate,
+    CaptionRequest,
+    CaptionResult,
+    Failure,
+    belongs_to_row,
+    internal_failure,
+)
+from .checks import CHECKS, RETRIED_KINDS, AskAgain, Check, Mark
+
+MAX_TRIES = 2
+"""How often a video is asked about at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the checks found in one candidate."""
+
+    candidate: Candidate
+    """It with its text as it would be written to the data set, and its marks; without a text where it is of no use."""
+    check: str = ""
+    """The first check that finds it of no use; empty: it is of use."""
+    reason: AskAgain | None = None
+    """What that check found."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What makes an answer one of use."""
+
+    text_of: Callable[[str], str]
+    """A model's text to that which would be written to the data set."""
+    needs_all: Collection[str] = ()
+    """Names of the asks of which every candidate must be of use; of others one is enough."""
+    max_tries: int = MAX_TRIES
+    """How often a video is asked about at most."""
+    checks: Mapping[str, Check] = field(default_factory=lambda: dict(CHECKS.items()))
+    """Name of a check to its function; the first one that finds something counts."""
+
+    def checked(self, request: CaptionRequest, result: CaptionResult) -> tuple[CaptionResult, Failure | None]:
+        """The result without reasoning in its texts, a failure where none of them is of use; and why another try is
+        worth making, None where it is not."""
+        if result.failure is not None:
+            return result, self.lack(request, result)
+        try:
+            result = replace(result, candidates=tuple(parted(one) for one in result.candidates))
+            verdicts = self.verdicts(request, result.candidates)
+            lack = self._lack_of(request, verdicts)
+        except Exception as exc:
+            if not belongs_to_row(exc):
+                raise
+            return CaptionResult(result.request_id, failure=internal_failure(exc)), None
+        if lack is not None and self._is_useless(verdicts):
+            result = CaptionResult(result.request_id, failure=lack, usage=result.usage)
+        return result, lack
+
+    def lack(self, request: CaptionRequest, result: CaptionResult) -> Failure | None:
+        """Why another try is worth making; None: it is not."""
+        if result.failure is not None:
+            return result.failure if result.failure.kind in RETRIED_KINDS else None
+        return self._lack_of(request, self.verdicts(request, result.candidates))
+
+    def _lack_of(self, request: CaptionRequest, verdicts: Sequence[Verdict]) -> Failure | None:
+        if request.id.ask in self.needs_all:
+            is_lacking = any(one.reason is not None for one in verdicts)
+        else:
+            is_lacking = self._is_useless(verdicts)
+        return self.failure_of(verdicts) if is_lacking else None
+
+    def next_try(self, request: CaptionRequest, *, tries: int = 1) -> CaptionRequest:
+        """What is asked after a request was of no use: the same, with another seed.
+
+        Args:
+            request: as it was asked first.
+            tries: how often it was asked.
+        """
+        seed = request.seed
+        for _ in range(tries):  # 0005: seeds come from content, so that a second try is the same in any order
+            seed = content_seed(seed, "again")
+        return replace(request, seed=seed)
+
+    def verdicts(self, request: CaptionRequest, candidates: Sequence[Candidate]) -> list[Verdict]:
+        """What the checks find, one verdict a candidate."""
+        return [self._verdict(request, one) for one in candidates]
+
+    def _verdict(self, request: CaptionRequest, candidate: Candidate) -> Verdict:
+        text = self.text_of(candidate.text)
+        shown = candidate if text == candidate.text else replace(candidate, text=text)
+        marks: list[str] = []
+        for name, check in self.checks.items():
+            finding = check(shown, request)
+            if isinstance(finding, AskAgain):
+                return Verdict(replace(shown, text="") if shown.text else shown, name, finding)
+            if isinstance(finding, Mark):
+                marks.append(finding.name)
+        return Verdict(replace(shown, marks=tuple(marks)) if marks else shown)
+
+    def _is_useless(self, verdicts: Sequence[Verdict]) -> bool:
+        reasons = [one.reason for one in verdicts if one.reason is not None]
+        return len(reasons) == len(verdicts) or any(reason.spoils_all for reason in reasons)
+
+    def failure_of(self, verdicts: Sequence[Verdict]) -> Failure:
+        """What candidates fail with, some of which are of no use: the finding of the first check that has one.
+
+        Where that check has several kinds of findings, the kind counts that `FAILURE_KINDS` lists first.
+        """
+        found = {i: one for i, one in enumerate(verdicts) if one.reason is not None}
+        check = min((one.check for one in found.values()), key=list(self.checks).index)
+        reasons = {i: one.reason for i, one in found.items() if one.check == check and one.reason is not None}
+        reason = min(reasons.values(), key=lambda one: list(FAILURE_KINDS).index(one.kind))
+        named = f"candidate {', '.join(map(str, reasons))} of {len(verdicts)}"
+        return Failure(
+            reason.kind,
+            f"{reason.problem} for {'this video' if reason.spoils_all else named}"
+            + (f" (check {check!r})" if reason.kind == "rejected" else "")
+            + (f"; {reason.advice}" if reason.advice else ""),
+        )
