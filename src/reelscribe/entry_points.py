@@ -73,6 +73,10 @@ class Table(Mapping[str, Row]):
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._brought()
 
+    def package(self, name: str) -> str | None:
+        """The package that brings a row; None: it is built in."""
+        return None if name in self.built_in else _packages(self._brought()[name])
+
     def _brought(self) -> Mapping[str, list[EntryPoint]]:
         brought = _entry_points(self._group)
         for name in brought:
