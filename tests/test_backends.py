@@ -217,13 +217,13 @@ def test_captioners_are_named_by_their_places() -> None:
 
 def test_a_package_brings_a_back_end(echo: None, rows: Path) -> None:
     operator = Operator(
-        backend="echo", batch_size=7, model_params={"voice": "loud"}, keep_original_sample=False, num_frames=3
+        backend="echo", batch_size=7, model_params={"voice": "loud"}, keep_original_sample=False, num_frames=4
     )
     assert operator.spec is not None
     assert (operator.spec.model, operator.spec.options) == ("parrot", {"at_once": 7, "voice": "loud"})
     made = operator.run([{"text": "", "videos": [row["video"]]} for row in load(rows)])
     operator.close()
-    assert ["loud 3 frames, Describe, 0" in sample["text"] for sample in made] == [True, True]
+    assert ["loud 4 frames, Describe, 0" in sample["text"] for sample in made] == [True, True]
     assert [(row, failure.kind) for row, _, failure in operator.failures] == [(1, "not_found")]
     assert operator.captioner.notes == ["echo of parrot, 7 at once"]  # type: ignore[attr-defined]
 

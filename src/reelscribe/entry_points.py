@@ -22,7 +22,7 @@ CHECKS = "reelscribe.checks"
 FORMATS = "reelscribe.formats"
 """Entry points whose object is a `data.base.Format`."""
 FRAME_POLICIES = "reelscribe.frame_policies"
-"""Entry points whose object makes a frame policy, as in `models.policies`."""
+"""Entry points named for a class of video processor, whose object makes its frame policy, as in `models.chat`."""
 
 log = logger(__name__)
 
