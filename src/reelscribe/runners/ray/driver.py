@@ -304,7 +304,9 @@ def _reader(job: Job) -> VideoCaptioningFromVLMMapper:
         for other in _readers.values():
             other.close()
         _readers.clear()
-        _readers[job.key] = job.operator(num_proc=1, captioner=_NoModel(), model_params=None, enable_vllm=False)
+        _readers[job.key] = job.operator(
+            num_proc=1, captioner=_NoModel(), model_params=None, enable_vllm=False, backend=None
+        )
     return _readers[job.key]
 
 
