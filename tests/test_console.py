@@ -20,7 +20,8 @@ from rows import jsonl, load
 SCRIPT = """
 import sys
 from reelscribe import ScriptedCaptioner, cli, operator
-operator.load_captioner = lambda spec: ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else "words")
+words = lambda request, i: "" if "broken" in request.video else "words"
+operator.load_captioner = lambda spec: ScriptedCaptioner(words)
 cli.main(sys.argv[1:])
 """
 
