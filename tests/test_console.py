@@ -19,8 +19,9 @@ from rows import jsonl, load
 
 SCRIPT = """
 import sys
-from reelscribe import ScriptedCaptioner, cli, mapper
-mapper.load_captioner = lambda spec: ScriptedCaptioner(lambda request, i: "" if "broken" in request.video else "words")
+from reelscribe import ScriptedCaptioner, cli, operator
+words = lambda request, i: "" if "broken" in request.video else "words"
+operator.load_captioner = lambda spec: ScriptedCaptioner(words)
 cli.main(sys.argv[1:])
 """
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from chat_server import ChatServer, running
 from reelscribe import VideoCaptioningFromVLMMapper, cli
 from reelscribe.errors import ModelError, ReelscribeError, SettingsError
-from reelscribe.models import ModelSpec, load_captioner, model_revision
+from reelscribe.models import ModelSpec, load_captioner, model_revision, understood
 from reelscribe.models.chat import resolve_model
 from reelscribe.models.loading import load_model
-from reelscribe.models.names import ModelName, read_model_name, understood
+from reelscribe.models.names import ModelName, read_model_name
 from reelscribe.operator import OPERATOR_NAME
 
 NAME = "Org/Video-3B"

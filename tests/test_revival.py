@@ -91,7 +91,7 @@ class DeafEngine(FakeEngine):
 def test_requests_that_a_dead_engine_forgets_are_asked_again(monkeypatch):
     monkeypatch.setattr(revival, "WATCH_SECONDS", 0.02)
     factory = Factory("5.mp4")
-    monkeypatch.setattr("test_reviving.FakeEngine", DeafEngine)
+    monkeypatch.setattr("test_revival.FakeEngine", DeafEngine)
     failed, _ = run(factory)
     assert {type(engine) for engine in factory.engines} == {DeafEngine}
     assert failed == {5: "engine_died"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from . import __version__
-from .answering.selection import SELECTORS
 from .console import words_come_second
 from .errors import ReelscribeError, SettingsError
 from .printable import one_line, printable
@@ -52,9 +52,29 @@ class Place(click.ParamType[Any]):
         return value if "://" in str(value) else Path(value)
 
 
+class RowOf(click.Choice[str]):
+    """A name in a table, which is loaded when it is first needed: packages may bring rows of it.
+
+    Args:
+        module: where the table is, below this package.
+        table: its name there.
+    """
+
+    def __init__(self, module: str, table: str) -> None:
+        self._place = module, table
+        self.case_sensitive = True
+
+    @property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        module, table = self._place
+        return tuple(getattr(importlib.import_module(f".{module}", __package__), table))
+
+
 PLACE = Place()
-KEEP_MODES = click.Choice(list(SELECTORS))
-FORMATS = click.Choice(["webdataset", "videofolder", "datasets"])
+BACKENDS = RowOf("models.backends", "BACKENDS")
+KEEP_MODES = RowOf("answering.selection", "SELECTORS")
+FORMATS = RowOf("data", "BY_NAME")
 CUTS = click.Choice(["copy", "exact"])
 
 
@@ -146,6 +166,8 @@ MODEL_OPTIONS = options(
     option("--server", "base_url", multiple=True, callback=servers, metavar="URL", help="Send videos to this "
            "OpenAI-compatible server, which runs the model, e.g. http://localhost:8000/v1; repeat it for several that "
            "share them. --model may then be left out where they serve one."),
+    option("--backend", type=BACKENDS, help="What runs the model; installed packages may bring more.  [default: server "
+           "with --server, vllm with --vllm, else hf, which is transformers]"),
     option("--device", metavar="DEVICE", help="Device of the model: cpu, cuda, cuda:1, mps.  [default: best]"),
     option("--dtype", metavar="DTYPE", help="Number type of the model: bfloat16, float16, float32."),
     count_option("--batch-size", help="Most videos the model, or each server, works on at once."),

@@ -21,6 +21,7 @@ from . import operator
 from .data.base import writing
 from .data.jsonl import encode_row
 from .errors import DataError, FailedSamplesError, MissingExtraError, SettingsError
+from .models import ModelSpec, backend_of, choose_backend
 from .operator import DEFAULT_BATCH_SIZE, OPERATOR_NAME
 from .rows.columns import batch_to_rows, output_features
 from .runners.settings import one_line
@@ -185,10 +186,21 @@ class VideoCaptioningFromVLMMapper(Mapper):  # type: ignore[misc]
 def _base_values(values: dict[str, Any]) -> dict[str, Any]:
     """What the base class is told: nothing that was not given, except where its default does not suit a model."""
     base = {name: value for name, value in values.items() if name in Mapper._BASE_PARAMS}
-    if values.get("enable_vllm"):  # its engine uses all devices from one process
+    if _takes_all_devices(values):  # from one process
         base["num_proc"] = 1
     # A task of Ray would load the model again for every block of rows.
     return {"batch_size": DEFAULT_BATCH_SIZE, "ray_execution_mode": "actor"} | base
+
+
+def _takes_all_devices(values: dict[str, Any]) -> bool:
+    """Whether a model with these parameters leaves no device to a second process; what is wrong with them is found
+    where the operator is built."""
+    spec, model_params = values.get("captioner"), values.get("model_params")
+    if not isinstance(spec, ModelSpec):
+        options = model_params if isinstance(model_params, dict) else {}
+        enable_vllm = values.get("enable_vllm") is True
+        spec = ModelSpec(choose_backend(options, enable_vllm=enable_vllm, backend=values.get("backend")), "")
+    return backend_of(spec).one_per_machine
 
 
 def _build(values: dict[str, Any], host: VideoCaptioningFromVLMMapper) -> _Operator:

@@ -22,7 +22,7 @@ CHECKS = "reelscribe.checks"
 FORMATS = "reelscribe.formats"
 """Entry points whose object is a `data.base.Format`."""
 FRAME_POLICIES = "reelscribe.frame_policies"
-"""Entry points whose object makes a frame policy, as in `models.policies`."""
+"""Entry points named for a class of video processor, whose object makes its frame policy, as in `models.chat`."""
 
 log = logger(__name__)
 
@@ -72,6 +72,10 @@ class Table(Mapping[str, Row]):
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._brought()
+
+    def package(self, name: str) -> str | None:
+        """The package that brings a row; None: it is built in."""
+        return None if name in self.built_in else _packages(self._brought()[name])
 
     def _brought(self) -> Mapping[str, list[EntryPoint]]:
         brought = _entry_points(self._group)

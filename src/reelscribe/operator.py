@@ -15,13 +15,14 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .answering.selection import SELECTORS
 from .errors import FailedSamplesError, SettingsError
-from .models import batch_size_options, check_backend, choose_backend, load_captioner, understood
+from .models import backend_of, choose_backend, load_captioner, size_options, understood
 from .models.captioner import (
     DEFAULT_MODEL,
     DEFAULT_THINKING_TOKENS,
     SERVED_MODEL,
     Captioner,
     ModelSpec,
+    Named,
     ThinkingSettings,
     generation_config,
 )
@@ -101,6 +102,8 @@ class VideoCaptioningFromVLMMapper:
         thinking_tokens: longest reasoning, in tokens; then it is ended, and the answer follows.
         seed: seed of everything random; together with a sample's content it fixes the sample's result.
         captioner: a `Captioner` or a `ModelSpec` to use instead of `hf_model`.
+        backend: what runs the model: `hf` (transformers), `vllm`, `server`, `scripted`, or a back end that an installed
+            package brings; None: `server` where `model_params` holds `base_url`, else `vllm` or `hf` by `enable_vllm`.
         video_token: marks a video in the text.
         image_token: marks an image in the text.
         audio_token: marks a sound in the text.
@@ -174,6 +177,7 @@ class VideoCaptioningFromVLMMapper:
         thinking_tokens: PositiveInt = DEFAULT_THINKING_TOKENS,
         seed: int = 0,
         captioner: Any = None,
+        backend: str | None = None,
         video_token: str = SpecialTokens.video,
         image_token: str = SpecialTokens.image,
         audio_token: str = SpecialTokens.audio,
@@ -282,15 +286,21 @@ class VideoCaptioningFromVLMMapper:
         given = self.parameters
         if captioner is None:
             options = dict(given["model_params"] or {})
-            backend = choose_backend(options, enable_vllm=given["enable_vllm"])
-            if backend == "server" and given["hf_model"] is DEFAULT_MODEL:  # it was left out
-                given["hf_model"] = SERVED_MODEL
-            spec = understood(ModelSpec(backend, given["hf_model"], options))
+            backend = choose_backend(options, enable_vllm=given["enable_vllm"], backend=given["backend"])
+            given["enable_vllm"] = backend == "vllm"
+            if choose_backend(options, enable_vllm=given["enable_vllm"]) == backend:
+                given["backend"] = None  # one run, however its back end was named
+            spec = ModelSpec(backend, given["hf_model"], options)
+            if given["hf_model"] is DEFAULT_MODEL:  # it was left out
+                spec = replace(spec, model=backend_of(spec).default_model)
+            spec = understood(spec)
             given["hf_model"] = spec.model
             given["model_params"] = spec.options if spec.options != options else given["model_params"]
             return self._with_operator_settings(spec)
-        if given["model_params"] is not None or given["enable_vllm"]:
-            raise SettingsError("captioner replaces the model: leave out model_params and enable_vllm, or captioner")
+        if given["model_params"] is not None or given["enable_vllm"] or given["backend"] is not None:
+            raise SettingsError(
+                "captioner replaces the model: leave out model_params, enable_vllm and backend, or captioner"
+            )
         if isinstance(captioner, ModelSpec):
             given["captioner"] = understood(captioner)
             return self._with_operator_settings(given["captioner"])
@@ -306,12 +316,11 @@ class VideoCaptioningFromVLMMapper:
         return None
 
     def _with_operator_settings(self, spec: ModelSpec) -> ModelSpec:
-        check_backend(spec.backend)
         options = dict(spec.options)
         if self.parameters["accelerator"] is not None:
             options.setdefault("device", self.parameters["accelerator"])
         if self.batch_size is not None:
-            options = {**batch_size_options(spec.backend, self.batch_size), **options}
+            options = {**size_options(spec, self.batch_size), **options}
         generation = self.generation if self.parameters["sampling_params"] is not None else spec.generation
         frames = self.frames if self.frames != FrameSettings() else spec.frames
         thinking = self.thinking if self.thinking != ThinkingSettings() else spec.thinking
@@ -328,8 +337,8 @@ class VideoCaptioningFromVLMMapper:
     @property
     def served_model(self) -> str | None:
         """The model that its server serves, where none was named and the server was asked; else None."""
-        is_open = self.spec is not None and self.spec.backend == "server" and self.spec.model == SERVED_MODEL
-        return getattr(self._captioner, "model", None) if is_open else None
+        is_open = self.spec is not None and self.spec.model == SERVED_MODEL
+        return self._captioner.model if is_open and isinstance(self._captioner, Named) else None
 
     @property
     def policy(self) -> FramePolicy | None:
@@ -345,7 +354,7 @@ class VideoCaptioningFromVLMMapper:
         Raises:
             ModelError: the model cannot be loaded.
         """
-        if self._captioner is None and self.spec is not None and self.spec.backend != "scripted":
+        if self._captioner is None and self.spec is not None and backend_of(self.spec).reads_videos:
             self.pool.start()
         _ = self.captioner
 
@@ -419,16 +428,18 @@ class VideoCaptioningFromVLMMapper:
         """Tell the model to come which process of a parallel `map` it is for, so that each takes its own device.
 
         Raises:
-            SettingsError: a second process would start a second vLLM on the same devices.
+            SettingsError: a second process would start a second engine on the same devices.
         """
         if rank is None or self._captioner is not None or self.spec is None:
             return
-        if self.spec.backend == "vllm" and rank > 0:
+        row = backend_of(self.spec)
+        if row.one_per_machine and rank > 0:
             raise SettingsError(
-                f"vLLM uses all visible devices from one process, and this is number {rank + 1}: give map num_proc=1"
+                f"{self.spec.backend} uses all visible devices from one process, and this is number {rank + 1}: give "
+                "map num_proc=1"
             )
-        if self.spec.backend == "hf":
-            self.spec = replace(self.spec, options={"rank": rank, **self.spec.options})
+        if row.rank_option is not None:
+            self.spec = replace(self.spec, options={row.rank_option: rank, **self.spec.options})
 
     def _report(self, batch: Any) -> None:
         for sample, video, failure in self.failures:

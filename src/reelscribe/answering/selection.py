@@ -1,4 +1,7 @@
-"""Choosing among the candidates of one video. Adding a strategy is one function and one row of `SELECTORS`."""
+"""Choosing among the candidates of one video. Adding a strategy is one function and one row of `SELECTORS`.
+
+Packages add rows through the entry points `reelscribe.selectors`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from dataclasses import dataclass
 
 import simhash as _simhash
 
+from ..entry_points import SELECTORS as GROUP
+from ..entry_points import Table
 from ..types import Candidate
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
@@ -79,9 +84,11 @@ Selector = Callable[[Sequence[Candidate], Choice], list[Candidate]]
 """Takes whole candidates: their texts as they would be written, without special tokens and never empty (unless all are
 kept), their log-probabilities, tokens and finish reasons. Gives those that are kept, in order."""
 
-SELECTORS: dict[str, Selector] = {
-    "random_any": _random_any,
-    "similar_one_simhash": _similar_one_simhash,
-    "all": _all,
-}
+SELECTORS: Table[Selector] = Table(
+    GROUP,
+    {"random_any": _random_any, "similar_one_simhash": _similar_one_simhash, "all": _all},
+    what="selector",
+    fits=callable,
+    rule="a function of candidates and a `Choice`",
+)
 """`keep_candidate_mode` to the function that keeps one candidate, or all of them, in order."""

@@ -6,7 +6,7 @@ Knows no library that runs models.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Protocol, TypeVar, runtime_checkable
 
@@ -259,7 +259,7 @@ class ModelSpec:
     """Plain values from which a captioner is built, here or in another process."""
 
     backend: str
-    """A key of `CAPTIONERS`: `hf`, `vllm`, `server` or `scripted`."""
+    """A key of `BACKENDS`: `hf`, `vllm`, `server`, `scripted`, or one that a package brings."""
     model: str
     """Model name on the hub, local folder, or served name; `reelscribe/shapes` is the bundled demonstration model."""
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -301,17 +301,83 @@ def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
     return clip
 
 
+# What a captioner may have besides: each of these stands alone, so that one that is given from Python needs none.
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A captioner that says something about itself in the summary of a run."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences."""
+
+
+@runtime_checkable
+class Timed(Protocol):
+    """A captioner that knows how long its stages were busy."""
+
+    @property
+    def busy_seconds(self) -> Mapping[str, float]:
+        """Stage (`prepare`, `model`) to its seconds so far."""
+
+
+@runtime_checkable
+class Advised(Protocol):
+    """A captioner that knows what lets its stages do more."""
+
+    @property
+    def advice(self) -> Mapping[str, str]:
+        """Stage to what to change, in a phrase."""
+
+
+@runtime_checkable
+class Named(Protocol):
+    """A captioner that found out itself which model it has."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A captioner that works on several videos at once."""
+
+    batch_size: int
+    """How many, at most; may be set between streams."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A captioner that prepares videos for its model apart from it."""
+
+    def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Any]:
+        """Prepare them, and do no more."""
+
+
+@runtime_checkable
+class OnCores(Sized, Protocol):
+    """A captioner whose model may run on the cores that read videos."""
+
+    @property
+    def cores(self) -> int:
+        """Cores that the model computes on; 0: none."""
+
+    def videos_at_once(self, clips: Sequence[tuple[CaptionRequest, Clip]]) -> int:
+        """How many of these leave for the model together."""
+
+
 def captioner_notes(captioner: Captioner) -> list[str]:
-    """What a captioner says about itself for the summary of a run, in its `notes`; a captioner need not have any."""
-    return list(getattr(captioner, "notes", ()))
+    """What a captioner says about itself for the summary of a run."""
+    return list(captioner.notes) if isinstance(captioner, Noted) else []
 
 
 def captioner_advice(captioner: Captioner) -> dict[str, str]:
-    """What lets a captioner's stages do more, in its `advice`; a captioner need not have any."""
-    return dict(getattr(captioner, "advice", {}))
+    """What lets a captioner's stages do more."""
+    return dict(captioner.advice) if isinstance(captioner, Advised) else {}
 
 
 def captioner_seconds(captioner: Captioner) -> dict[str, float]:
-    """How long a captioner's stages (`prepare`, `model`) have been at work so far, in its `busy_seconds`; a captioner
-    need not have any."""
-    return dict(getattr(captioner, "busy_seconds", {}))
+    """How long a captioner's stages have been at work so far."""
+    return dict(captioner.busy_seconds) if isinstance(captioner, Timed) else {}

@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..entry_points import FRAME_POLICIES as GROUP
+from ..entry_points import Table
 from ..errors import ModelError
 from ..types import CaptionRequest
 from ..video.frames.moments import FramePolicy, target_size
@@ -242,8 +244,12 @@ def _other_policy(video: Any) -> FramePolicy:
         return sized_policy(policy, video)
 
 
-POLICIES: dict[str, Callable[[Any], FramePolicy]] = {
-    "Qwen3VLVideoProcessor": _qwen3_policy,
-    "Qwen2VLVideoProcessor": _qwen2_policy,
-}
-"""Class of the video processor to the function that reads its settings: Qwen3-VL; Qwen2-VL and Qwen2.5-VL."""
+POLICIES: Table[Callable[[Any], FramePolicy]] = Table(
+    GROUP,
+    {"Qwen3VLVideoProcessor": _qwen3_policy, "Qwen2VLVideoProcessor": _qwen2_policy},
+    what="frame policy",
+    fits=callable,
+    rule="a function of a video processor",
+)
+"""Class of the video processor to the function that reads its settings: Qwen3-VL; Qwen2-VL and Qwen2.5-VL; those of
+packages stand under the entry points `reelscribe.frame_policies`."""

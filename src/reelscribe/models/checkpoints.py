@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, SettingsError
 from .adapters import CONFIG, base_name
 from .captioner import ModelSpec
 from .chat import resolve_model
-from .names import BUNDLED_MODELS, hub_arguments, local_folder, read_model_name, understood
+from .names import BUNDLED_MODELS, hub_arguments, local_folder, read_model_name
 
 WEIGHED_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf", ".jinja", ".txt", ".model")
 """Files of a model's folder that decide what it writes."""
@@ -19,19 +18,15 @@ HASHED_BYTES = 1 << 20
 """Files up to this size are told apart by what is in them, larger ones by size and time of change."""
 
 
-def model_revision(spec: ModelSpec) -> str | None:
+def checkpoint_revision(spec: ModelSpec) -> str | None:
     """The commit of a model on the hub, as the cache has it, or a digest of a local folder's files; of an adapter, and
-    of the model that it belongs to, one after the other.
+    of the model that it belongs to, one after the other. None where one is not in the cache yet.
 
-    None where it cannot be known: a server's model, or one that is not in the cache yet.
+    Raises:
+        ModelError: a path that leads nowhere.
+        SettingsError: the name of an adapter means none.
     """
-    if spec.backend not in ("hf", "vllm"):
-        return None
-    try:
-        spec = understood(spec)
-        parts = [_revision(spec.model, spec.options), *_revisions_beside(spec)]
-    except (ModelError, SettingsError):  # told when it is loaded
-        return None
+    parts = [_revision(spec.model, spec.options), *_revisions_beside(spec)]
     return None if None in parts else "+".join(map(str, parts))
 
 

@@ -97,7 +97,8 @@ class ComparedFamily:
         """What the columns do not say, in sentences."""
         needs = f"Needs `pip install {' '.join(self.packages)}`." if self.packages else ""
         reason = f"{self.verdict('captions').capitalize()}: {self.because}." if self.because else ""
-        engine = f"vLLM: {self.vllm_because}." if self.vllm_because else ""
+        tried = "vLLM" if "vllm" in self.verdicts else "Not compared in vLLM"
+        engine = f"{tried}: {self.vllm_because}." if self.vllm_because else ""
         return [remark for remark in (needs, reason, self.note, engine) if remark]
 
 
@@ -158,7 +159,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _family(found: dict[str, Any], vllm: Mapping[str, Any]) -> ComparedFamily:
     verdict = vllm.get("verdict")
-    note = vllm["note"] if verdict in ("refused", "fails") else ""
+    note = vllm.get("note", "") if verdict in ("refused", "fails", "not run") else ""
     with_vllm = {**found["verdicts"], "vllm": verdict} if verdict in VLLM else found["verdicts"]
     packages = tuple(found.get("packages", ()))
     return ComparedFamily(**{**found, "verdicts": with_vllm, "packages": packages, "vllm_because": note})

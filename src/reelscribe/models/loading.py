@@ -20,7 +20,7 @@ from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, p
 from .captioner import PromptOptions, close_matches, read_options
 from .chat import resolve_model
 from .classes import class_for
-from .spelling import dtype_name, misplaced
+from .spelling import TRANSFORMERS_ADVICE, dtype_name, misplaced
 
 HUB_ARGUMENTS = frozenset(
     {
@@ -170,7 +170,7 @@ def _check_fields(arguments: Mapping[str, Any], config: Any) -> None:
     for name in arguments:
         if name not in known:
             ours = f"ours are {', '.join(HFOptions.model_fields)}"
-            hint = misplaced(name, backend="hf") or close_matches(
+            hint = misplaced(name, TRANSFORMERS_ADVICE) or close_matches(
                 name, [*known, *HFOptions.model_fields], otherwise=ours
             )
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor from_pretrained's; {hint}")

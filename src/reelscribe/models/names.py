@@ -52,14 +52,12 @@ class ModelName:
     """Folder inside the repository that the name holds."""
 
 
-def understood(spec: ModelSpec) -> ModelSpec:
-    """The spec with its model as transformers and vLLM know it; of a server's model only the server knows the name.
+def checkpoint_spec(spec: ModelSpec) -> ModelSpec:
+    """The spec with its model as transformers knows it.
 
     Raises:
         SettingsError: the name means no model, or contradicts `model_params`.
     """
-    if spec.backend not in ("hf", "vllm"):
-        return spec
     meant = read_model_name(spec.model)
     options = dict(spec.options)
     for option in ("revision", "subfolder"):
@@ -70,12 +68,22 @@ def understood(spec: ModelSpec) -> ModelSpec:
                 "leave one of them out"
             )
         options |= {} if held is None else {option: held}
-    if spec.backend == "vllm" and meant.subfolder is not None:
+    return replace(spec, model=meant.name, options=options)
+
+
+def whole_checkpoint_spec(spec: ModelSpec) -> ModelSpec:
+    """The same for vLLM, which loads whole repositories alone.
+
+    Raises:
+        SettingsError: the name means no model, contradicts `model_params`, or holds a folder of a repository.
+    """
+    found = checkpoint_spec(spec)
+    if read_model_name(spec.model).subfolder is not None:
         raise SettingsError(
             f"the model {_shown(spec.model)} lies in a folder of its repository, and vLLM loads whole repositories "
             "alone; download it and name its folder"
         )
-    return replace(spec, model=meant.name, options=options)
+    return found
 
 
 def local_folder(name: str) -> Path | None:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import Source, open_source
 from ..errors import DataError
+from ..models import backend_of
+from ..models.captioner import Captioner, OnCores, Preparing, Sized
 from ..operator import VideoCaptioningFromVLMMapper
 from ..printable import printable
 from ..rows.forms import choose_form
@@ -111,12 +113,12 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
     report, sample = _read_alone(operator, requests, root=operator.video_root or source.folder)
     captioner = operator.captioner
     _exhaust(captioner.caption(iter(sample[:1])))
-    if hasattr(captioner, "prepare"):
+    if isinstance(captioner, Preparing):
         report.ceilings.append(Ceiling("prepare", _rate(captioner.prepare(iter(sample)), len(sample)), "one thread"))
-    served = operator.spec is not None and operator.spec.backend == "server"
-    _model_alone(report, captioner, sample, size_name="videos in flight" if served else "batch size")
-    if cores := getattr(captioner, "cores", 0):
-        report.shared = _shared(report, cores)
+    size_name = "batch size" if operator.spec is None else backend_of(operator.spec).size_name
+    _model_alone(report, captioner, sample, size_name=size_name)
+    if isinstance(captioner, OnCores) and captioner.cores:
+        report.shared = _shared(report, captioner.cores)
     at_once = _videos_at_once(captioner, sample, report.recommended.get("--batch-size"))
     largest = max(clip.nbytes for _, clip in sample)
     del sample
@@ -188,9 +190,9 @@ def _remarks(asked: int, read: Sequence[Any], sample: Sequence[Pair]) -> list[st
     return notes
 
 
-def _model_alone(report: BenchReport, captioner: Any, sample: list[Pair], *, size_name: str) -> None:
+def _model_alone(report: BenchReport, captioner: Captioner, sample: list[Pair], *, size_name: str) -> None:
     """The model with clips that are in memory; where its batch size can be set, at the best of several."""
-    if not hasattr(captioner, "batch_size"):
+    if not isinstance(captioner, Sized):
         rate = _rate(captioner.caption(iter(sample)), len(sample))
         report.ceilings.append(Ceiling("model", rate, "as it is set"))
         return
@@ -219,14 +221,14 @@ def _shared(report: BenchReport, model_cores: int) -> float:
     return min(allowed, report.lowest.videos_per_second)
 
 
-def _videos_at_once(captioner: Any, sample: Sequence[Pair], batch_size: int | None) -> int:
+def _videos_at_once(captioner: Captioner, sample: Sequence[Pair], batch_size: int | None) -> int:
     """Videos that leave for the model together, with the batch size that is recommended or else in use."""
-    if not hasattr(captioner, "videos_at_once"):
+    if not isinstance(captioner, OnCores):
         return 1
     in_use = captioner.batch_size
     captioner.batch_size = batch_size or in_use
     try:
-        return int(captioner.videos_at_once(sample))
+        return captioner.videos_at_once(sample)
     finally:
         captioner.batch_size = in_use
 

@@ -32,7 +32,6 @@ from ..captioner import (
     ModelSpec,
     PromptOptions,
     ThinkingSettings,
-    close_matches,
     generation_config,
     needed_clip,
     read_options,
@@ -41,7 +40,6 @@ from ..chat import OTHER_POLICY, frame_arguments, has_exact_policy, policy_from_
 from ..in_flight import MAX_BYTES_IN_FLIGHT, FlightCaptioner, InFlight
 from ..loading import load_generation_defaults, load_processor, quiet_transformers
 from ..names import BUNDLED_MODELS, hub_arguments, local_folder, plain_name, read_model_name, served_names
-from ..spelling import misplaced
 from ..thinking import Thinking, thinking_of
 from .chat_answer import ChatAnswer, ServedModel
 from .chat_api import PLAIN, ChatFormat, Dialect, Form, FrameFormat, parted_choice, result_of
@@ -126,7 +124,7 @@ class ServerCaptioner(FlightCaptioner):
             SettingsError: for an unknown or unusable parameter.
             ModelError: no server answers, one does not serve the model, or takes no frames in any form.
         """
-        options = _options(spec.options)
+        options = read_options(ServerOptions, spec.options)
         _check_fit(spec)
         addresses = base_urls(options.base_url)
         flight = InFlight(max_requests=options.max_in_flight * len(addresses), max_bytes=options.max_bytes_in_flight)
@@ -634,25 +632,6 @@ def _check_fit(spec: ModelSpec) -> None:
             "fit (--fit) goes by the model's context, which servers do not tell: leave it out, and show fewer frames "
             "(max_frames)"
         )
-
-
-def _options(params: Mapping[str, Any]) -> ServerOptions:
-    known = list(ServerOptions.model_fields)
-    for name in params:
-        if name == "device":
-            raise SettingsError(
-                "accelerator (--device) says where this process runs a model; a server chooses by itself: leave it out"
-            )
-        if name == "adapter":
-            raise SettingsError(
-                "a server loads adapters itself, and serves each as a model of its own: name that one with --model "
-                "(hf_model), and leave model_params adapter out"
-            )
-        if name not in known:
-            otherwise = f"there are {', '.join(known)}"
-            hint = misplaced(name, backend="server") or close_matches(name, known, otherwise=otherwise)
-            raise SettingsError(f"model_params does not know {name!r} beside base_url; {hint}")
-    return read_options(ServerOptions, params)
 
 
 def base_urls(given: str | Sequence[str]) -> list[str]:

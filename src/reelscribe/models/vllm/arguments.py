@@ -15,7 +15,7 @@ from ...video.frames.moments import FramePolicy
 from ..captioner import close_matches
 from ..chat import most_video_tokens
 from ..hf.budget import cache_bytes_per_token
-from ..spelling import dtype_name, misplaced
+from ..spelling import VLLM_ADVICE, dtype_name, misplaced
 
 SMALLEST_STEP = 8192
 """Tokens one step of the engine has room for at least."""
@@ -96,7 +96,7 @@ def check_arguments(names: Iterable[str], known: Iterable[str]) -> None:
             raise SettingsError(f"model_params does not take {name!r}: hf_model names the model")
         if name not in known:
             otherwise = "its names are those of vLLM's AsyncEngineArgs"
-            hint = misplaced(name, backend="vllm") or close_matches(name, known, otherwise=otherwise)
+            hint = misplaced(name, VLLM_ADVICE) or close_matches(name, known, otherwise=otherwise)
             raise SettingsError(f"model_params does not know {name!r}: neither ours nor vLLM's; {hint}")
 
 

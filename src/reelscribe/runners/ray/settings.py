@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import SettingsError
+from ...models import BACKENDS
 
 LOCAL = "local"
 """The address of a cluster that is started on this machine, and ended with the run."""
-MODEL_BACKENDS = ("hf", "vllm")
-"""Back ends whose captioners run the model themselves, and so need a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,7 @@ class RaySettings:
         """
         if self.gpus is not None:
             return self.gpus
-        if backend not in MODEL_BACKENDS or available == 0 or str(options.get("device", "")) == "cpu":
-            return 0
-        return float(options.get("tensor_parallel_size") or 1)
+        return 0 if backend is None or available == 0 else BACKENDS[backend].gpus(options)
 
     def pool(self, gpus: float) -> tuple[int, int | None]:
         """Fewest and most captioners; None: as many as there is room for."""

