@@ -45,6 +45,10 @@ def loops(candidate: Candidate, _request: CaptionRequest) -> AskAgain | Mark | N
     return Mark("short") if len(words) == 1 else None
 
 
+def leaks(candidate: Candidate, _request: CaptionRequest) -> AskAgain | None:
+    return AskAgain("the prompt leaked", spoils_all=True) if candidate.text == "leaked" else None
+
+
 @pytest.mark.parametrize(
     ("candidates", "needs_all", "kind", "message"),
     [
@@ -73,6 +77,7 @@ def loops(candidate: Candidate, _request: CaptionRequest) -> AskAgain | Mark | N
             "rejected",
             "the caption repeats one word for candidate 0, 1 of 2 (check 'loops'); --repetition-penalty helps",
         ),
+        (["", "a b", "leaked"], False, "rejected", "the prompt leaked for this video (check 'leaks')"),
         (["", "go go go"], False, "empty_caption", "the model gave no text for candidate 0 of 2"),
         (["a", "go go"], True, "rejected", ("the caption repeats one word for candidate 1 of 2 (check 'loops'); "
          "--repetition-penalty helps")),
@@ -81,7 +86,7 @@ def loops(candidate: Candidate, _request: CaptionRequest) -> AskAgain | Mark | N
 def test_what_makes_another_try_worth_making(
     candidates: list[Any], needs_all: bool, kind: str | None, message: str | None
 ) -> None:
-    judge = acceptance(needs_all=needs_all, loops=loops)
+    judge = acceptance(needs_all=needs_all, loops=loops, leaks=leaks)
     result, lack = judge.checked(REQUEST, answer(*candidates))
     assert (lack and (lack.kind, lack.message)) == (kind and (kind, message))
     assert result.usage == Usage(7, 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from ..models.written import parted
 from ..seeds import content_seed
@@ -16,14 +17,13 @@ from ..types import (
     belongs_to_row,
     internal_failure,
 )
-from .checks import CHECKS, RETRIED_KINDS, AskAgain, Check, Mark
+from .checks import CHECKS, RETRIED_KINDS, AskAgain, Check
 
 MAX_TRIES = 2
 """How often a video is asked about at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the checks found in one candidate."""
 
     candidate: Candidate
@@ -53,7 +53,9 @@ class Acceptance:
         if result.failure is not None:
             return result, self.lack(request, result)
         try:
-            result = replace(result, candidates=tuple(parted(one) for one in result.candidates))
+            candidates = tuple([parted(one) for one in result.candidates])
+            if any(one is not before for one, before in zip(candidates, result.candidates, strict=True)):
+                result = replace(result, candidates=candidates)
             verdicts = self.verdicts(request, result.candidates)
             lack = self._lack_of(request, verdicts)
         except Exception as exc:
@@ -99,10 +101,11 @@ class Acceptance:
         marks: list[str] = []
         for name, check in self.checks.items():
             finding = check(shown, request)
+            if finding is None:
+                continue
             if isinstance(finding, AskAgain):
                 return Verdict(replace(shown, text="") if shown.text else shown, name, finding)
-            if isinstance(finding, Mark):
-                marks.append(finding.name)
+            marks.append(finding.name)
         return Verdict(replace(shown, marks=tuple(marks)) if marks else shown)
 
     def _is_useless(self, verdicts: Sequence[Verdict]) -> bool:
@@ -112,16 +115,18 @@ class Acceptance:
     def failure_of(self, verdicts: Sequence[Verdict]) -> Failure:
         """What candidates fail with, some of which are of no use: the finding of the first check that has one.
 
-        Where that check has several kinds of findings, the kind counts that `FAILURE_KINDS` lists first.
+        Findings that spoil all candidates count before others. Where a check has several kinds of findings, the kind
+        counts that `FAILURE_KINDS` lists first.
         """
-        found = {i: one for i, one in enumerate(verdicts) if one.reason is not None}
-        check = min((one.check for one in found.values()), key=list(self.checks).index)
-        reasons = {i: one.reason for i, one in found.items() if one.check == check and one.reason is not None}
+        found = [(i, one.check, one.reason) for i, one in enumerate(verdicts) if one.reason is not None]
+        found = [one for one in found if one[2].spoils_all] or found
+        first = min((check for _, check, _ in found), key=list(self.checks).index)
+        reasons = {i: reason for i, check, reason in found if check == first}
         reason = min(reasons.values(), key=lambda one: list(FAILURE_KINDS).index(one.kind))
         named = f"candidate {', '.join(map(str, reasons))} of {len(verdicts)}"
         return Failure(
             reason.kind,
             f"{reason.problem} for {'this video' if reason.spoils_all else named}"
-            + (f" (check {check!r})" if reason.kind == "rejected" else "")
+            + (f" (check {first!r})" if reason.kind == "rejected" else "")
             + (f"; {reason.advice}" if reason.advice else ""),
         )
