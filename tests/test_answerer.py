@@ -44,7 +44,7 @@ class Elsewhere(LocalAnswerer):
     def make_ready(self, identity: RunIdentity, known: Known) -> Any:
         self._calls.append("make_ready")
         work = self._work
-        for number, row in enumerate(work.source):
+        for number, row in enumerate(ROWS):
             for request in work.planner.plan(row, number).requests if number >= self._left else ():
                 assert known(request, row) is None
                 (result,) = work.operator.captioner.caption(iter([(request, None)]))
