@@ -14,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data import SINKS, Source, Target, open_source, passed_over
-from ...data.base import MAX_ROW_BYTES, by_suffix
+from ...data import SINKS, Source, Target, by_suffix, open_source, passed_over
+from ...data.base import MAX_ROW_BYTES
 from ...data.pieces import remove_waiting
 from ...data.temporary import remove_leftovers
 from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
@@ -550,11 +550,10 @@ class Run:
         kept = self._done()
         if isinstance(exc, TooManyFailuresError):
             return kept
-        if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
-            lines = run_folder(self._target.path.with_suffix(".jsonl"))
-            kept = (
-                f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
-            )
+        if isinstance(exc, DataError) and self._target.format.has_types and not self._target.is_folder:
+            lines = run_folder(self._target.path.with_suffix(".jsonl")).name
+            name = self._target.format.name.capitalize()
+            kept = f"{kept} (if {name} cannot hold them: rename it to {lines}, and give a .jsonl output, --update)"
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; the same command{without} goes on from there"
 
