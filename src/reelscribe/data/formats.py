@@ -63,7 +63,9 @@ class Part(Mapping[str, T]):
 
     def _all(self) -> dict[str, T]:
         brought = (self._of(row) for name, row in FORMATS.usable() if name not in FORMATS.built_in)
-        return {**{key: part for parts in brought for key, part in parts.items()}, **self.built_in}
+        return self.built_in | {
+            key: part for parts in brought for key, part in parts.items() if key not in self.built_in
+        }
 
 
 SOURCES: Part[Callable[..., Source]] = Part(lambda row: dict.fromkeys(row.suffixes, row.source) if row.source else {})
