@@ -19,9 +19,9 @@ from ..errors import DataError
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from .arrow import plain, plain_rows
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, understanding, writing
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, check_regular, reading, understanding, writing
 from .media import opened_video
-from .parquet import file_schema, tables
+from .parquet import ParquetSink, file_schema, tables
 from .temporary import TemporaryFolder
 
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
@@ -303,3 +303,19 @@ def _read_json(file: AnyPath) -> dict[str, Any]:
 def is_hf_dataset(folder: AnyPath) -> bool:
     """Whether a folder is a saved data set."""
     return (folder / STATE).exists()
+
+
+FORMAT = Format(
+    name="datasets",
+    folder_source=saved_dataset,
+    is_named=True,
+    part_sink=ParquetSink,
+    part="parquet",
+    join=join_hf_dataset,
+    is_own_folder=is_hf_dataset,
+    holds_videos=True,
+    needs_one_video=True,
+    holds_bytes=True,
+    has_types=True,
+    has_relative_paths=True,
+)

@@ -12,8 +12,8 @@ from ..errors import DataError
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from .arrow import plain_rows, plain_schema
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, understanding
-from .parquet import file_schema, tables
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, understanding
+from .parquet import ParquetSink, file_schema, tables
 from .temporary import TemporaryFolder
 
 READ_ROWS = 64
@@ -92,3 +92,20 @@ def _lance() -> Any:
 def is_lance(folder: AnyPath) -> bool:
     """Whether a folder is a Lance data set."""
     return (folder / VERSIONS).is_dir()
+
+
+def _saved(folder: AnyPath) -> LanceSource | None:
+    return LanceSource(folder) if is_lance(folder) else None
+
+
+FORMAT = Format(
+    name="lance",
+    folder_source=_saved,
+    written=(".lance",),
+    part_sink=ParquetSink,
+    part="parquet",
+    join=join_lance,
+    is_own_folder=is_lance,
+    holds_bytes=True,
+    has_types=True,
+)

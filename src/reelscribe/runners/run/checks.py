@@ -7,12 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from ...data import Source, Target
-from ...data.base import check_regular
+from ...data.base import KnowsBytes, check_regular
 from ...data.folder import VIDEO_FIELD, VideoFileSource
 from ...data.input import Input
-from ...data.jsonl import JsonlSink
 from ...data.links import check_file
-from ...data.parquet import ParquetSource
 from ...data.videofolder import check_videos, video_path
 from ...errors import DataError
 from ...operator import VideoCaptioningFromVLMMapper
@@ -70,14 +68,14 @@ def check_failures_place(failures: Path, *, is_named: bool) -> None:
 def check_rows(target: Target, given: Input, *, overwrite: bool) -> None:
     """Stop early where captions could not be placed."""
     source = given.source
-    if target.format.name == "datasets" and target.layout.with_videos and target.layout.video_field is None:
+    if target.format.needs_one_video and target.layout.with_videos and target.layout.video_field is None:
         raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
     if target.layout.cut is not None and _is_read_with(target.path, source):
         raise DataError(
             f"parts of videos in {str(target.path.parent)!r} would be read with the folder {str(source.path)!r} the "
             "next time; name another folder for the output"
         )
-    if target.format.name == "videofolder":
+    if target.format.table is not None:
         fresh = not overwrite and not run_folder(target.path).exists()
         check_videos(rows_without_own_fields(given), target.path, target.layout, fresh=fresh)
 
@@ -98,7 +96,7 @@ def check_copies(target: Target, given: Input) -> None:
     source = given.source
     folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
     into = target.path.parent.resolve()
-    if folder is None or not (target.format.name == "videofolder" and target.layout.with_videos):
+    if folder is None or target.format.table is None or not target.layout.with_videos:
         return
     if not isinstance(source, VideoFileSource) or not into.is_relative_to(folder):
         return
@@ -174,7 +172,7 @@ def check_first_row(target: Target, given: Input) -> None:
     sink = target.open_part(target.path, schema=source.schema(), new_fields=new_fields)
     if given.first is not None:
         sink.check({**given.first, **dict.fromkeys(new_fields)})
-    if isinstance(sink, JsonlSink) and given.limit is None and isinstance(source, ParquetSource):
+    if not target.format.holds_bytes and given.limit is None and isinstance(source, KnowsBytes):
         for name in source.binary_columns():
             raise DataError(
                 f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "

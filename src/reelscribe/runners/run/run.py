@@ -14,8 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data import SINKS, Target, open_source, passed_over
-from ...data.base import by_suffix
+from ...data import SINKS, Target, by_suffix, open_source, passed_over
 from ...data.input import Input
 from ...data.pieces import remove_waiting
 from ...data.temporary import remove_leftovers
@@ -498,11 +497,10 @@ class Run:
             kept = self._answerer.progress_made() or kept
         if isinstance(exc, TooManyFailuresError):
             return kept
-        if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
-            lines = run_folder(self._target.path.with_suffix(".jsonl"))
-            kept = (
-                f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
-            )
+        if isinstance(exc, DataError) and self._target.format.has_types and not self._target.is_folder:
+            lines = run_folder(self._target.path.with_suffix(".jsonl")).name
+            name = self._target.format.name.capitalize()
+            kept = f"{kept} (if {name} cannot hold them: rename it to {lines}, and give a .jsonl output, --update)"
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; the same command{without} goes on from there"
 
