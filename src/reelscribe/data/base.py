@@ -255,6 +255,8 @@ class Format:
     """Rows of the input in a part; None: what the run says."""
     is_own_folder: Callable[[Path], bool] | None = None
     """For an output that is a folder: whether one that is there holds nothing but such an output; else None."""
+    check_installed: Callable[[], object] | None = None
+    """Stops where a package is missing that the output is joined with; None: it needs none of an extra."""
 
 
 def by_suffix(table: Mapping[str, T], path: AnyPath, *, role: str) -> T:

@@ -11,9 +11,9 @@ from ..errors import DataError, SettingsError
 from ..stores import AnyPath
 from .base import DEFAULT_LAYOUT, Format, Layout, NewFields, Sink, by_suffix
 from .delimited import join_delimited
-from .hf_dataset import is_hf_dataset, join_hf_dataset
+from .hf_dataset import datasets_package, is_hf_dataset, join_hf_dataset
 from .jsonl import JsonlSink, join_lines
-from .lance_dataset import is_lance, join_lance
+from .lance_dataset import is_lance, join_lance, lance_package
 from .links import check_file
 from .parquet import ParquetSink, file_schema, join_parquet
 from .pieces import CUTS
@@ -28,7 +28,7 @@ SHARD_ROWS = 1000
 _LINES = Format("jsonl", JsonlSink, "jsonl", join_lines)
 _TABLE = Format("csv", JsonlSink, "jsonl", join_delimited)
 _TAR = Format("tar", TarSink, "tar", join_tar, part_rows=SHARD_ROWS)
-_LANCE = Format("lance", ParquetSink, "parquet", join_lance, is_own_folder=is_lance)
+_LANCE = Format("lance", ParquetSink, "parquet", join_lance, is_own_folder=is_lance, check_installed=lance_package)
 
 BY_SUFFIX: dict[str, Format] = {
     ".jsonl": _LINES,
@@ -47,7 +47,14 @@ BY_SUFFIX: dict[str, Format] = {
 BY_NAME: dict[str, Format] = {
     "webdataset": Format("webdataset", TarSink, "tar", join_shards, part_rows=SHARD_ROWS, is_own_folder=is_shards),
     "videofolder": Format("videofolder", JsonlSink, "jsonl", join_videofolder),
-    "datasets": Format("datasets", ParquetSink, "parquet", join_hf_dataset, is_own_folder=is_hf_dataset),
+    "datasets": Format(
+        "datasets",
+        ParquetSink,
+        "parquet",
+        join_hf_dataset,
+        is_own_folder=is_hf_dataset,
+        check_installed=datasets_package,
+    ),
 }
 """Name of a format to how it is made; its output is named by a folder."""
 
@@ -83,6 +90,7 @@ class Target:
         Raises:
             DataError: the suffix is unknown.
             SettingsError: the format is unknown, or cannot hold videos, or their parts.
+            MissingExtraError: a package that writes it is not installed.
         """
         if format is not None and format not in BY_NAME:
             raise SettingsError(f"there is no format {format!r}; there are {', '.join(BY_NAME)}")
@@ -97,6 +105,8 @@ class Target:
                 f"--cut is {' or '.join(CUTS)}, and goes with --format videofolder and --with-videos; got {cut!r} for "
                 f"{made.name}{'' if with_videos else ' without videos'}"
             )
+        if made.check_installed is not None:
+            made.check_installed()
         path = metadata_path(output) if made.name == "videofolder" else output
         return cls(path, made, Layout(with_videos=with_videos, cut=cut))
 
