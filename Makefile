@@ -9,6 +9,8 @@ DATA_JUICER_VENV := .venv-data-juicer
 DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-check
 BENCH_VENV := .venv-bench
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL_VENV := .venv-install
+INSTALL_PIP := $(INSTALL_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_class.py tests/test_vllm_server.py tests/test_captioner_contract.py
 DATA_JUICER_TESTS := tests/test_data_juicer.py tests/test_data_juicer_pyav.py
 
@@ -92,12 +94,14 @@ types: $(VENV)/.dev ## mypy, strict
 imports: $(VENV)/.dev ## import direction
 	$(BIN)/lint-imports
 
-check-install: ## a plain `pip install .` in an environment of its own gives a working command
-	rm -rf .venv-install
-	$(PYTHON) -m venv .venv-install
-	.venv-install/bin/python -m pip --disable-pip-version-check install --quiet .
-	cd /tmp && $(CURDIR)/.venv-install/bin/reelscribe demo --clips 2 --out $(CURDIR)/.venv-install/demo-output
-	rm -rf .venv-install
+check-install: ## an install without extras captions behind a server and names the extra for the rest; with hf it runs a model
+	rm -rf $(INSTALL_VENV)
+	$(PYTHON) -m venv $(INSTALL_VENV)
+	$(INSTALL_PIP) install --quiet --constraint constraints.txt .
+	cd tests && ../$(INSTALL_VENV)/bin/python bare_install.py
+	$(INSTALL_PIP) install --quiet --constraint constraints.txt '.[hf]'
+	cd /tmp && $(CURDIR)/$(INSTALL_VENV)/bin/reelscribe demo --clips 2 --out $(CURDIR)/$(INSTALL_VENV)/demo-output
+	rm -rf $(INSTALL_VENV)
 
 clean: ## remove environments and outputs
-	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) $(BENCH_VENV) .venv-install demo-output build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) $(BENCH_VENV) $(INSTALL_VENV) demo-output build dist
