@@ -107,6 +107,16 @@ def writes_every_format(install: Install) -> None:
     assert (install.folder / "videos" / "a.txt").read_text("utf-8")
 
 
+def serves_python(install: Install) -> None:
+    """The operator works in Python with a captioner of the caller's own."""
+    script = "from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper as Mapper\n"
+    script += "batch = {'text': ['<__dj__video>'], 'videos': [['videos/a.mp4']]}\n"
+    script += "print(Mapper(captioner=ScriptedCaptioner(lambda request, i: 'a cat')).process_batched(batch)['text'])\n"
+    command = [sys.executable, "-c", script]
+    printed = subprocess.run(command, cwd=install.folder, env=install.environment, capture_output=True, check=True)
+    assert b"a cat" in printed.stdout
+
+
 def runs_a_recipe(install: Install) -> None:
     """A recipe with a server is run, and checked."""
     row = {"text": "<__dj__video>", "videos": ["videos/a.mp4"]}
@@ -167,6 +177,7 @@ CHECKS: tuple[Callable[[Install], None], ...] = (
     captions_behind_a_server,
     frames_are_those_that_are_asked_for,
     writes_every_format,
+    serves_python,
     runs_a_recipe,
     measures_a_server,
     names_what_is_missing,
