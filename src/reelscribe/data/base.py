@@ -310,6 +310,8 @@ class Format:
     """Whether paths of videos in the output are relative to it."""
     captioned_rows: Callable[[Path], Iterator[tuple[Sample, str | None]]] | None = None
     """Reads an output whose samples are files of their own: each row, and the text beside it; else None."""
+    check_installed: Callable[[], object] | None = None
+    """Stops where a package is missing that the output is joined with; None: it needs none of an extra."""
 
     @property
     def label(self) -> str:

@@ -40,7 +40,7 @@ class LanceSource:
 
     @cached_property
     def _dataset(self) -> Any:
-        lance = _lance()
+        lance = lance_package()
         with understanding(self.path, as_="Lance"):
             return lance.dataset(self.path.url if isinstance(self.path, StoredPath) else str(self.path))
 
@@ -73,7 +73,7 @@ def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LA
     folder = TemporaryFolder(output)
     folder.create()
     try:
-        _lance().write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder.path))
+        lance_package().write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder.path))
         folder.commit()
     except OSError as exc:
         raise DataError(f"cannot write {str(output)!r}: {str(exc).splitlines()[0]}") from exc
@@ -81,7 +81,12 @@ def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LA
         folder.discard()
 
 
-def _lance() -> Any:
+def lance_package() -> Any:
+    """The module `lance`.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import lance
     except ImportError as exc:
@@ -105,6 +110,7 @@ FORMAT = Format(
     part_sink=ParquetSink,
     part="parquet",
     join=join_lance,
+    check_installed=lance_package,
     is_own_folder=is_lance,
     holds_bytes=True,
     has_types=True,

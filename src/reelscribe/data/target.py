@@ -48,6 +48,7 @@ class Target:
         Raises:
             DataError: the suffix is unknown.
             SettingsError: the format is unknown, or cannot hold videos, or their parts.
+            MissingExtraError: a package that writes it is not installed.
         """
         if format is not None and format not in BY_NAME:
             raise SettingsError(f"there is no format {format!r}; there are {', '.join(BY_NAME)}")
@@ -64,6 +65,8 @@ class Target:
                 f"--cut is {' or '.join(CUTS)}, and goes with --format {among} and --with-videos; got {cut!r} for "
                 f"{made.name}{'' if with_videos else ' without videos'}"
             )
+        if made.check_installed is not None:
+            made.check_installed()
         path = output if made.table is None else made.table(output)
         return cls(path, made, Layout(with_videos=with_videos, cut=cut))
 
