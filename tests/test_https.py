@@ -66,6 +66,8 @@ INSIDE = [
     "::127.0.0.1",
     "::10.0.0.1",
 ]
+LINES = 300
+"""Of a head that takes half a minute."""
 ALLOWED = ReadLimits(allow_remote=True, max_read_seconds=30)
 
 
@@ -165,6 +167,32 @@ class Handler(BaseHTTPRequestHandler):
         for at in range(50):
             self.wfile.write(self.data[at : at + 1])
             time.sleep(0.1)
+
+    def do_cut(self, _rest: str) -> None:
+        """In chunks, of which the last never comes."""
+        self._head(200, Transfer_Encoding="chunked")
+        self.wfile.write(b"64\r\n" + self.data[:100] + b"\r\n")
+
+    def do_late(self, _rest: str) -> None:
+        """A head of many lines, each of which comes soon."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        for at in range(LINES):
+            self.wfile.write(f"X-{at}: 1\r\n".encode())
+            self.sent.append(at)
+            time.sleep(0.1)
+
+    def do_heads(self, _rest: str) -> None:
+        """A head without an end."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            self.wfile.write(b"X: " + b"1" * 1000 + b"\r\n")
+
+    def do_garbage(self, _rest: str) -> None:
+        self.wfile.write(b"\x1b[2J no answer\r\n\r\n")
+
+    def do_mute(self, _rest: str) -> None:
+        """No answer at all."""
+        self.close_connection = True
 
     def do_hop(self, rest: str) -> None:
         """`hop/N`: redirected N times."""
@@ -422,6 +450,10 @@ def test_a_remote_video_is_the_clip_of_its_file(site: Site, video: Callable[[str
         ("missing", "not_found", "404"),
         ("broken", "unreadable", "503"),
         ("short", "unreadable", "bytes"),
+        ("cut", "unreadable", "cannot be fetched"),
+        ("heads", "unreadable", "cannot be fetched"),
+        ("garbage", "unreadable", "cannot be fetched"),
+        ("mute", "unreadable", "cannot be fetched"),
         ("hop/5", "unreadable", "more than 5 redirects"),
         ("to/http:!!videos.test!x.mp4", "not_allowed", "only https"),
         ("to/file:!!!etc!passwd", "not_allowed", "only https"),
@@ -450,6 +482,11 @@ def test_the_time_is_bounded(site: Site) -> None:
     began = time.monotonic()
     assert failure_of(site.url("slow"), ReadLimits(allow_remote=True, max_read_seconds=1)).kind == "timeout"
     assert time.monotonic() - began < 3
+
+
+def test_the_time_of_a_head_is_bounded(site: Site) -> None:
+    assert failure_of(site.url("late"), ReadLimits(allow_remote=True, max_read_seconds=1)).kind == "timeout"
+    assert len(site.sent) < LINES, "nobody waits for the end of it"
 
 
 def test_a_server_must_prove_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
+from reelscribe.answering import acceptance
 from reelscribe.data import open_source
 from reelscribe.data.json_row import MAX_DEPTH, read_row
 from reelscribe.rows.data_juicer_rows import DataJuicerRows
@@ -408,7 +409,7 @@ def test_any_values_of_arrow(tmp_path: Path, array: pa.Array, column: str, suffi
 STAGES: dict[str, tuple[Any, str]] = {
     "read": (OneVideoRows, "slots"),
     "plan": (Planner, "_plan"),
-    "check": (Planner, "_checked"),
+    "check": (acceptance, "parted"),
     "finish": (Planner, "_finish"),
     "look up": (Run, "answer"),
     "keep": (Run, "keep"),

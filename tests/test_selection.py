@@ -1,5 +1,7 @@
 """Choosing among candidates."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,14 @@ def test_a_comparison_uses_one_reading_for_all_texts():
     assert keep("similar_one_simhash", ["红色的汽车从左边开到右边", "一只小羊站在草地上讲话"], original) == [
         "一只小羊站在草地上讲话"
     ]
+
+
+def test_simhash_sets_the_bits_of_more_than_half_of_the_bigrams():
+    """The values of the package simhash-pybind for one, two and three bigrams."""
+    one, two, three = (int(hashlib.md5(text).hexdigest()[:16], 16) for text in (b"a red", b"red car", b"car drives"))
+    assert simhash("A  red") == one
+    assert simhash("a red car") == one & two
+    assert simhash("a red car drives") == (one & two) | (one & three) | (two & three)
 
 
 @given(st.text(max_size=60))

@@ -73,6 +73,14 @@ class Table(Mapping[str, Row]):
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self._brought()
 
+    def usable(self) -> Iterator[tuple[str, Row]]:
+        """All rows that can be loaded, for a search through them; the others are logged once."""
+        for name in self:
+            try:
+                yield name, self[name]
+            except SettingsError as exc:
+                _warn(str(exc))
+
     def package(self, name: str) -> str | None:
         """The package that brings a row; None: it is built in."""
         return None if name in self.built_in else _packages(self._brought()[name])

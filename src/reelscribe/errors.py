@@ -13,6 +13,8 @@ A video that cannot be captioned is not an exception: it is a `record.Failure` o
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from .printable import redacted
@@ -56,6 +58,19 @@ class MissingExtraError(ReelscribeError, ImportError):
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'reelscribe[{extra}]'")
+
+
+@contextmanager
+def needing(extra: str, *, purpose: str) -> Iterator[None]:
+    """Import what an extra brings in the body.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError((exc.name or extra).partition(".")[0], extra=extra, purpose=purpose) from exc
 
 
 class FailedSamplesError(ReelscribeError):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, ConfigDict, Field, validate_call
 
 from .answering.selection import SELECTORS
 from .errors import FailedSamplesError, SettingsError
-from .models import backend_of, choose_backend, load_captioner, size_options, understood
+from .models import backend_of, choose_backend, load_captioner, size_options, spelled, understood
 from .models.captioner import (
     DEFAULT_MODEL,
     DEFAULT_THINKING_TOKENS,
@@ -287,9 +287,7 @@ class VideoCaptioningFromVLMMapper:
         if captioner is None:
             options = dict(given["model_params"] or {})
             backend = choose_backend(options, enable_vllm=given["enable_vllm"], backend=given["backend"])
-            given["enable_vllm"] = backend == "vllm"
-            if choose_backend(options, enable_vllm=given["enable_vllm"]) == backend:
-                given["backend"] = None  # one run, however its back end was named
+            given["enable_vllm"], given["backend"] = spelled(backend, options)
             spec = ModelSpec(backend, given["hf_model"], options)
             if given["hf_model"] is DEFAULT_MODEL:  # it was left out
                 spec = replace(spec, model=backend_of(spec).default_model)

@@ -21,6 +21,11 @@ class Ranged(ABC):
     url: str
     """Its address."""
 
+    @property
+    def is_versioned(self) -> bool:
+        """Whether `stat` tells one content from another."""
+        return True
+
     @abstractmethod
     def stat(self) -> SimpleNamespace:
         """`st_size` in bytes, and in `st_mtime_ns` something that changes with the content where the place tells."""

@@ -5,12 +5,13 @@ Packages add rows through the entry points `reelscribe.selectors`.
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import simhash as _simhash
+import numpy as np
 
 from ..entry_points import SELECTORS as GROUP
 from ..entry_points import Table
@@ -18,6 +19,7 @@ from ..types import Candidate
 
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
 _SHINGLE_WORDS = 2
+_HASH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,24 @@ def simhash(text: str, *, by_character: bool | None = None) -> int:
         text: what to hash.
         by_character: force the reading; None decides by the text alone.
 
-    Source: Charikar, "Similarity estimation techniques from rounding algorithms" (2002), as `simhash-pybind` does it.
+    Source: Charikar, "Similarity estimation techniques from rounding algorithms" (2002), section 3. A bigram is hashed
+    to the first 8 bytes of its MD5 digest, and a bit set in exactly half of the hashes is 0, as in the package
+    `simhash-pybind`, whose values these are.
     """
     words = _words(text, by_character=is_unspaced(text) if by_character is None else by_character)
-    shingles = [" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(len(words) - _SHINGLE_WORDS + 1)]
-    hashes = [_simhash.unsigned_hash(shingle.encode("utf-8", "surrogatepass")) for shingle in shingles]
-    return int(_simhash.compute(hashes))
+    shingles = (" ".join(words[i : i + _SHINGLE_WORDS]) for i in range(len(words) - _SHINGLE_WORDS + 1))
+    return _majority(b"".join(map(_hashed, shingles)))
+
+
+def _hashed(shingle: str) -> bytes:
+    digest = hashlib.md5(shingle.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
+    return digest[:_HASH_BYTES]
+
+
+def _majority(hashes: bytes) -> int:
+    """The bits that are set in more than half of the hashes, which stand one behind the other."""
+    bits = np.unpackbits(np.frombuffer(hashes, np.uint8).reshape(-1, _HASH_BYTES), axis=1)
+    return int.from_bytes(np.packbits(2 * bits.sum(axis=0, dtype=int) > len(bits)).tobytes(), "big")
 
 
 def is_unspaced(text: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -10,65 +10,35 @@ from typing import Any
 from ..errors import DataError
 from ..stores import STORES, AnyPath, StoredPath, located, scheme_of
 from ..video.files.signatures import still_format
-from .base import MAX_ROW_BYTES, LeaveOut, NewFields, Sink, Source, by_suffix, check_regular, reading
-from .delimited import DelimitedSink, DelimitedSource
+from .base import MAX_ROW_BYTES, Bounded, Format, LeaveOut, NewFields, Pictured, Sink, Source, check_regular, reading
 from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Listing, VideoFileSource, list_files, list_stored, passed_over_text
-from .hf_dataset import saved_dataset
+from .formats import BY_NAME, BY_SUFFIX, FORMATS, MANY, SINKS, SOURCES, by_suffix
 from .hub_dataset import HubSource, is_hub_dataset
-from .jsonl import JsonlSink, JsonlSource
-from .lance_dataset import LanceSource, is_lance
-from .parquet import ParquetSink, ParquetSource
-from .target import BY_NAME, BY_SUFFIX, Target, schema_of
-from .webdataset import TarSink, TarSource
-
-SOURCES: dict[str, Callable[[Any], Source]] = {
-    ".jsonl": JsonlSource,
-    ".jsonl.gz": JsonlSource,
-    ".jsonl.zst": JsonlSource,
-    ".json": JsonlSource,
-    ".json.gz": JsonlSource,
-    ".json.zst": JsonlSource,
-    ".ndjson": JsonlSource,
-    ".parquet": ParquetSource,
-    ".csv": DelimitedSource,
-    ".tsv": DelimitedSource,
-    ".tar": TarSource,
-    **dict.fromkeys((*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), VideoFileSource),
-}
-"""Suffix of a file to what reads it."""
-
-SINKS: dict[str, Callable[..., Sink]] = {
-    ".jsonl": JsonlSink,
-    ".jsonl.gz": JsonlSink,
-    ".jsonl.zst": JsonlSink,
-    ".json": JsonlSink,
-    ".ndjson": JsonlSink,
-    ".parquet": ParquetSink,
-    ".csv": DelimitedSink,
-    ".tsv": DelimitedSink,
-    ".tar": TarSink,
-}
-"""Suffix of a file to what writes it."""
-
-MANY: dict[str, Callable[[Any, Sequence[Any]], Source]] = {".parquet": ParquetSource, ".tar": TarSource}
-"""Suffix of files that make one data set, in a folder or by a pattern, to what reads them."""
+from .target import Target, schema_of
 
 __all__ = [
     "BY_NAME",
     "BY_SUFFIX",
+    "FORMATS",
     "SINKS",
     "SOURCES",
+    "Format",
     "LeaveOut",
     "NewFields",
     "Sink",
     "Source",
     "Target",
+    "by_suffix",
     "open_sink",
     "open_source",
     "passed_over",
     "passed_over_text",
     "schema_of",
 ]
+
+
+_MANY_CALLED = {suffix: row.many for row in FORMATS.built_in.values() if row.many for suffix in row.suffixes}
+"""Suffix of files that make one data set in a folder to what they are called."""
 
 
 def open_source(
@@ -92,9 +62,9 @@ def open_source(
         DataError: nothing is there, it is no regular file, the suffix is unknown, or a folder holds several kinds.
     """
     source = _source_at(located(path), images=images, leave_out=leave_out, is_output=is_output)
-    if isinstance(source, TarSource):
+    if isinstance(source, Pictured):
         source.images = images
-    if hasattr(source, "max_row_bytes"):
+    if isinstance(source, Bounded):
         source.max_row_bytes = max_row_bytes
     return source
 
@@ -144,7 +114,7 @@ def _stored_source(path: StoredPath, *, images: bool, leave_out: LeaveOut | None
         with reading(path):
             if scheme_of(path.url) in STORES and (saved := _saved(path)) is not None:
                 return saved
-            return _source_of(path, list_stored(path, MANY, images=images, leave_out=leave_out))
+            return _source_of(path, list_stored(path, MANY.built_in, images=images, leave_out=leave_out))
     return by_suffix(SOURCES, path, role="input")(path)
 
 
@@ -160,30 +130,36 @@ def _matching(pattern: Path, leave_out: LeaveOut | None) -> Source:
 def _folder_source(path: Path, *, images: bool, leave_out: LeaveOut | None, is_output: LeaveOut | None) -> Source:
     if saved := _saved(path):
         return saved
-    listing = list_files(path, MANY, images=images, leave_out=leave_out)
-    if is_output is not None and any(file.suffix.lower() not in MANY for file in listing.files):
-        listing.files[:] = [file for file in listing.files if file.suffix.lower() not in MANY or not is_output(file)]
+    listing = list_files(path, MANY.built_in, images=images, leave_out=leave_out)
+    if is_output is not None and any(_is_video(file) for file in listing.files):
+        listing.files[:] = [file for file in listing.files if _is_video(file) or not is_output(file)]
     return _source_of(path, listing)
+
+
+def _is_video(file: AnyPath) -> bool:
+    """Whether a file of a folder is a video, and none that holds rows."""
+    return file.suffix.lower() not in MANY.built_in
 
 
 def _saved(path: AnyPath) -> Source | None:
     """What reads a folder that is a data set itself; None: it holds files."""
-    return saved_dataset(path) or (LanceSource(path) if is_lance(path) else None)
+    tried = (row.folder_source(path) for row in FORMATS.built_in.values() if row.folder_source is not None)
+    return next((source for source in tried if source is not None), None)
 
 
 def _source_of(path: AnyPath, listing: Listing) -> Source:
     """The rows of the files of a folder."""
     files = listing.files
-    kinds = {suffix if (suffix := file.suffix.lower()) in MANY else "video" for file in files}
+    kinds = {"video" if _is_video(file) else file.suffix.lower() for file in files}
     if not files:
         raise DataError(
-            f"no videos, Parquet files or tar shards under {str(path)!r}, {_instead(listing)}; "
+            f"no videos, {' or '.join(_MANY_CALLED.values())} under {str(path)!r}, {_instead(listing)}; "
             f"videos are {', '.join(VIDEO_SUFFIXES)}"
         )
     if len(kinds) > 1:
         raise DataError(f"the folder {str(path)!r} holds {_listed(kinds)}; name the file itself, or a pattern")
     (kind,) = kinds
-    source: Any = MANY[kind](path, files) if kind in MANY else VideoFileSource(path, files)
+    source: Any = MANY[kind](path, files) if kind in MANY.built_in else VideoFileSource(path, files)
     source.passed_over = listing.passed_over
     return source  # type: ignore[no-any-return]
 
@@ -198,7 +174,7 @@ def _instead(listing: Listing) -> str:
 
 
 def _listed(kinds: set[str]) -> str:
-    names = {".parquet": "Parquet files", ".tar": "tar shards", "video": "videos"}
+    names = {**_MANY_CALLED, "video": "videos"}
     return " and ".join(names[kind] for kind in names if kind in kinds)
 
 

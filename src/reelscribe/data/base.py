@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, runtime_checkable
 
 from ..errors import DataError, ReelscribeError
 from ..rows.columns import NewFields
@@ -26,13 +26,10 @@ __all__ = [
     "Sink",
     "Source",
     "UpTo",
-    "by_suffix",
     "reading",
     "size_now",
     "writing",
 ]
-
-T = TypeVar("T")
 
 LeaveOut = Callable[[AnyPath], bool]
 """Whether a file of a folder, or of a pattern, is no part of the input."""
@@ -239,35 +236,87 @@ def size_now(path: AnyPath) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
-@dataclass(frozen=True, slots=True)
+@runtime_checkable
+class Bounded(Protocol):
+    """A source that holds no row that is larger than this in memory."""
+
+    max_row_bytes: int
+    """The largest row that is read, as it is stored."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A source whose samples may have a still picture in place of a video."""
+
+    images: bool
+    """Whether such a picture is the sample's video."""
+
+
+@runtime_checkable
+class KnowsBytes(Protocol):
+    """A source that knows without reading rows which of its columns hold bytes."""
+
+    def binary_columns(self) -> Iterable[str]:
+        """Their names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """How an output is made: parts, each a whole file that holds rows, and what joins them under the final name."""
+    """A format: what reads it, and what writes it; either may be missing.
+
+    An output is made of parts, each a whole file that holds rows, which are joined under the final name.
+
+    >>> Format(name="lines", suffixes=(".lines",), written=(".lines",), source=LinesSource, sink=LinesSink)
+    """
 
     name: str
     """How it is called."""
-    sink: Callable[..., Sink]
-    """Writes a part."""
-    part: str
+    suffixes: tuple[str, ...] = ()
+    """Suffixes of the files that are read."""
+    source: Callable[..., Source] | None = None
+    """Reads a file, given its path, or, where `many` names them, the files of a folder, given that and them."""
+    many: str | None = None
+    """What several files are called that make one data set in a folder, or by a pattern; None: they never do."""
+    folder_source: Callable[[AnyPath], Source | None] | None = None
+    """Reads a folder that is a data set itself; gives None where the folder is something else."""
+    written: tuple[str, ...] = ()
+    """Suffixes of outputs."""
+    is_named: bool = False
+    """Whether `--format` names it; the output is then named by a folder."""
+    sink: Callable[..., Sink] | None = None
+    """Writes a whole file, given its path, `schema` and `new_fields`; None: outputs are made of parts alone."""
+    part_sink: Callable[..., Sink] | None = None
+    """Writes a part, given its path, `schema`, `new_fields` and `layout`; None: parts are JSON lines."""
+    part: str = "jsonl"
     """Suffix of a part, without its dot."""
-    join: Callable[[Sequence[Path], Path, Layout], None]
-    """Writes the rows of at least one part, in their order, under the final name."""
+    join: Callable[[Sequence[Path], Path, Layout], None] | None = None
+    """Writes the rows of at least one part, in their order, under the final name; None: `sink` takes them all."""
     part_rows: int | None = None
     """Rows of the input in a part; None: what the run says."""
     is_own_folder: Callable[[Path], bool] | None = None
     """For an output that is a folder: whether one that is there holds nothing but such an output; else None."""
+    table: Callable[[Path], Path] | None = None
+    """For an output that lies among local videos: the file that the run writes there, given the output as it is named.
+    It has a row a video, and may hold parts of videos that are cut out."""
+    holds_videos: bool = False
+    """Whether it has room for the videos of other files."""
+    needs_one_video: bool = False
+    """Whether rows must have one video each where it holds them."""
+    holds_bytes: bool = False
+    """Whether values of rows may be bytes."""
+    has_types: bool = False
+    """Whether all values of a column have one type."""
+    has_relative_paths: bool = False
+    """Whether paths of videos in the output are relative to it."""
+    captioned_rows: Callable[[Path], Iterator[tuple[Sample, str | None]]] | None = None
+    """Reads an output whose samples are files of their own: each row, and the text beside it; else None."""
+    check_installed: Callable[[], object] | None = None
+    """Stops where a package is missing that the output is joined with; None: it needs none of an extra."""
 
-
-def by_suffix(table: Mapping[str, T], path: AnyPath, *, role: str) -> T:
-    """The entry of a table whose key, a suffix such as `.jsonl.gz`, ends the path's name; the longest wins.
-
-    Raises:
-        DataError: no key fits; the text lists them.
-    """
-    name = path.name.lower()
-    for suffix in sorted(table, key=len, reverse=True):
-        if name.endswith(suffix):
-            return table[suffix]
-    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; known are {', '.join(table)}")
+    @property
+    def label(self) -> str:
+        """What names it on the command line: its name, or its first suffix."""
+        return self.name if self.is_named else self.written[0]
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any, Self
 from ..errors import DataError
 from ..stores import AnyPath
 from ..types import Sample
-from .base import BYTES_PER_VALUE, DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, reading, size_now, too_large, writing
+from .base import BYTES_PER_VALUE, DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, reading, size_now, too_large, writing
 from .jsonl import JsonlSink, JsonlSource, open_up_to
 from .temporary import TemporaryFile
 
@@ -191,3 +191,13 @@ def _rows(parts: Iterable[Path]) -> Iterator[Sample]:
 def _cell(value: Any) -> Any:
     """Texts and numbers as they are; truth values and what is nested as JSON; null as nothing."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value
+
+
+FORMAT = Format(
+    name="csv",
+    suffixes=tuple(DELIMITERS),
+    source=DelimitedSource,
+    written=tuple(DELIMITERS),
+    sink=DelimitedSink,
+    join=join_delimited,
+)

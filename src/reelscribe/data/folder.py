@@ -14,7 +14,7 @@ from ..errors import DataError
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from ..video.files.signatures import HEAD_BYTES, is_animated_webp, is_source_or_music, still_kind
-from .base import LeaveOut
+from .base import Format, LeaveOut
 
 VIDEO_SUFFIXES = (
     ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".gif", ".flv", ".wmv",
@@ -191,3 +191,6 @@ def _first_time(folder: Path, seen: set[str]) -> bool:
 
 def _cannot_list(exc: OSError) -> None:
     raise DataError(f"cannot list the folder {exc.filename!r}: {exc.strerror}") from exc
+
+
+FORMAT = Format(name="video", suffixes=(*VIDEO_SUFFIXES, *IMAGE_SUFFIXES), source=VideoFileSource)

@@ -15,13 +15,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
+from ..errors import DataError, needing
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from .arrow import plain, plain_rows
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, understanding, writing
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, check_regular, reading, understanding, writing
 from .media import opened_video
-from .parquet import file_schema, tables
+from .parquet import ParquetSink, file_schema, tables
 from .temporary import TemporaryFolder
 
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
@@ -32,6 +32,17 @@ MAX_INFO_BYTES = 64 * 2**20
 """Most bytes of a file that describes a data set."""
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
+
+
+def datasets_package() -> Any:
+    """The module `datasets`.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    with needing("datasets", purpose="a data set of the library `datasets`"):
+        import datasets
+    return datasets
 
 
 class HFDatasetSource:
@@ -52,10 +63,8 @@ class HFDatasetSource:
 
     @cached_property
     def _dataset(self) -> Any:
-        from datasets import load_from_disk
-
         with understanding(self.path, as_="a saved data set"):
-            return load_from_disk(str(self.path))
+            return datasets_package().load_from_disk(str(self.path))
 
     def fields(self) -> list[str] | None:
         """The columns."""
@@ -104,10 +113,8 @@ class StoredHFDatasetSource:
 
     @cached_property
     def _features(self) -> Any:
-        from datasets import Features
-
         try:
-            return Features.from_dict(_read_json(self._place / INFO)["features"])
+            return datasets_package().Features.from_dict(_read_json(self._place / INFO)["features"])
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise DataError(f"cannot read {str(self.path)!r} as a saved data set: {exc}") from exc
 
@@ -303,3 +310,20 @@ def _read_json(file: AnyPath) -> dict[str, Any]:
 def is_hf_dataset(folder: AnyPath) -> bool:
     """Whether a folder is a saved data set."""
     return (folder / STATE).exists()
+
+
+FORMAT = Format(
+    name="datasets",
+    folder_source=saved_dataset,
+    is_named=True,
+    part_sink=ParquetSink,
+    part="parquet",
+    join=join_hf_dataset,
+    check_installed=datasets_package,
+    is_own_folder=is_hf_dataset,
+    holds_videos=True,
+    needs_one_video=True,
+    holds_bytes=True,
+    has_types=True,
+    has_relative_paths=True,
+)

@@ -15,11 +15,12 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from ..errors import DataError
+from ..errors import DataError, ReelscribeError
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from .arrow import plain_rows
 from .base import MAX_ROW_BYTES
+from .hf_dataset import datasets_package
 
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
@@ -33,6 +34,7 @@ class HubSource:
 
     def __init__(self, path: StoredPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.max_row_bytes = max_row_bytes
+        datasets_package()  # missed before anything is asked for
         found = _REPOSITORY.fullmatch(path.url)
         assert found is not None
         query = urlsplit(path.url).query
@@ -61,10 +63,10 @@ class HubSource:
 
     @cached_property
     def _dataset(self) -> Any:
-        from datasets import load_dataset
-
         with self._reading():
-            splits = load_dataset(self._repository, self._name, revision=self._revision, streaming=True)
+            splits = datasets_package().load_dataset(
+                self._repository, self._name, revision=self._revision, streaming=True
+            )
         names = list(splits)
         split = self._split or (names[0] if len(names) == 1 else None)
         if split not in splits:
@@ -78,7 +80,7 @@ class HubSource:
         """Turn what `datasets` and the hub say into a `DataError`."""
         try:
             yield
-        except (DataError, MemoryError):
+        except (ReelscribeError, MemoryError):
             raise
         except Exception as exc:  # each of the formats has its own
             told = str(exc).strip().partition("\n")[0] or type(exc).__name__

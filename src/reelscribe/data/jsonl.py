@@ -17,7 +17,7 @@ from ..errors import DataError
 from ..stores import AnyPath
 from ..types import BadRow, Sample
 from .arrow import scalar_value
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, UpTo, reading, size_now, too_large, writing
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, UpTo, reading, size_now, too_large, writing
 from .json_row import check_values, read_row
 from .temporary import FileSink, TemporaryFile
 
@@ -310,3 +310,13 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_nan(item) for item in value]
     return value
+
+
+FORMAT = Format(
+    name="jsonl",
+    suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".json.gz", ".json.zst", ".ndjson"),
+    source=JsonlSource,
+    written=(".jsonl", ".jsonl.gz", ".jsonl.zst", ".json", ".ndjson"),
+    sink=JsonlSink,
+    join=join_lines,
+)

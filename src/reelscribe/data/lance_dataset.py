@@ -12,8 +12,8 @@ from ..errors import DataError
 from ..stores import AnyPath, StoredPath
 from ..types import Sample
 from .arrow import plain_rows, plain_schema
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, understanding
-from .parquet import file_schema, tables
+from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Format, Layout, understanding
+from .parquet import ParquetSink, file_schema, tables
 from .temporary import TemporaryFolder
 
 READ_ROWS = 64
@@ -40,7 +40,7 @@ class LanceSource:
 
     @cached_property
     def _dataset(self) -> Any:
-        lance = _lance()
+        lance = lance_package()
         with understanding(self.path, as_="Lance"):
             return lance.dataset(self.path.url if isinstance(self.path, StoredPath) else str(self.path))
 
@@ -73,7 +73,7 @@ def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LA
     folder = TemporaryFolder(output)
     folder.create()
     try:
-        _lance().write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder.path))
+        lance_package().write_dataset(pa.RecordBatchReader.from_batches(schema, batches), str(folder.path))
         folder.commit()
     except OSError as exc:
         raise DataError(f"cannot write {str(output)!r}: {str(exc).splitlines()[0]}") from exc
@@ -81,7 +81,12 @@ def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LA
         folder.discard()
 
 
-def _lance() -> Any:
+def lance_package() -> Any:
+    """The module `lance`.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import lance
     except ImportError as exc:
@@ -92,3 +97,21 @@ def _lance() -> Any:
 def is_lance(folder: AnyPath) -> bool:
     """Whether a folder is a Lance data set."""
     return (folder / VERSIONS).is_dir()
+
+
+def _saved(folder: AnyPath) -> LanceSource | None:
+    return LanceSource(folder) if is_lance(folder) else None
+
+
+FORMAT = Format(
+    name="lance",
+    folder_source=_saved,
+    written=(".lance",),
+    part_sink=ParquetSink,
+    part="parquet",
+    join=join_lance,
+    check_installed=lance_package,
+    is_own_folder=is_lance,
+    holds_bytes=True,
+    has_types=True,
+)

@@ -17,6 +17,7 @@ from .base import (
     BYTES_PER_VALUE,
     DEFAULT_LAYOUT,
     MAX_ROW_BYTES,
+    Format,
     Layout,
     NewFields,
     check_regular,
@@ -305,3 +306,18 @@ def _weight(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(_weight, value))
     return 8
+
+
+FORMAT = Format(
+    name="parquet",
+    suffixes=(".parquet",),
+    source=ParquetSource,
+    many="Parquet files",
+    written=(".parquet",),
+    sink=ParquetSink,
+    part_sink=ParquetSink,
+    part="parquet",
+    join=join_parquet,
+    holds_bytes=True,
+    has_types=True,
+)

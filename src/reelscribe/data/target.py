@@ -9,47 +9,12 @@ from typing import Any
 
 from ..errors import DataError, SettingsError
 from ..stores import AnyPath
-from .base import DEFAULT_LAYOUT, Format, Layout, NewFields, Sink, by_suffix
-from .delimited import join_delimited
-from .hf_dataset import is_hf_dataset, join_hf_dataset
-from .jsonl import JsonlSink, join_lines
-from .lance_dataset import is_lance, join_lance
+from .base import DEFAULT_LAYOUT, Format, Layout, NewFields, Sink
+from .formats import BY_NAME, BY_SUFFIX, FORMATS, by_suffix
+from .jsonl import JsonlSink, JsonlSource
 from .links import check_file
-from .parquet import ParquetSink, file_schema, join_parquet
+from .parquet import file_schema
 from .pieces import CUTS
-from .videofolder import join_videofolder, metadata_path
-from .webdataset import TarSink, is_shards, join_shards, join_tar
-
-WITH_VIDEOS = ("tar", "webdataset", "videofolder", "datasets")
-"""Formats that have room for the videos of other files."""
-SHARD_ROWS = 1000
-"""Rows of the input in a shard."""
-
-_LINES = Format("jsonl", JsonlSink, "jsonl", join_lines)
-_TABLE = Format("csv", JsonlSink, "jsonl", join_delimited)
-_TAR = Format("tar", TarSink, "tar", join_tar, part_rows=SHARD_ROWS)
-_LANCE = Format("lance", ParquetSink, "parquet", join_lance, is_own_folder=is_lance)
-
-BY_SUFFIX: dict[str, Format] = {
-    ".jsonl": _LINES,
-    ".jsonl.gz": _LINES,
-    ".jsonl.zst": _LINES,
-    ".json": _LINES,
-    ".ndjson": _LINES,
-    ".parquet": Format("parquet", ParquetSink, "parquet", join_parquet),
-    ".csv": _TABLE,
-    ".tsv": _TABLE,
-    ".tar": _TAR,
-    ".lance": _LANCE,
-}
-"""Suffix of an output to how it is made."""
-
-BY_NAME: dict[str, Format] = {
-    "webdataset": Format("webdataset", TarSink, "tar", join_shards, part_rows=SHARD_ROWS, is_own_folder=is_shards),
-    "videofolder": Format("videofolder", JsonlSink, "jsonl", join_videofolder),
-    "datasets": Format("datasets", ParquetSink, "parquet", join_hf_dataset, is_own_folder=is_hf_dataset),
-}
-"""Name of a format to how it is made; its output is named by a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +48,26 @@ class Target:
         Raises:
             DataError: the suffix is unknown.
             SettingsError: the format is unknown, or cannot hold videos, or their parts.
+            MissingExtraError: a package that writes it is not installed.
         """
         if format is not None and format not in BY_NAME:
             raise SettingsError(f"there is no format {format!r}; there are {', '.join(BY_NAME)}")
         made = by_suffix(BY_SUFFIX, output, role="output") if format is None else BY_NAME[format]
-        if with_videos and made.name not in WITH_VIDEOS:
+        if with_videos and not made.holds_videos:
+            *others, last = [row.label for _, row in FORMATS.usable() if row.holds_videos]
             raise SettingsError(
-                f"{made.name} has no room for the videos of other files; --with-videos is for .tar, webdataset, "
-                "videofolder and datasets"
+                f"{made.name} has no room for the videos of other files; --with-videos is for {', '.join(others)} and "
+                f"{last}"
             )
-        if cut is not None and (cut not in CUTS or made.name != "videofolder" or not with_videos):
+        if cut is not None and (cut not in CUTS or made.table is None or not with_videos):
+            among = " or ".join(row.name for _, row in FORMATS.usable() if row.table is not None)
             raise SettingsError(
-                f"--cut is {' or '.join(CUTS)}, and goes with --format videofolder and --with-videos; got {cut!r} for "
+                f"--cut is {' or '.join(CUTS)}, and goes with --format {among} and --with-videos; got {cut!r} for "
                 f"{made.name}{'' if with_videos else ' without videos'}"
             )
-        path = metadata_path(output) if made.name == "videofolder" else output
+        if made.check_installed is not None:
+            made.check_installed()
+        path = output if made.table is None else made.table(output)
         return cls(path, made, Layout(with_videos=with_videos, cut=cut))
 
     def laid_out(
@@ -122,7 +92,7 @@ class Target:
         Raises:
             DataError: it does, or a folder is where a file must go.
         """
-        if self.format.name == "videofolder":  # the run chose the name in the folder
+        if self.format.table is not None:  # the run chose the name in the folder
             check_file(self.path, "the table")
         if not self.path.is_dir():
             return
@@ -137,7 +107,7 @@ class Target:
 
     def open_part(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None) -> Sink:
         """A sink for a part."""
-        return self.format.sink(path, schema=schema, new_fields=new_fields, layout=self.layout)
+        return (self.format.part_sink or JsonlSink)(path, schema=schema, new_fields=new_fields, layout=self.layout)
 
     def join(self, parts: Sequence[Path]) -> None:
         """Write the rows of parts, in their order, under the final name; what is there is replaced.
@@ -146,7 +116,19 @@ class Target:
             DataError: it cannot be written.
         """
         self.check_replaceable()
-        self.format.join(parts, self.path, self.layout)
+        if self.format.join is None:
+            self._rewrite(parts)
+        else:
+            self.format.join(parts, self.path, self.layout)
+
+    def _rewrite(self, parts: Sequence[Path]) -> None:
+        """Write the rows of parts of JSON lines as the format's own sink writes rows."""
+        assert self.format.sink is not None
+        with self.format.sink(self.path, schema=None, new_fields=None) as sink:
+            for part in parts:
+                for row in JsonlSource(part, max_row_bytes=None):
+                    sink.write(row)
+            sink.commit()
 
 
 def schema_of(part: Path) -> Any:

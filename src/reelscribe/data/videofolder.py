@@ -22,7 +22,7 @@ from ..errors import DataError, SettingsError
 from ..rows.windows import has_own_window, number_of, window_of
 from ..stores import StoredPath
 from ..types import Sample, TimeWindow
-from .base import WHOLE, Layout, writing
+from .base import WHOLE, Format, Layout, writing
 from .delimited import join_delimited
 from .jsonl import JsonlSink, JsonlSource, join_lines
 from .links import check_file, check_folders
@@ -469,3 +469,6 @@ def _is_own_card(path: Path) -> bool:
         return False
     patterns = re.findall(r'^          - "([^"\n]+)"$', text, re.MULTILINE)
     return bool(patterns) and text == card(patterns)
+
+
+FORMAT = Format(name="videofolder", is_named=True, join=join_videofolder, table=metadata_path, holds_videos=True)

@@ -23,7 +23,17 @@ from ..errors import DataError
 from ..stores import AnyPath
 from ..types import BadRow, Sample
 from ..video.files.signatures import HEAD_BYTES
-from .base import DEFAULT_LAYOUT, MAX_ROW_BYTES, Layout, check_regular, reading, too_large, understanding, writing
+from .base import (
+    DEFAULT_LAYOUT,
+    MAX_ROW_BYTES,
+    Format,
+    Layout,
+    check_regular,
+    reading,
+    too_large,
+    understanding,
+    writing,
+)
 from .folder import IMAGE_SUFFIXES, VIDEO_FIELD, is_video
 from .json_row import check_values, read_row
 from .jsonl import encode_row
@@ -31,6 +41,8 @@ from .media import captioned_video, opened_video, video_suffix
 from .member_names import DistinctNames, field_names, fields_by_suffix, key_name, unclear_fields
 from .temporary import FileSink, TemporaryFile, TemporaryFolder
 
+SHARD_ROWS = 1000
+"""Rows of the input in a shard."""
 KEY = "__key__"
 """Field with the key of a sample."""
 TEXT_FIELD = "text"
@@ -391,6 +403,42 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def captioned_shards(folder: Path) -> Iterator[tuple[Sample, str | None]]:
+    """The samples of a folder of shards, as `captioned_samples` reads each."""
+    for shard in sorted(folder.glob("*.tar")):
+        yield from captioned_samples(shard)
+
+
 def is_shards(folder: Path) -> bool:
     """Whether a folder holds shards and nothing else."""
     return all(path.suffix == ".tar" and path.is_file() for path in folder.iterdir())
+
+
+FORMAT = Format(
+    name="tar",
+    suffixes=(".tar",),
+    source=TarSource,
+    many="tar shards",
+    written=(".tar",),
+    sink=TarSink,
+    part_sink=TarSink,
+    part="tar",
+    join=join_tar,
+    part_rows=SHARD_ROWS,
+    holds_videos=True,
+    holds_bytes=True,
+    captioned_rows=captioned_samples,
+)
+SHARDS_FORMAT = Format(
+    name="webdataset",
+    is_named=True,
+    part_sink=TarSink,
+    part="tar",
+    join=join_shards,
+    part_rows=SHARD_ROWS,
+    is_own_folder=is_shards,
+    holds_videos=True,
+    holds_bytes=True,
+    captioned_rows=captioned_shards,
+)
+"""A folder of such shards; it is read as one data set of files of the other."""

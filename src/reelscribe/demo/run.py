@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +49,11 @@ def run_demo(folder: Path, *, clips: int, candidates: int, seed: int, console: C
 
     Returns:
         0 when every clip got a caption, 3 when some failed; a wrong caption is no failure.
+
+    Raises:
+        MissingExtraError: what runs the model is not installed.
     """
+    importlib.import_module("reelscribe.models.hf")  # before anything is rendered
     videos = folder / "clips"
     videos.mkdir(parents=True, exist_ok=True)
     console.print(f"Rendering {clips} clips that the model has never seen to {videos} …")

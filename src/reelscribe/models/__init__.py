@@ -14,6 +14,7 @@ from .backends import (
     model_revision,
     server_addresses,
     size_options,
+    spelled,
     understood,
 )
 from .captioner import Captioner, ModelSpec
@@ -34,5 +35,6 @@ __all__ = [
     "model_revision",
     "server_addresses",
     "size_options",
+    "spelled",
     "understood",
 ]

@@ -180,6 +180,14 @@ def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool, backen
     return backend
 
 
+def spelled(backend: str, model_params: Mapping[str, Any]) -> tuple[bool, str | None]:
+    """`enable_vllm` and `backend` that mean a back end, the one way to say it that a run's identity holds: `backend` is
+    None where the others say as much."""
+    enable_vllm = backend == "vllm"
+    implied = choose_backend(model_params, enable_vllm=enable_vllm)
+    return enable_vllm, None if implied == backend else backend
+
+
 def understood(spec: ModelSpec) -> ModelSpec:
     """The spec with its model as its back end knows it; of a server's model only the server knows the name.
 

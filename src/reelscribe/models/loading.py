@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import MissingExtraError, ModelError, SettingsError
+from ..errors import MissingExtraError, ModelError, SettingsError, needing
 from .adapters import Checkpoint, check_complete, check_peft, find_checkpoint, put_into
 from .captioner import PromptOptions, close_matches, read_options
 from .chat import resolve_model
@@ -315,8 +315,13 @@ def _default_dtype(device: str) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' warnings and progress bars away while the body runs, then put its settings back."""
-    from transformers.utils import logging as chatter
+    """Keep transformers' warnings and progress bars away while the body runs, then put its settings back.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    with needing("hf", purpose="reading a model's config and processor"):
+        from transformers.utils import logging as chatter
 
     hub = logging.getLogger("huggingface_hub")
     level, hub_level, bars = chatter.get_verbosity(), hub.level, chatter.is_progress_bar_enabled()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import DataError, SettingsError
+from ..errors import DataError, SettingsError, needing
 from ..types import Sample
 
 NewFields = Mapping[str, str]
@@ -129,8 +129,9 @@ def output_features(features: Mapping[str, Any], new_fields: NewFields) -> Any:
     Raises:
         SettingsError: a new field is there already, with another type.
     """
-    from datasets import Features
-    from datasets.features.features import generate_from_arrow_type
+    with needing("datasets", purpose="captioning a datasets.Dataset"):
+        from datasets import Features
+        from datasets.features.features import generate_from_arrow_type
 
     check_types(Features(features).arrow_schema, new_fields)
     made = dict(features)

@@ -52,7 +52,7 @@ class RowForm(Protocol):
 
 
 def choose_form(
-    rows: Iterable[Sample], names: FieldNames, *, hint: Callable[[Iterable[str]], str] | None = None
+    rows: Iterable[Sample], names: FieldNames, *, hint: Callable[[Iterable[str]], str] = lambda _fields: ""
 ) -> RowForm:
     """The form of a data set, from its first row that tells.
 
@@ -83,7 +83,7 @@ def choose_form(
         return _checked(OneVideoRows(names, VIDEO_COLUMN), seen, names)
     raise DataError(
         f"no row has a field {names.video_key!r} or {VIDEO_COLUMN!r}; there are {', '.join(map(repr, seen))}"
-        " (the option --video-key, or video_key, names the field)" + (hint(seen) if hint is not None else "")
+        " (the option --video-key, or video_key, names the field)" + hint(seen)
     )
 
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import Source, open_source
+from ..data import open_source
+from ..data.input import Input
 from ..errors import DataError
 from ..models import backend_of
 from ..models.captioner import Captioner, OnCores, Preparing, Sized
 from ..operator import VideoCaptioningFromVLMMapper
 from ..printable import printable
-from ..rows.forms import choose_form
 from ..stores import AnyPath
 from ..types import CaptionRequest, Clip, Failure
 from ..video.processes.clip_stream import MAX_BYTES_PER_WORKER, ClipStream, usable_processors
@@ -108,7 +108,8 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
         ModelError: the model cannot be loaded.
     """
     source = open_source(input, images=operator.limits.allow_images)
-    rows, requests = _sample(operator, source, clips)
+    given = Input.open(source, operator.planner.names)
+    rows, requests = _sample(operator, given, clips)
     operator.start()
     report, sample = _read_alone(operator, requests, root=operator.video_root or source.folder)
     captioner = operator.captioner
@@ -131,17 +132,16 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
     return report
 
 
-def _sample(operator: VideoCaptioningFromVLMMapper, source: Source, clips: int) -> tuple[int, list[CaptionRequest]]:
+def _sample(operator: VideoCaptioningFromVLMMapper, given: Input, clips: int) -> tuple[int, list[CaptionRequest]]:
     """How many of the first rows have so many videos, and what is asked about these."""
-    form = choose_form(source, operator.planner.names)
-    planner = replace(operator.planner, form=form)
+    planner = replace(operator.planner, form=given.form)
     rows, videos, requests = 0, 0, list[CaptionRequest]()
-    for row in source:
+    for row in given.rows():
         if videos >= clips:
             break
         requests += planner.plan(row, rows).requests
         rows += 1
-        videos += len(form.videos(row))
+        videos += len(given.form.videos(row))
     return rows, requests[:clips]
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from pydantic import Field
 
-from ...errors import ModelError, SettingsError
+from ...errors import MissingExtraError, ModelError, SettingsError
 from ...printable import logger
 from ...types import CaptionRequest, CaptionResult, Clip, Failure, RequestId
 from ...video.frames.moments import FramePolicy
@@ -588,6 +588,7 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
 
     Raises:
         ModelError: `processor` is given and cannot be loaded.
+        MissingExtraError: it is given, and transformers is not installed.
     """
     for name in dict.fromkeys([processor] if processor else [model, root]):
         if name is None or not (processor or _can_be_loaded(name)):
@@ -597,6 +598,17 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
             folder, hub = resolve_model(meant.name), hub_arguments(meant, {})
             with quiet_transformers():
                 return load_processor(folder, hub), load_generation_defaults(folder, hub)
+        except MissingExtraError:
+            if processor:
+                raise
+            log.warning(
+                "%r gets frames by a general rule, as transformers is not installed (pip install 'reelscribe[hf]'): "
+                "%g a second, %d at most, unless --fps, --num-frames or --max-frames say otherwise",
+                name,
+                OTHER_POLICY.fps,
+                OTHER_POLICY.max_frames,
+            )
+            return None, None
         except Exception as exc:  # not on the hub, no network, a processor without videos: the general rule will do
             if processor:
                 raise ModelError(f"the processor {name!r} cannot be loaded: {exc}") from exc

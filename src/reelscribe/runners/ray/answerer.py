@@ -104,7 +104,7 @@ class RayAnswerer:
     def _file_job(self, identity: RunIdentity) -> FileJob:
         settings = self._work.settings
         return FileJob(
-            source=self._work.source.path,
+            source=self._work.input.source.path,
             limit=settings.limit,
             max_row_bytes=settings.max_row_bytes,
             form=self._work.planner.form,
@@ -144,7 +144,7 @@ class RayAnswerer:
 
     def _known_rows(self, known: Known) -> Iterator[int]:
         """Rows of which every video is answered."""
-        for number, row in enumerate(self._work.source):
+        for number, row in enumerate(self._work.input.source):
             plan = self._work.planner.plan(row, number)
             if all(known(request, row) is not None for request in plan.requests):
                 yield number

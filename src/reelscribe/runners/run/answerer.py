@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from ...data import Source
+from ...data.input import Input
 from ...models import server_addresses
 from ...models.captioner import captioner_notes
 from ...operator import VideoCaptioningFromVLMMapper
@@ -39,8 +39,8 @@ class Work:
     """What is asked about a row."""
     root: AnyPath
     """What relative video paths are relative to."""
-    source: Source
-    """The rows."""
+    input: Input
+    """The rows, and what is known of them."""
     journal: Journal
     """Where answers are kept."""
     settings: RunSettings

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from ...data import Source, Target
-from ...data.base import check_regular
+from ...data.base import KnowsBytes, check_regular
 from ...data.folder import VIDEO_FIELD, VideoFileSource
-from ...data.jsonl import JsonlSink
+from ...data.input import Input
 from ...data.links import check_file
-from ...data.parquet import ParquetSource
 from ...data.videofolder import check_videos, video_path
 from ...errors import DataError
 from ...operator import VideoCaptioningFromVLMMapper
-from ...rows.columns import fields_until
-from ...rows.forms import RowForm
 from ...rows.one_video_rows import OneVideoRows
+from ...types import Sample
 from .journal import PIECES, REPLACES, Journal, remove_run, run_folder
 
 
-def laid_out(target: Target, form: RowForm, operator: VideoCaptioningFromVLMMapper, source: Source) -> Target:
+def laid_out(target: Target, given: Input, operator: VideoCaptioningFromVLMMapper) -> Target:
     """The target for rows of this form."""
-    root = operator.video_root or source.folder
+    form, root = given.form, operator.video_root or given.source.folder
     if not isinstance(form, OneVideoRows):
         return target.laid_out(video_field=None, caption_field=None, root=root, limits=operator.limits)
     folder = run_folder(target.path)
@@ -66,19 +65,19 @@ def check_failures_place(failures: Path, *, is_named: bool) -> None:
     check_file(failures.resolve() if is_named else failures, "the file of failures")
 
 
-def check_rows(target: Target, source: Source, form: RowForm, *, limit: int | None, overwrite: bool) -> None:
+def check_rows(target: Target, given: Input, *, overwrite: bool) -> None:
     """Stop early where captions could not be placed."""
-    if target.format.name == "datasets" and target.layout.with_videos and target.layout.video_field is None:
+    source = given.source
+    if target.format.needs_one_video and target.layout.with_videos and target.layout.video_field is None:
         raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
     if target.layout.cut is not None and _is_read_with(target.path, source):
         raise DataError(
             f"parts of videos in {str(target.path.parent)!r} would be read with the folder {str(source.path)!r} the "
             "next time; name another folder for the output"
         )
-    if target.format.name == "videofolder":
-        check_own_fields(form, source, limit=limit)
+    if target.format.table is not None:
         fresh = not overwrite and not run_folder(target.path).exists()
-        check_videos(islice(source, limit), target.path, target.layout, fresh=fresh)
+        check_videos(rows_without_own_fields(given), target.path, target.layout, fresh=fresh)
 
 
 def _is_read_with(path: Path, source: Source) -> bool:
@@ -88,19 +87,20 @@ def _is_read_with(path: Path, source: Source) -> bool:
     return path.resolve().is_relative_to(source.path.resolve())
 
 
-def check_copies(target: Target, source: Source, *, limit: int | None) -> None:
+def check_copies(target: Target, given: Input) -> None:
     """Stop before videos are copied into the folder that they are read from, where they would be read as new ones.
 
     Raises:
         DataError: they would be.
     """
+    source = given.source
     folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
     into = target.path.parent.resolve()
-    if folder is None or not (target.format.name == "videofolder" and target.layout.with_videos):
+    if folder is None or target.format.table is None or not target.layout.with_videos:
         return
     if not isinstance(source, VideoFileSource) or not into.is_relative_to(folder):
         return
-    for row in islice(source, limit):
+    for row in islice(source, given.limit):
         video = video_path(row[VIDEO_FIELD], target.layout)
         if not video.is_relative_to(into):
             raise DataError(
@@ -109,18 +109,19 @@ def check_copies(target: Target, source: Source, *, limit: int | None) -> None:
             )
 
 
-def check_own_fields(form: RowForm, source: Source, *, limit: int | None) -> None:
-    """Stop before a table is written that has no room for rows with captions of their own beside those that are made.
+def rows_without_own_fields(given: Input) -> Iterator[Sample]:
+    """The rows; stop before a table is written that has no room for captions of their own next to those that are made.
 
     Raises:
         DataError: naming the first such row and its field.
     """
-    for number, row in enumerate(islice(source, limit)):
-        if own := form.names.own_fields(row):
+    for number, row in enumerate(islice(given.source, given.limit)):
+        if own := given.form.names.own_fields(row):
             raise DataError(
-                f"row {number} of {str(source.path)!r} has a field {own[0]!r} of its own, which would be replaced; "
-                "name another for captions with --caption-key (caption_key)"
+                f"row {number} of {str(given.source.path)!r} has a field {own[0]!r} of its own, which would be "
+                "replaced; name another for captions with --caption-key (caption_key)"
             )
+        yield row
 
 
 def check_free(target: Target, *, overwrite: bool) -> None:
@@ -165,23 +166,13 @@ def check_outputs(output: Path, failures: Path, source: Source) -> None:
                 )
 
 
-def check_prompt_key(operator: VideoCaptioningFromVLMMapper, source: Source, *, limit: int | None = None) -> None:
-    """Stop a run whose rows have no field `prompt_key`; rows are read up to the first that has it.
-
-    Raises:
-        SettingsError: naming the field and those there are.
-    """
-    wanted = operator.planner.names.prompt_key
-    if wanted is not None:
-        operator.check_fields(source.fields() or fields_until(wanted, islice(source, limit)))
-
-
-def check_first_row(target: Target, source: Source, form: RowForm, *, limit: int | None = None) -> None:
+def check_first_row(target: Target, given: Input) -> None:
     """Stop early where the output's format cannot hold the values of the rows."""
-    sink = target.open_part(target.path, schema=source.schema(), new_fields=form.new_fields())
-    for row in islice(source, 1):
-        sink.check({**row, **dict.fromkeys(form.new_fields())})
-    if isinstance(sink, JsonlSink) and limit is None and isinstance(source, ParquetSource):
+    source, new_fields = given.source, given.form.new_fields()
+    sink = target.open_part(target.path, schema=source.schema(), new_fields=new_fields)
+    if given.first is not None:
+        sink.check({**given.first, **dict.fromkeys(new_fields)})
+    if not target.format.holds_bytes and given.limit is None and isinstance(source, KnowsBytes):
         for name in source.binary_columns():
             raise DataError(
                 f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "

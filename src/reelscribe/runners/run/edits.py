@@ -27,7 +27,7 @@ from ...data.delimited import DelimitedSource
 from ...data.jsonl import JsonlSource
 from ...data.links import check_file, check_folders
 from ...data.videofolder import CAPTION, FILE_NAME, caption_lines, place_of, table_row, text_name
-from ...data.webdataset import KEY, captioned_samples, without_bytes
+from ...data.webdataset import KEY, without_bytes
 from ...errors import DataError, SettingsError
 from ...rows.data_juicer_rows import DataJuicerRows
 from ...rows.fields import FieldNames
@@ -181,12 +181,12 @@ class Digests:
     @property
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
-        return self.target.format.name == "videofolder"
+        return self.target.format.table is not None
 
     @property
     def is_saved_dataset(self) -> bool:
-        """Whether the output is a folder of the `datasets` library."""
-        return self.target.format.name == "datasets"
+        """Whether paths in the output are relative to it."""
+        return self.target.format.has_relative_paths
 
     def value(self, row: Sample) -> Any:
         """What a person may have corrected in a row as it is in the output."""
@@ -212,7 +212,7 @@ class Digests:
         """A digest of the fields that are neither video nor caption."""
         hidden = self._not_rest
         rest = {name: value for name, value in row.items() if name not in hidden}
-        if self.target.format.name in ("tar", "webdataset"):  # where bytes are members of their own
+        if self.target.format.captioned_rows is not None:  # where bytes are members of their own
             rest = {name: without_bytes(value) for name, value in rest.items()}
         return digest(rest)
 
@@ -366,10 +366,9 @@ class Edits:
         if self._digests.is_videofolder:
             for row in DelimitedSource(path) if path.suffix == ".csv" else JsonlSource(path):
                 yield self._with_list(self._digests.as_called_now(row, earlier), found)
-        elif self._digests.target.format.name in ("tar", "webdataset"):
-            for shard in sorted(path.glob("*.tar")) if path.is_dir() else [path]:
-                for row, text in captioned_samples(shard):
-                    yield self._with_text(self._digests.as_called_now(row, earlier), text, found)
+        elif (captioned := self._digests.target.format.captioned_rows) is not None:
+            for row, text in captioned(path):
+                yield self._with_text(self._digests.as_called_now(row, earlier), text, found)
         else:
             for row in open_source(path):
                 yield self._digests.at_home(self._digests.as_called_now(row, earlier))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data import open_sink
+from ...data import BY_SUFFIX, by_suffix, open_sink
 from ...data.arrow import scalar_value
 from ...errors import SettingsError
 from ...printable import redacted
@@ -34,7 +34,7 @@ def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
     Raises:
         DataError: it cannot be written.
     """
-    if path.suffix.lower() == ".parquet":  # a column has one type
+    if by_suffix(BY_SUFFIX, path, role="file of failures").has_types:
         entries = ({**entry, "id": str(entry["id"])} if "id" in entry else entry for entry in entries)
     first = next(rest := iter(entries), None)
     if first is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...answering.checks import CHECKS
-from ...data import BY_NAME, Source, Target
+from ...data import Source, Target
 from ...data.base import MAX_ROW_BYTES, size_now
 from ...data.folder import VideoFileSource
 from ...models import backend_of, identity_packages, model_revision
@@ -78,7 +78,7 @@ class RunIdentity:
         rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
         rows |= {"media_root": _absolute(given["media_root"])}
         rows |= {"input": _place(source.path), "input_files": _input_digest(source), "limit": limit}
-        rows |= {"format": target.path.suffix} if target.format.name not in BY_NAME else {"format": target.format.name}
+        rows |= {"format": target.format.name if target.format.is_named else target.path.suffix}
         rows |= {"with_videos": True} if target.layout.with_videos else {}
         rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
         brought = [name for name in operator.planner.acceptance.checks if name not in CHECKS.built_in]

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...data import SINKS, Source, Target, open_source, passed_over
-from ...data.base import by_suffix
+from ...data import SINKS, Target, by_suffix, open_source, passed_over
+from ...data.input import Input
 from ...data.pieces import remove_waiting
 from ...data.temporary import remove_leftovers
 from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailuresError
 from ...operator import VideoCaptioningFromVLMMapper
 from ...pipeline import Operator, run_pipe
-from ...rows.forms import choose_form
 from ...rows.outcome import RowOutcome
 from ...stores import AnyPath, StoredPath, located
 from ...timing import Stage
@@ -35,7 +34,6 @@ from .checks import (
     check_first_row,
     check_free,
     check_outputs,
-    check_prompt_key,
     check_rows,
     forget_leave,
     laid_out,
@@ -149,22 +147,22 @@ def _run_file(
     by_suffix(SINKS, failures, role="file of failures")
     check_outputs(output, failures, source)
     check_failures_place(failures, is_named=settings.failures is not None)
-    form = choose_form(islice(source, settings.limit), operator.planner.names)
-    check_prompt_key(operator, source, limit=settings.limit)
-    target = may_replace(laid_out(target, form, operator, source), overwrite=settings.overwrite)
-    check_first_row(target, source, form, limit=settings.limit)
-    check_copies(target, source, limit=settings.limit)
-    check_rows(target, source, form, limit=settings.limit, overwrite=settings.overwrite)
-    check_free(target, overwrite=settings.overwrite)
     with ExitStack() as stack:
+        opened = stack.enter_context(closing(Input.open(source, operator.planner.names, limit=settings.limit)))
+        operator.check_fields(opened.fields)
+        target = may_replace(laid_out(target, opened, operator), overwrite=settings.overwrite)
+        check_first_row(target, opened)
+        check_copies(target, opened)
+        check_rows(target, opened, overwrite=settings.overwrite)
+        check_free(target, overwrite=settings.overwrite)
         journal = stack.enter_context(_journal(output))
         remember_leave(journal, target)
         watch = stack.enter_context(progress or NoProgress())
         work = Work(
             operator=operator,
-            planner=replace(operator.planner, form=form),
+            planner=replace(operator.planner, form=opened.form),
             root=operator.video_root or source.folder,
-            source=source,
+            input=opened,
             journal=journal,
             settings=settings,
             progress=watch,
@@ -189,7 +187,8 @@ class Run:
         self._operator = operator = work.operator
         self._planner = work.planner
         self._root = work.root
-        self._source = source = work.source
+        self._input = work.input
+        self._source = source = work.input.source
         self._form = form = work.planner.form
         self._journal = journal = work.journal
         self._progress = work.progress
@@ -331,7 +330,7 @@ class Run:
         """The differences; of an input that has grown it is said by how much."""
         before = self._journal.fact("input_bytes")
         more = self._input_bytes - before if before is not None else 0
-        grown = f" (by {more:,} bytes: rows were added)" if more > 0 and self._source.count() is not None else ""
+        grown = f" (by {more:,} bytes: rows were added)" if more > 0 and self._input.count is not None else ""
         return [f"{one}{grown}" if one == CHANGED_FILES else one for one in differences]
 
     def _recheck(self) -> None:
@@ -426,14 +425,13 @@ class Run:
         self._edits.begin(first)
         if first:
             self._progress.say(f"going on behind {first:,} rows that are done")
-        self._progress.start(_total(self._source, self._settings.limit))
+        self._progress.start(self._input.total)
         began = time.monotonic()
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
-        rows = islice(self._source, first, self._settings.limit)
         try:
             times = run_pipe(
                 asked,
-                self._read(rows, first),
+                self._read(first),
                 writer.put,
                 planner=self._planner,
                 root=self._root,
@@ -499,11 +497,10 @@ class Run:
             kept = self._answerer.progress_made() or kept
         if isinstance(exc, TooManyFailuresError):
             return kept
-        if isinstance(exc, DataError) and self._target.path.suffix == ".parquet":
-            lines = run_folder(self._target.path.with_suffix(".jsonl"))
-            kept = (
-                f"{kept} (if Parquet cannot hold them: rename it to {lines.name}, and give a .jsonl output, --update)"
-            )
+        if isinstance(exc, DataError) and self._target.format.has_types and not self._target.is_folder:
+            lines = run_folder(self._target.path.with_suffix(".jsonl")).name
+            name = self._target.format.name.capitalize()
+            kept = f"{kept} (if {name} cannot hold them: rename it to {lines}, and give a .jsonl output, --update)"
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; the same command{without} goes on from there"
 
@@ -571,11 +568,11 @@ class Run:
         failure = result.failure or self._planner.acceptance.lack(request, result)
         return None if failure is None else failure.kind
 
-    def _read(self, rows: Iterator[Sample], first: int) -> Iterator[Sample]:
-        """The rows; an error that no format knows of says where it was."""
+    def _read(self, first: int) -> Iterator[Sample]:
+        """The rows from this one on; an error that no format knows of says where it was."""
         number = first
         try:
-            for row in rows:
+            for row in self._input.rows(first):
                 yield row
                 number += 1
         except Exception as exc:
@@ -694,13 +691,6 @@ def _too_many(summary: Counts) -> TooManyFailuresError:
         f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; "
         "with a larger limit the run goes on, and `reelscribe retry` tries them again"
     )
-
-
-def _total(source: Source, limit: int | None) -> int | None:
-    count = source.count()
-    if limit is None:
-        return count
-    return limit if count is None else min(limit, count)
 
 
 def _stopped_at(outcome: RowOutcome) -> FailedSamplesError:

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ...data import Target
+from ...data import BY_NAME, Target
 from ...data.base import reading, writing
 from ...data.temporary import TemporaryFile
 from ...errors import DataError, SettingsError
@@ -36,8 +36,8 @@ def check_destination(address: StoredPath, *, format: str | None, overwrite: boo
     """
     if scheme_of(address.url) not in STORES:
         raise SettingsError(f"cannot write to {str(address)!r}; outputs go to {', '.join(f'{s}://' for s in STORES)}")
-    if format == "videofolder":
-        raise SettingsError("a videofolder is written beside local videos; name a local folder")
+    if format is not None and format in BY_NAME and BY_NAME[format].table is not None:
+        raise SettingsError(f"a {format} is written beside local videos; name a local folder")
     local = local_place(address)
     is_folder = Target.of(local, format=format).is_folder
     if run_folder(local).exists() or _marker(local).exists() or (overwrite and not is_folder):

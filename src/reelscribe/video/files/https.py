@@ -1,5 +1,5 @@
 """A video at an `https://` address, in ranges or fetched into a file without a name. FFmpeg itself never opens a
-connection.
+connection, and HTTP is httpcore's (what httpx sends its requests with), over connections that are made here.
 
 Only addresses of the public internet are connected to, so that a data set cannot make this machine ask for things
 inside its own network: the names of each hop are resolved here, every address is checked, and the connection goes to
@@ -8,7 +8,6 @@ a checked address itself, so that a second answer of the name server changes not
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import re
 import socket
@@ -19,8 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, Any
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
+
+import httpcore
 
 from ...ranges import Ranged, nameless_file
 from ...stores import FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS, shown
@@ -41,6 +42,7 @@ SKIPPED_BYTES = 1 << 20
 ATTEMPTS = 6
 """For a block; the waits between them double, and make six seconds."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_OK, _PARTIAL = 200, 206
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _NO_SUCH_RANGE = 416
@@ -89,7 +91,7 @@ def refusals(url: str) -> Iterator[None]:
         yield
     except TimeoutError as exc:
         raise RejectedError("timeout", f"{shown(url)} does not arrive in time") from exc
-    except (OSError, http.client.HTTPException, ValueError) as exc:
+    except (OSError, httpcore.ProtocolError, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: {reason(exc)}") from exc
 
 
@@ -148,7 +150,7 @@ class RemoteFile(Ranged):
                 return self._fetch(number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._size))
             except TimeoutError:
                 raise
-            except (OSError, http.client.HTTPException, RejectedError) as exc:
+            except (OSError, httpcore.ProtocolError, RejectedError) as exc:
                 self.close()
                 attempts += 1
                 if _is_final(exc) or attempts == ATTEMPTS:
@@ -265,18 +267,20 @@ class _Answer:
     """
 
     def __init__(
-        self, url: str, connection: _Connection, response: http.client.HTTPResponse, start: int | None
+        self, url: str, connection: httpcore.HTTPConnection, response: httpcore.Response, start: int | None
     ) -> None:
-        self.url, self._connection, self._response = url, connection, response
-        self.in_ranges = response.status == http.client.PARTIAL_CONTENT
+        self.url, self._connection = url, connection
+        self._pieces, self._piece = response.iter_stream(), b""
+        headers = _headers(response)
+        self.in_ranges = response.status == _PARTIAL
         self.start = self.place = (start or 0) if self.in_ranges else 0
         """Where the next byte belongs."""
-        self.size = response.length
+        self._has_length = "content-length" in headers and "transfer-encoding" not in headers
+        self.size = int(headers["content-length"]) if self._has_length else None
         """Of the whole file, in bytes; None: it is not told."""
-        headers = response.headers
-        self.versions = (headers.get("ETag", "").removeprefix("W/"), headers.get("Last-Modified", ""))
+        self.versions = (headers.get("etag", "").removeprefix("W/"), headers.get("last-modified", ""))
         if self.in_ranges:
-            told = _CONTENT_RANGE.fullmatch(headers.get("Content-Range", "").strip())
+            told = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if told is None or int(told[1]) != start:
                 raise OSError("the server gives another part of the file than it was asked for")
             self.size = int(told[2]) if told[2] != "*" else None
@@ -287,14 +291,18 @@ class _Answer:
         return self.place == self.start
 
     def read(self, count: int) -> bytes:
-        """Up to so many bytes; none at the end."""
-        data = self._response.read1(count)
+        """Up to so many bytes; none at the end, also where that comes before the length that was told."""
+        try:
+            self._piece = self._piece or next(self._pieces, b"")
+        except httpcore.RemoteProtocolError:
+            if not self._has_length:
+                raise
+        data, self._piece = self._piece[:count], self._piece[count:]
         self.place += len(data)
         return data
 
     def close(self) -> None:
         """Hang up."""
-        self._response.close()
         self._connection.close()
 
 
@@ -303,25 +311,33 @@ def _ask(url: str, start: int | None, clock: _Clock) -> _Answer:
     without speaking of ranges, which is done as well where a server knows none there."""
     asked = url
     for _ in range(MAX_REDIRECTS + 1):
-        connection = _Connection(_checked(url), clock.seconds_left())
+        connection, request = _prepared(_checked(url), start, clock)
         try:
-            response = connection.ask(start)
+            response = connection.handle_request(request)
             if response.status not in _REDIRECTS and not (response.status == _NO_SUCH_RANGE and start == 0):
                 _check_status(url, response.status)
                 return _Answer(url, connection, response, start)
-            start = None if response.status == _NO_SUCH_RANGE else start
-            url = urljoin(url, response.headers.get("Location", ""))
         except BaseException:
             connection.close()
             raise
         connection.close()
+        start = None if response.status == _NO_SUCH_RANGE else start
+        url = urljoin(url, _headers(response).get("location", ""))
     raise RejectedError("unreadable", f"{shown(asked)} is behind more than {MAX_REDIRECTS} redirects")
+
+
+def _headers(response: httpcore.Response) -> dict[str, str]:
+    """Names in lower case and values; of a name that comes again, the first."""
+    return {
+        name.decode("latin-1").lower(): value.decode("utf-8", "replace").strip()
+        for name, value in reversed(response.headers)
+    }
 
 
 def _check_status(url: str, status: int) -> None:
     if status in _GONE:
         raise RejectedError("not_found", f"{shown(url)} does not exist: the server says {status}")
-    if status not in (http.client.OK, http.client.PARTIAL_CONTENT):
+    if status not in (_OK, _PARTIAL):
         raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: the server says {status}")
 
 
@@ -356,31 +372,80 @@ def _checked(url: str) -> SplitResult:
     return parts
 
 
-class _Connection(http.client.HTTPSConnection):
-    """A connection to an address that was checked, which proves itself as the server that was named."""
+def _prepared(parts: SplitResult, start: int | None, clock: _Clock) -> tuple[httpcore.HTTPConnection, httpcore.Request]:
+    """A connection that is not yet made, and a request on it for the file from a byte on."""
+    assert parts.hostname is not None
+    host, port = parts.hostname.encode("ascii" if parts.hostname.isascii() else "idna"), parts.port or 443
+    target = quote(parts.path or "/", safe=_URL_CHARS)
+    target += f"?{quote(parts.query, safe=_URL_CHARS)}" if parts.query else ""
+    named = b"[%b]" % host if b":" in host else host
+    headers = [
+        (b"Host", named if port == 443 else b"%b:%d" % (named, port)),
+        (b"Accept-Encoding", b"identity"),
+        (b"User-Agent", b"reelscribe"),
+    ]
+    if start is not None:
+        headers.append((b"Range", b"bytes=%d-" % start))
+    url = httpcore.URL(scheme=b"https", host=host, port=port, target=target.encode("ascii"))
+    connection = httpcore.HTTPConnection(url.origin, ssl_context=tls_context(), network_backend=_PublicNetwork(clock))
+    return connection, httpcore.Request(b"GET", url, headers=headers)
 
-    def __init__(self, parts: SplitResult, seconds: float) -> None:
-        assert parts.hostname is not None
-        super().__init__(parts.hostname, parts.port or 443, timeout=seconds, context=tls_context())
-        self._tls = tls_context()
-        self._wanted = quote(parts.path or "/", safe=_URL_CHARS)
-        self._wanted += f"?{quote(parts.query, safe=_URL_CHARS)}" if parts.query else ""
 
-    def connect(self) -> None:
-        plain = socket.create_connection((_address(self.host, self.port), self.port), self.timeout)
+class _PublicNetwork(httpcore.NetworkBackend):
+    """Connections to addresses of the public internet alone; httpcore then proves that each is the server that was
+    named.
+
+    Args:
+        clock: time for all that is sent and received.
+    """
+
+    def __init__(self, clock: _Clock) -> None:
+        self._clock = clock
+
+    def connect_tcp(self, host: str, port: int, *_settings: Any, **_more: Any) -> _TimedStream:
+        """Resolve a name, check every address that it has, and connect to the first.
+
+        Raises:
+            RejectedError: `not_allowed`.
+        """
+        address = _address(host, port)
+        return _TimedStream(socket.create_connection((address, port), self._clock.seconds_left()), self._clock)
+
+
+class _TimedStream(httpcore.NetworkStream):
+    """A connection each step of which takes no longer than a clock allows; errors are the socket's own.
+
+    Args:
+        connected: the socket.
+        clock: time for all steps.
+    """
+
+    def __init__(self, connected: socket.socket, clock: _Clock) -> None:
+        self._socket, self._clock = connected, clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 (the clock's)
+        self._socket.settimeout(self._clock.seconds_left())
+        return self._socket.recv(max_bytes)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002
+        self._socket.settimeout(self._clock.seconds_left())
+        self._socket.sendall(buffer)
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ARG002
+    ) -> _TimedStream:
         try:
-            self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+            self._socket.settimeout(self._clock.seconds_left())
+            return _TimedStream(ssl_context.wrap_socket(self._socket, server_hostname=server_hostname), self._clock)
         except BaseException:
-            plain.close()
+            self._socket.close()
             raise
 
-    def ask(self, start: int | None) -> http.client.HTTPResponse:
-        """Send a request for the file from a byte on, and read the head of the answer."""
-        headers = {"Accept-Encoding": "identity", "User-Agent": "reelscribe"}
-        if start is not None:
-            headers["Range"] = f"bytes={start}-"
-        self.request("GET", self._wanted, headers=headers)
-        return self.getresponse()
+    def close(self) -> None:
+        self._socket.close()
 
 
 @cache

@@ -29,7 +29,6 @@ from ..limits import ReadLimits
 from ..process_memory import check_memory
 from ..rejection import RejectedError, reason
 from .cache import cached
-from .https import RemoteFile, open_remote, refusals
 from .mp4_boxes import FIRST_BOXES, HEAD_BYTES, media_ranges
 from .signatures import is_still_brand
 
@@ -320,6 +319,8 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
         )
     if scheme_of(url) in STORES:
         return _stored(url, limits)
+    from .https import RemoteFile, open_remote, refusals  # its packages make every start of a reader slower
+
     file = open_remote(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
     if not isinstance(file, RemoteFile):
         return _here(file, url, limits)
@@ -366,7 +367,7 @@ def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int
 def _fetched(file: Ranged, limits: ReadLimits) -> IO[bytes]:
     """A file that is here; from the cache, or kept there, where a change of it would be seen."""
     with closing(file):
-        if limits.cache_folder is None or (isinstance(file, RemoteFile) and not file.is_versioned):
+        if limits.cache_folder is None or not file.is_versioned:
             return whole(file)
         return cached(file, limits.cache_folder, max_bytes=limits.max_cache_bytes)
 
