@@ -21,11 +21,17 @@ def pins(name: str) -> dict[str, str]:
     return {package.lower().replace("_", "-"): version for package, version in found}
 
 
-@pytest.mark.parametrize("extra", [None, "vllm"])
+def needed(extra):
+    """What an extra requires, with what the extras that it names require."""
+    own = list(map(Requirement, PROJECT["optional-dependencies"][extra]))
+    named = [other for one in own if one.name == PROJECT["name"] for other in one.extras]
+    return [one for one in own if one.name != PROJECT["name"]] + [one for other in named for one in needed(other)]
+
+
+@pytest.mark.parametrize("extra", [None, "hf", "datasets", "lora", "vllm"])
 def test_the_versions_tested_together_are_ones_the_package_allows(extra):
-    pinned = pins("constraints.txt") | (pins("constraints-vllm.txt") if extra else {})
-    needed = [*PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] if extra else [])]
-    for requirement in map(Requirement, needed):
+    pinned = pins("constraints.txt") | (pins("constraints-vllm.txt") if extra == "vllm" else {})
+    for requirement in [*map(Requirement, PROJECT["dependencies"]), *(needed(extra) if extra else [])]:
         assert requirement.specifier.contains(pinned[requirement.name.lower()]), requirement
 
 

@@ -28,6 +28,11 @@ class DataJuicerRows:
     column: str
     """The field with the list."""
 
+    @property
+    def caption_key(self) -> str | None:
+        """Where captions go besides the text."""
+        return self.names.caption_key
+
     def slots(self, row: Sample, *, window: TimeWindow) -> tuple[Slot, ...]:
         """One a video that a token of the text owns."""
         self.names.check_own_fields(row, self.videos(row))
@@ -57,7 +62,7 @@ class DataJuicerRows:
         """The original, if it is kept, and the generated rows; what was not asked about, as it came."""
         names = self.names
         if isinstance(row, BadRow) or names.own_fields(row):
-            passed_on = names.passed_on(row, names.without_captions(names.caption_key, outcome.failures))
+            passed_on = names.passed_on(row, names.without_captions(self.caption_key, outcome.failures))
             return [passed_on] if names.keep_original else []
         made = [self._generated(row, candidates) for candidates in outcome.candidates]
         if names.keep_original:
@@ -79,7 +84,7 @@ class DataJuicerRows:
             return None if candidates is None else [value(one) for one in candidates]
 
         values = {
-            self.names.caption_key: each(lambda one: one.text),
+            self.caption_key: each(lambda one: one.text),
             self.names.finish_reason_key: each(lambda one: one.finish_reason),
             self.names.reasoning_key: each(lambda one: one.reasoning or None),
             self.names.failure_key: failure,
@@ -98,7 +103,7 @@ class DataJuicerRows:
 
     def new_fields(self) -> NewFields:
         """The text, and the fields asked for."""
-        return self.names.new_fields({self.names.text_key: "text", self.names.caption_key: "captions"})
+        return self.names.new_fields({self.names.text_key: "text", self.caption_key: "captions"})
 
 
 def videos_of(value: Any) -> list[Any]:

@@ -29,6 +29,14 @@ class RowForm(Protocol):
     def names(self) -> FieldNames:
         """How the fields are called."""
 
+    @property
+    def column(self) -> str:
+        """The field with the videos."""
+
+    @property
+    def caption_key(self) -> str | None:
+        """The field that gets captions as a list; None: none does."""
+
     def slots(self, row: Sample, *, window: TimeWindow) -> Sequence[Slot]:
         """The videos of a row that are asked about, in order.
 

@@ -139,7 +139,7 @@ class Planner:
             plan.sample,
             kept=kept,
             failures=failures,
-            videos=len(plan.requests),
+            videos=len(plan.slots),
             usage=Usage(
                 sum(one.usage.prompt_tokens for one in answers), sum(one.usage.completion_tokens for one in answers)
             ),

@@ -111,15 +111,15 @@ class Digests:
 
     def other_key(self, row: Sample) -> bytes | None:
         """The same with the name of the video alone, which is all that a saved data set has of one that is inside."""
-        video = row.get(self._column)
+        video = row.get(self.form.column)
         path = video.get("path") if isinstance(video, Mapping) else video
         if not self.is_saved_dataset or isinstance(self.form, DataJuicerRows) or not isinstance(path, str):
             return None
-        return self.key({**row, self._column: {"path": INSIDE + Path(path).name}})
+        return self.key({**row, self.form.column: {"path": INSIDE + Path(path).name}})
 
     def key_there(self, row: Sample) -> bytes:
         """The key of a row on the disk: one of both."""
-        other = self.other_key(row) if isinstance(row.get(self._column), Mapping) else None
+        other = self.other_key(row) if isinstance(row.get(self.form.column), Mapping) else None
         return other or self.key(row)
 
     def video(self, row: Sample) -> Any:
@@ -128,7 +128,7 @@ class Digests:
             with suppress(SettingsError):  # a time window that is none
                 return text_name(row, self.target.layout) if row.get(FILE_NAME) else None
             return row[FILE_NAME]
-        value = _parsed(row.get(self._column))
+        value = _parsed(row.get(self.form.column))
         videos = [_video(video) for video in (value if isinstance(value, list) else [value])]
         return [self._path(video, self.target.layout.root) for video in videos] if self.is_saved_dataset else videos
 
@@ -141,8 +141,8 @@ class Digests:
 
     def at_home(self, row: Sample) -> Sample:
         """A row of an output whose paths are relative to it, with what they lead to."""
-        video = row.get(self._column) if self.is_saved_dataset else None
-        return row if not isinstance(video, str) else {**row, self._column: self._path(video, self.target.path)}
+        video = row.get(self.form.column) if self.is_saved_dataset else None
+        return row if not isinstance(video, str) else {**row, self.form.column: self._path(video, self.target.path)}
 
     def as_written(self, row: Sample) -> Sample:
         """A row on its way to the output as it is there: in a videofolder that of the table."""
@@ -164,7 +164,7 @@ class Digests:
     @property
     def captions_field(self) -> str | None:
         """The field that captions are in."""
-        return self.form.caption_key if isinstance(self.form, OneVideoRows) else self.names.caption_key
+        return self.form.caption_key
 
     def as_called_now(self, row: Sample, earlier: Collection[str]) -> Sample:
         """A row of an output whose captions may be in a field of an earlier name."""
@@ -222,22 +222,17 @@ class Digests:
         yield from enumerate(made, start=first)
 
     @property
-    def _column(self) -> str:
-        assert isinstance(self.form, (OneVideoRows, DataJuicerRows))
-        return self.form.column
-
-    @property
     def _caption_key(self) -> str:
-        return self.form.caption_key if isinstance(self.form, OneVideoRows) else ""
+        return self.form.caption_key or ""
 
     @property
     def _not_rest(self) -> set[str | None]:
         names = self.names
         made = {names.failure_key, names.finish_reason_key, names.reasoning_key, KEY, names.caption_key}
         if isinstance(self.form, DataJuicerRows):
-            return {*made, self._column, self.names.text_key}
+            return {*made, self.form.column, self.names.text_key}
         video = {FILE_NAME, CAPTION} if self.is_videofolder else set()
-        return {*made, *video, self._column, self._caption_key}
+        return {*made, *video, self.form.column, self._caption_key}
 
     def written(self, number: int, source: Sample, made: Sequence[Sample]) -> Iterator[WrittenRow]:
         """What is kept of the rows that a row became."""
@@ -493,8 +488,7 @@ class Edits:
     def _with(self, row: Sample, value: Any) -> Sample:
         if isinstance(self._digests.form, DataJuicerRows):
             return {**row, **value}
-        assert isinstance(self._digests.form, OneVideoRows)
-        return {**row, self._digests.form.caption_key: value or None}
+        return {**row, self._digests.form.caption_key or "": value or None}
 
     # at the end
 

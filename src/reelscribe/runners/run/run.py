@@ -560,7 +560,8 @@ class Run:
         failure = self._cutter.end(outcome.row, outcome.sample)
         if failure is None:
             return outcome
-        self._journal.fail(RequestId(outcome.row, 0), failure)
+        for ask in outcome.kept:
+            self._journal.fail(RequestId(outcome.row, 0, ask), failure)
         return outcome.failed(failure)
 
     def _failed(self, request: CaptionRequest, result: CaptionResult) -> str | None:
