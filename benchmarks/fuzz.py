@@ -29,7 +29,7 @@ from reelscribe.video.processes.pool import WorkerPool
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "runs/benchmarks/fuzz.json"
-LIMITS = ReadLimits(max_frame_pixels=4096 * 4096, max_read_seconds=20.0, max_memory_bytes=1 << 30)
+LIMITS = ReadLimits(max_source_pixels=4096 * 4096, max_read_seconds=20.0, max_read_memory_mib=1024)
 KEPT_KINDS = ("timeout", "crashed", "out_of_memory")
 """Failures whose files are kept."""
 SAMPLE_EVERY = 200
@@ -157,7 +157,7 @@ class Figures:
         middle, last = (self.memory[(len(self.memory) - 1) // 2][1], self.memory[-1][1]) if self.memory else (0, 0)
         if last > middle + GROWTH_BYTES:
             found.append(f"this process grew from {middle >> 20} to {last >> 20} MiB in the second half")
-        if any(readers > LIMITS.max_memory_bytes for _, _, readers in self.memory):
+        if any(readers > LIMITS.max_read_memory_mib << 20 for _, _, readers in self.memory):
             found.append("a process that reads has more memory than it may")
         return found
 

@@ -14,7 +14,7 @@ from reelscribe.runners.run.answerer import Known, LocalAnswerer, Work
 from reelscribe.runners.run.identity import RunIdentity
 from reelscribe.runners.run.journal import UNKNOWN
 from reelscribe.runners.run.run import caption_file, run_file
-from reelscribe.runners.run.settings import RunSettings
+from reelscribe.settings import RunSettings
 from rows import jsonl
 
 ROWS = [{"video": f"{name}.mp4", "text": name} for name in ("one", "two", "mute", "three")]

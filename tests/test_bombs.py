@@ -27,8 +27,8 @@ from reelscribe.rows.data_juicer_rows import DataJuicerRows
 from reelscribe.rows.fields import FieldNames
 from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.rows.plan import Planner
-from reelscribe.runners.run.settings import RunSettings
 from reelscribe.runners.settings import read_yaml
+from reelscribe.settings import RunSettings
 from rows import jsonl, load
 
 MIB = 2**20

@@ -21,7 +21,9 @@ import reelscribe
 from reelscribe import ScriptedCaptioner, cli
 from reelscribe.models.captioner import ModelSpec
 from reelscribe.operator import OPERATOR_NAME, VideoCaptioningFromVLMMapper
-from reelscribe.runners.settings import build_operator, parameter_names
+from reelscribe.options import parameters_of
+from reelscribe.runners.settings import build_operator
+from reelscribe.settings import ClusterSettings, RunSettings, parameter_names, part_settings, settings_of
 from rows import jsonl, load
 
 HEAVY = (
@@ -136,8 +138,8 @@ def test_options_become_the_operators_parameters(
 
 
 def test_no_option_leaves_everything_to_the_operator() -> None:
-    given = {name: None for name in parameter_names() if name != "keep_original_sample"}
-    assert cli.parameters_of({**given, "drop_original": False, "model_params": {}, "sampling_params": {}}) == {
+    given = dict.fromkeys(parameter_names())
+    assert parameters_of({**given, "model_params": {}, "sampling_params": {}}) == {
         "model_params": None,
         "sampling_params": None,
     }
@@ -145,14 +147,12 @@ def test_no_option_leaves_everything_to_the_operator() -> None:
 
 def test_every_option_of_caption_is_a_parameter_of_the_operator_or_of_the_run() -> None:
     names = {parameter.name for parameter in cli.main.commands["caption"].params}
-    inside = {name for group in cli.NAMED_PARAMETERS.values() for name in group}
-    assert names - set(parameter_names()) - inside == {
+    assert names - set(parameter_names()) - set(part_settings()) == {
         "input",
         "output",
         "profile",
-        "drop_original",
-        *cli.RUN_SETTINGS,
-        *cli.RAY_SETTINGS,
+        *settings_of(RunSettings),
+        *settings_of(ClusterSettings),
     }
 
 

@@ -63,10 +63,10 @@ class Requests:
 
 
 def stream_of(
-    pool: WorkerPool, folder: Path, names: list[str], *, max_bytes_in_flight: int | None = None, **settings: Any
+    pool: WorkerPool, folder: Path, names: list[str], *, prefetch_bytes: int | None = None, **settings: Any
 ) -> tuple[ClipStream, Requests]:
     requests = Requests(folder, names)
-    pool.max_bytes_in_flight = max_bytes_in_flight
+    pool.prefetch_bytes = prefetch_bytes
     return ClipStream(pool, requests, POLICY, **settings), requests
 
 
@@ -127,7 +127,7 @@ def test_windows_limits_and_root_reach_the_reader(video: Callable[[str], Path], 
     found = {one.id.row: clip for one, clip in read_clips(named, POLICY, root=path.parent)}
     assert clips.numbers_of(found[0].frames)[0] == 0
     assert clips.numbers_of(found[1].frames)[0] == 10
-    [(_, refused)] = read_clips([request(0, path)], POLICY, limits=ReadLimits(max_bytes=10))
+    [(_, refused)] = read_clips([request(0, path)], POLICY, limits=ReadLimits(max_source_bytes=10))
     assert isinstance(refused, Failure)
     assert refused.kind == "too_large"
     monkeypatch.chdir(path.parent)  # after processes may have been started elsewhere
@@ -176,7 +176,7 @@ def test_requests_are_taken_only_as_there_is_room(pool: WorkerPool, tmp_path: Pa
 
 
 def test_waiting_pixels_are_bounded_and_not_videos(pool: WorkerPool, tmp_path: Path) -> None:
-    stream, requests = stream_of(pool, tmp_path, [f"x.{n}" for n in range(40)], max_bytes_in_flight=10 * ONE)
+    stream, requests = stream_of(pool, tmp_path, [f"x.{n}" for n in range(40)], prefetch_bytes=10 * ONE)
     next(stream)
     settle(requests, until=11)
     assert 10 <= requests.taken <= 12
@@ -187,7 +187,7 @@ def test_waiting_pixels_are_bounded_and_not_videos(pool: WorkerPool, tmp_path: P
 
 
 def test_a_video_over_the_bound_is_still_read(pool: WorkerPool, tmp_path: Path) -> None:
-    stream, _ = stream_of(pool, tmp_path, ["a", "b", "c"], max_bytes_in_flight=1)
+    stream, _ = stream_of(pool, tmp_path, ["a", "b", "c"], prefetch_bytes=1)
     assert sorted(names_of(stream)) == ["a", "b", "c"]
 
 
@@ -207,7 +207,7 @@ def test_memory_is_given_back_with_the_clips(pool: WorkerPool, tmp_path: Path, m
 
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs Linux")
-    stream, _ = stream_of(pool, tmp_path, [f"x.{n}" for n in range(60)], max_bytes_in_flight=8 * ONE)
+    stream, _ = stream_of(pool, tmp_path, [f"x.{n}" for n in range(60)], prefetch_bytes=8 * ONE)
     before = mapped()
     most = max(mapped() for _ in stream)
     stream.close()
@@ -250,7 +250,7 @@ def test_other_windows_are_read_on_their_own(pool: WorkerPool, tmp_path: Path) -
 def test_a_video_that_is_far_away_is_read_again(tmp_path: Path) -> None:
     alone = WorkerPool(1, reader=FAKE)
     names = ["a", *[f"x.{n}" for n in range(30)], "a"]
-    stream, _ = stream_of(alone, tmp_path, names, max_bytes_in_flight=16 * ONE)
+    stream, _ = stream_of(alone, tmp_path, names, prefetch_bytes=16 * ONE)
     assert len(names_of(stream)) == 32
     assert log_of(tmp_path).count("a") == 2
     alone.close()
@@ -368,7 +368,7 @@ def test_no_requests_give_no_clips() -> None:
     assert list(read_clips([], POLICY)) == []
 
 
-@pytest.mark.parametrize("setting", [{"workers": 0}, {"workers": -1}, {"max_bytes_in_flight": 0}])
+@pytest.mark.parametrize("setting", [{"workers": 0}, {"workers": -1}, {"prefetch_bytes": 0}])
 def test_settings_that_cannot_work_are_refused_at_once(setting: dict[str, int]) -> None:
     with pytest.raises(SettingsError, match=next(iter(setting))):
         read_clips([], POLICY, **setting)

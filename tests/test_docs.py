@@ -26,6 +26,7 @@ from reelscribe.models.server.captioner import ServerOptions
 from reelscribe.models.vllm.arguments import DEFAULTS
 from reelscribe.models.vllm.captioner import VLLMOptions
 from reelscribe.recipe import parse_recipe
+from reelscribe.settings import ClusterSettings, RunSettings, operator_settings, part_settings, settings_of
 from reelscribe.types import FAILURE_KINDS
 
 ROOT = Path(__file__).parent.parent
@@ -106,6 +107,22 @@ def parameter_tables():
     return table(section(page, "Parameter Configuration")), table(section(page, "Extra arguments"))
 
 
+def run_table():
+    return table(section(text_of(OPERATOR_PAGE), "Options of a run"))
+
+
+def wrong_rows(rows, settings):
+    """Rows of a table that say something else than the settings: type, default, flag, sentences in both languages."""
+    shown = {row[0]: row[1:] for row in rows}
+    due = {
+        name: [shown_type(SHOWN_TYPES.get(name, one.hint)), repr(one.default), one.option.flag, one.whole_text]
+        for name, one in settings.items()
+    }
+    found = {name: [*row[:3], row[3].partition("<br>")[0]] for name, row in shown.items()}
+    chinese = {name for name, row in shown.items() if re.search("[\u4e00-\u9fff]", row[3].partition("<br>")[2])}
+    return {name for name in {**due, **found} if due.get(name) != found.get(name) or name not in chinese}
+
+
 def test_every_parameter_stands_in_the_operator_page_in_order():
     by_position, by_keyword = parameter_tables()
     assert [row[0] for row in by_position + by_keyword] == list(parameters())
@@ -118,6 +135,26 @@ def test_parameters_have_their_defaults_and_types(name):
     rows = {row[0]: row for part in parameter_tables() for row in part}
     hints = {**typing.get_type_hints(VideoCaptioningFromVLMMapper.__init__, include_extras=True), **SHOWN_TYPES}
     assert rows[name][1:3] == [shown_type(hints[name]), repr(parameters()[name].default)]
+
+
+def test_every_setting_stands_in_the_operator_page_with_its_flag_in_both_languages():
+    by_position, by_keyword = parameter_tables()
+    assert wrong_rows(by_position + by_keyword, operator_settings()) == set()
+    assert wrong_rows(run_table(), {**settings_of(RunSettings), **settings_of(ClusterSettings)}) == set()
+
+
+def test_parts_of_parameters_stand_in_the_operator_page_with_their_flags():
+    page = text_of(OPERATOR_PAGE)
+    shown = {
+        row[0]: row[2]
+        for heading in ("`sampling_params`", "`model_params`", "Behind a server")
+        for row in table(section(page, heading))
+    }
+    named = {name: one.option.flag for name, one in part_settings().items()}
+    assert {name: flag for name, flag in shown.items() if flag} == {
+        name: flag for name, flag in named.items() if name in shown
+    }
+    assert [flag for flag in named.values() if f"`{flag}`" not in page] == []
 
 
 @pytest.mark.parametrize(("heading", "model"), [("`sampling_params`", GenerationConfig), ("`model_params`", HFOptions)])

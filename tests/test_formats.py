@@ -574,7 +574,7 @@ def test_rows_with_lists_of_videos_bring_no_other_field_along(tmp_path: Path) ->
 def test_a_file_is_checked_again_once_it_is_open(tmp_path: Path) -> None:
     """Links and other things that take its place after it was found are not read."""
     folder = secrets(tmp_path)
-    limits = ReadLimits(media_root=folder, max_bytes=100)
+    limits = ReadLimits(media_root=folder, max_source_bytes=100)
 
     def found(name: str) -> VideoSource:
         return find_source(name, root=folder, limits=limits)

@@ -411,7 +411,7 @@ def _slowly(step: Callable[..., bytes]) -> Callable[..., bytes]:
 
 
 def test_a_film_is_kept_in_the_cache(film_site: Site, film: Path, tmp_path: Path) -> None:
-    limits = ReadLimits(allow_remote=True, cache_folder=tmp_path / "cache")
+    limits = ReadLimits(allow_remote=True, video_cache=tmp_path / "cache")
     first = read_clip(film_site.url("ranged"), POLICY, limits=limits)
     assert isinstance(first, Clip), first
     [kept] = (tmp_path / "cache").iterdir()
@@ -469,7 +469,7 @@ def test_what_goes_wrong_is_a_failure(site: Site, path: str, kind: str, told: st
 
 @pytest.mark.parametrize("path", ["good", "chunked", "endless"])
 def test_the_size_is_bounded(site: Site, path: str) -> None:
-    limits = ReadLimits(allow_remote=True, max_bytes=1000)
+    limits = ReadLimits(allow_remote=True, max_source_bytes=1000)
     assert failure_of(site.url(path), limits).kind == "too_large"
 
 

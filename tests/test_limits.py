@@ -25,7 +25,7 @@ from reelscribe.video.processes.clip_stream import ClipStream, read_clips
 from reelscribe.video.processes.pool import WorkerPool
 
 POLICY = FramePolicy()
-LIMITS = ReadLimits(max_read_seconds=1.0, max_memory_bytes=128 << 20)
+LIMITS = ReadLimits(max_read_seconds=1.0, max_read_memory_mib=128)
 KINDS = {
     "hang": "timeout",
     "crash": "crashed",
@@ -101,7 +101,7 @@ def test_many_faults_at_once_leave_the_rest_alone(pool: WorkerPool, tmp_path: Pa
     faults = [f"{what}{how}.x" for what in KINDS for how in ("", "_once")]
     good = [f"good.{n}" for n in range(60)]
     names = [name for n, one in enumerate(faults) for name in (*good[5 * n : 5 * n + 5], one)]
-    found = read(pool, tmp_path, names, ReadLimits(max_read_seconds=1.5, max_memory_bytes=64 << 20))
+    found = read(pool, tmp_path, names, ReadLimits(max_read_seconds=1.5, max_read_memory_mib=64))
     failed = {name: outcome.kind for name, outcome in found.items() if isinstance(outcome, Failure)}
     assert failed == {f"{what}.x": kind for what, kind in KINDS.items()}
     assert len(pool.workers) == 2
@@ -180,7 +180,7 @@ def test_without_a_figure_memory_is_not_bounded(monkeypatch: pytest.MonkeyPatch,
     """As on macOS."""
     monkeypatch.setattr("reelscribe.video.process_memory._STATUS", tmp_path / "none")
     assert private_bytes() is None
-    settings = {"limits": ReadLimits(max_memory_bytes=1)}
+    settings = {"limits": ReadLimits(max_read_memory_mib=1)}
     read = lambda video, **settings: bytearray(64 << 20)
     assert len(worker_module._within_memory(read, None, "x", settings)) == 64 << 20
 
@@ -189,7 +189,7 @@ def test_without_a_figure_memory_is_not_bounded(monkeypatch: pytest.MonkeyPatch,
 def test_a_real_video_over_the_memory_limit_fails_alone(video: Callable[[str], Path], tmp_path: Path) -> None:
     large = clips.render_video(tmp_path / "large.mp4", height=1088, width=1920, count=3)
     requests = [request(0, video("h264.mp4")), request(1, large), request(2, video("vp9.webm"))]
-    limits = ReadLimits(max_memory_bytes=16 << 20)
+    limits = ReadLimits(max_read_memory_mib=16)
     found = {one.id.row: outcome for one, outcome in read_clips(requests, POLICY, workers=1, limits=limits)}
     assert isinstance(found[0], Clip)
     assert isinstance(found[2], Clip)
@@ -210,7 +210,7 @@ def test_limits_reach_reading_from_the_operator(tmp_path: Path) -> None:
         allow_remote=True,
     )
     limits = ReadLimits(
-        max_frames=7, max_read_seconds=2.5, max_memory_bytes=3 << 20, media_root=tmp_path, allow_remote=True
+        max_source_frames=7, max_read_seconds=2.5, max_read_memory_mib=3, media_root=tmp_path, allow_remote=True
     )
     assert operator.limits == limits
 

@@ -21,8 +21,8 @@ from reelscribe.runners.ray.forms import ANSWERS, PLANS, ROW, SAMPLE, BlockForm,
 from reelscribe.runners.ray.job import Job, Ledger
 from reelscribe.runners.ray.read import read_block
 from reelscribe.runners.ray.source import row_tables
-from reelscribe.runners.run.failures import FailureLimit
 from reelscribe.runners.run.identity import RunIdentity
+from reelscribe.settings import FailureLimit
 from rows import jsonl
 
 ROWS = [{"video": name, "text": f"t {i}"} for i, name in enumerate(["a.mp4", "mute.mp4", "b.mp4", None])]

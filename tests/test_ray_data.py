@@ -29,9 +29,9 @@ from reelscribe.runners.ray.driver import caption_ray
 from reelscribe.runners.ray.run import caption_file_ray
 from reelscribe.runners.ray.settings import RaySettings
 from reelscribe.runners.report.progress import NoProgress
-from reelscribe.runners.run.failures import FailureLimit
 from reelscribe.runners.run.retry import retry_file
 from reelscribe.runners.run.run import caption_file
+from reelscribe.settings import FailureLimit
 from rows import Rows, jsonl, load
 
 pytestmark = [

@@ -14,7 +14,8 @@ from reelscribe.cli import main
 from reelscribe.errors import MissingExtraError, SettingsError
 from reelscribe.runners.ray import cluster
 from reelscribe.runners.ray.clip_columns import clips_of, with_clips, without_clips
-from reelscribe.runners.ray.settings import RaySettings, captioner_range
+from reelscribe.runners.ray.settings import RaySettings
+from reelscribe.settings import captioner_range
 from reelscribe.types import Clip, Failure
 
 

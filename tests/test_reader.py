@@ -549,18 +549,25 @@ def test_a_video_of_which_most_is_damaged_is_unreadable(tmp_path: Path) -> None:
 def test_limits_are_kept(video: Video) -> None:
     path = video("h264.mp4")
     size = path.stat().st_size
-    assert failure_of(path, limits=ReadLimits(max_frame_pixels=64 * 96 - 1)).kind == "too_large"
-    assert failure_of(path, limits=ReadLimits(max_bytes=size - 1)).kind == "too_large"
-    assert failure_of(path.read_bytes(), limits=ReadLimits(max_bytes=size - 1)).kind == "too_large"
-    assert failure_of(path, limits=ReadLimits(max_duration_seconds=1.5)).kind == "too_long"
-    assert failure_of(video("live.webm"), limits=ReadLimits(max_duration_seconds=1.5)).kind == "too_long"
-    exact = ReadLimits(max_frame_pixels=64 * 96, max_bytes=size, max_duration_seconds=2.0)
+    assert failure_of(path, limits=ReadLimits(max_source_pixels=64 * 96 - 1)).kind == "too_large"
+    assert failure_of(path, limits=ReadLimits(max_source_bytes=size - 1)).kind == "too_large"
+    assert failure_of(path.read_bytes(), limits=ReadLimits(max_source_bytes=size - 1)).kind == "too_large"
+    assert failure_of(path, limits=ReadLimits(max_source_seconds=1.5)).kind == "too_long"
+    assert failure_of(video("live.webm"), limits=ReadLimits(max_source_seconds=1.5)).kind == "too_long"
+    exact = ReadLimits(max_source_pixels=64 * 96, max_source_bytes=size, max_source_seconds=2.0)
     assert len(clip_of(path, limits=exact).frames) == 20
 
 
 @pytest.mark.parametrize(
     "name",
-    ["max_frame_pixels", "max_duration_seconds", "max_frames", "max_bytes", "max_read_seconds", "max_memory_bytes"],
+    [
+        "max_source_pixels",
+        "max_source_seconds",
+        "max_source_frames",
+        "max_source_bytes",
+        "max_read_seconds",
+        "max_read_memory_mib",
+    ],
 )
 def test_limits_must_be_above_zero(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
@@ -606,7 +613,7 @@ def test_damage_anywhere_is_a_clip_or_a_failure(video: Video, name: str) -> None
         data = bytearray(original[: rng.integers(1, len(original) + 1)])
         for at in rng.integers(0, len(data), rng.integers(0, 30)):
             data[at] = rng.integers(256)
-        result = read_clip(bytes(data), FramePolicy(), limits=ReadLimits(max_frame_pixels=4096 * 4096))
+        result = read_clip(bytes(data), FramePolicy(), limits=ReadLimits(max_source_pixels=4096 * 4096))
         assert isinstance(result, Clip) or result.kind in (
             "unreadable",
             "no_video_stream",
@@ -663,8 +670,8 @@ def test_bytes_lie_nowhere_and_a_media_root_may_be_a_link(video: Video, walled: 
 
 def test_the_number_of_frames_is_bounded(video: Video) -> None:
     for name in ("h264.mp4", "vp9.webm", "raw.h264"):
-        assert len(clip_of(video(name), limits=ReadLimits(max_frames=20)).frames) > 1
-        assert failure_of(video(name), limits=ReadLimits(max_frames=19)).kind == "too_long"
+        assert len(clip_of(video(name), limits=ReadLimits(max_source_frames=20)).frames) > 1
+        assert failure_of(video(name), limits=ReadLimits(max_source_frames=19)).kind == "too_long"
 
 
 # files that mislead

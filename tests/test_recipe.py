@@ -11,7 +11,8 @@ import yaml
 from reelscribe.errors import DataError, SettingsError
 from reelscribe.operator import OPERATOR_NAME
 from reelscribe.recipe import parse_recipe, read_recipe
-from reelscribe.runners.settings import build_operator, parameter_names
+from reelscribe.runners.settings import build_operator
+from reelscribe.settings import parameter_names
 
 
 def recipe(operator: Any = None, **keys: Any) -> dict[str, Any]:

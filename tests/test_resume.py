@@ -28,10 +28,10 @@ from reelscribe import (
 )
 from reelscribe.data import Target, open_source
 from reelscribe.errors import TooManyFailuresError
-from reelscribe.runners.run.failures import FailureLimit
 from reelscribe.runners.run.identity import RunIdentity, command_of
 from reelscribe.runners.run.journal import Journal, run_folder
 from reelscribe.runners.run.run import caption_file
+from reelscribe.settings import FailureLimit
 from reelscribe.types import CaptionRequest, CaptionResult, Failure, RequestId
 from rows import Rows, jsonl, load
 

@@ -130,7 +130,7 @@ def test_pictures_over_the_limit_are_refused_by_their_header() -> None:
     for data, limits in (
         (bomb(60_000, 60_000), ALLOWED),
         (bomb(9_000, 9_000), ALLOWED),
-        (still_bytes("JPEG"), ReadLimits(allow_images=True, max_frame_pixels=96 * 64 - 1)),
+        (still_bytes("JPEG"), ReadLimits(allow_images=True, max_source_pixels=96 * 64 - 1)),
     ):
         assert failure_of(data, limits=limits).kind == "too_large"
 
@@ -236,9 +236,9 @@ def test_what_a_frame_leaves_is_disposed_of(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("limits", "kind"),
     [
-        (ReadLimits(max_frames=5), "too_long"),
-        (ReadLimits(max_duration_seconds=1.7), "too_long"),
-        (ReadLimits(max_frame_pixels=96 * 64 - 1), "too_large"),
+        (ReadLimits(max_source_frames=5), "too_long"),
+        (ReadLimits(max_source_seconds=1.7), "too_long"),
+        (ReadLimits(max_source_pixels=96 * 64 - 1), "too_large"),
     ],
 )
 def test_an_animated_webp_keeps_to_the_limits(tmp_path: Path, limits: ReadLimits, kind: str) -> None:

@@ -152,7 +152,7 @@ def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_stored_video_is_the_clip_of_its_file(
     store: Door, video: Callable[[str], Path], tmp_path: Path, name: str, cache: bool
 ) -> None:
-    limits = ReadLimits(allow_remote=True, cache_folder=tmp_path / "cache" if cache else None)
+    limits = ReadLimits(allow_remote=True, video_cache=tmp_path / "cache" if cache else None)
     url = put(name, video(name).read_bytes())
     clip, local = read_clip(url, FramePolicy(), limits=limits), read_clip(video(name), FramePolicy())
     assert isinstance(clip, Clip), clip
@@ -231,7 +231,8 @@ def test_what_is_wrong_with_a_stored_video_is_a_failure(store: Door) -> None:
     assert failure_of(f"{BUCKET}/gone.mp4").kind == "not_found"
     assert failure_of(put("x.mp4", b"no video")).kind == "unreadable"
     assert failure_of(put("empty.mp4", b"")).kind == "unreadable"
-    assert failure_of(put("x.mp4", bytes(2000)), ReadLimits(allow_remote=True, max_bytes=1000)).kind == "too_large"
+    small = ReadLimits(allow_remote=True, max_source_bytes=1000)
+    assert failure_of(put("x.mp4", bytes(2000)), small).kind == "too_large"
 
 
 @pytest.mark.parametrize("name", ["fetched.ts", "ranges.mp4"])

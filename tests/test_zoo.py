@@ -27,7 +27,7 @@ from reelscribe.video.processes.pool import WorkerPool
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="videos are read on Linux and macOS")
 
 POLICY = FramePolicy()
-LIMITS = ReadLimits(max_frame_pixels=zoo.MAX_PIXELS, max_read_seconds=20)
+LIMITS = ReadLimits(max_source_pixels=zoo.MAX_PIXELS, max_read_seconds=20)
 GOOD_CLIPS = ("h264.mp4", "hevc.mkv", "vp9.webm", "av1.mp4", "mpeg2.ts", "mjpeg.avi", "colours.gif", "raw.h264")
 GOOD_ROWS = 1000
 
@@ -129,7 +129,7 @@ def test_only_failures_of_decoding_are_tried_twice(outcome: tuple[Any, dict[str,
 def test_what_is_refused_costs_neither_time_nor_memory(animals: list[CaptionRequest]) -> None:
     refused = [one for one in animals if zoo.ZOO[one.prompt].kind in ("too_large", "too_long")]
     refused = [one for one in refused if not one.prompt.startswith("pictures over")]
-    limits = replace(LIMITS, max_memory_bytes=48 << 20, max_read_seconds=5)
+    limits = replace(LIMITS, max_read_memory_mib=48, max_read_seconds=5)
     pool = WorkerPool(1)
     made = {one.prompt: outcome for one, outcome in ClipStream(pool, refused, POLICY, limits=limits)}
     pool.close()

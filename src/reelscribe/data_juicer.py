@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import inspect
 import os
-import typing
 import uuid
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from . import operator
+from . import operator, settings
 from .data.base import writing
 from .data.jsonl import encode_row
 from .errors import DataError, FailedSamplesError, MissingExtraError, SettingsError
 from .models import ModelSpec, backend_of, choose_backend
 from .operator import DEFAULT_BATCH_SIZE, OPERATOR_NAME
 from .rows.columns import batch_to_rows, output_features
-from .runners.settings import one_line
+from .settings import one_line
 
 try:
     from data_juicer.ops.base_op import OPERATORS, Mapper
@@ -235,12 +234,11 @@ def _signature() -> inspect.Signature:
 
 
 def _our_parameters() -> dict[str, inspect.Parameter]:
-    hints = typing.get_type_hints(operator.VideoCaptioningFromVLMMapper.__init__, include_extras=True)
-    found = dict(inspect.signature(operator.VideoCaptioningFromVLMMapper).parameters)
-    workers = found["num_proc"].replace(name="workers", annotation=hints["num_proc"])
+    found = dict(settings.signature().parameters)
+    workers = found["num_proc"].replace(name="workers")
     ours = {
         name: parameter.replace(
-            annotation=hints[name] | None if name in TOKENS else hints[name],
+            annotation=parameter.annotation | None if name in TOKENS else parameter.annotation,
             default=None if name in TOKENS else parameter.default,
         )
         for name, parameter in found.items()

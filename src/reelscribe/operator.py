@@ -6,19 +6,15 @@ this one class with another source and sink.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, ConfigDict, Field, validate_call
-
-from .answering.selection import SELECTORS
 from .errors import FailedSamplesError, SettingsError
 from .models import backend_of, choose_backend, load_captioner, size_options, spelled, understood
 from .models.captioner import (
-    DEFAULT_MODEL,
-    DEFAULT_THINKING_TOKENS,
     SERVED_MODEL,
     Captioner,
     ModelSpec,
@@ -43,6 +39,7 @@ from .rows.fields import FieldNames
 from .rows.outcome import RowOutcome
 from .rows.plan import Planner
 from .rows.tokens import SpecialTokens
+from .settings import argument_texts, read_settings, signature
 from .stores import AnyPath, located
 from .timing import StageTimes
 from .types import Failure, Sample, TimeWindow
@@ -53,235 +50,77 @@ from .video.reader import ReadLimits
 OPERATOR_NAME = "video_captioning_from_vlm_mapper"
 DEFAULT_PROMPT = "Describe the input video in 1-2 sentences."
 DEFAULT_BATCH_SIZE = 100
-DEFAULT_LIMITS = ReadLimits()
 
 log = logger(__name__)
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Seconds = Annotated[float, Field(ge=0)]
-
-
-def _known_selector(mode: str) -> str:
-    if mode not in SELECTORS:
-        raise ValueError(f"must be one of {', '.join(map(repr, SELECTORS))}")
-    return mode
-
-
-KeepMode = Annotated[str, AfterValidator(_known_selector)]
 
 
 class VideoCaptioningFromVLMMapper:
     """Writes captions for the videos of each sample with a vision-language model.
 
-    Args:
-        hf_model: VLM on the Hugging Face hub (its name, `name@revision`, or the address of its page), or a local
-            folder, that accepts videos; also a LoRA or another adapter of one. `reelscribe/shapes` is the bundled
-            demonstration model. Behind a server that serves one model it may be left out.
-        enable_vllm: run the model with vLLM instead of transformers.
-        caption_num: how many candidate captions to generate for each video (M).
-        keep_candidate_mode: `random_any` keeps a random candidate, `similar_one_simhash` the one most similar to the
-            original caption, `all` keeps all.
-        keep_original_sample: whether the original sample stays in the output.
-        prompt: one prompt for all samples; None or empty means "Describe the input video in 1-2 sentences."
-        prompt_key: field that holds a sample's own prompt; where its value is not a string, `prompt` is used.
-        model_params: parameters for loading the model.
-        sampling_params: generation settings, e.g. `{'temperature': 0.9, 'top_p': 0.95}`.
-        text_key: field that holds the text.
-        video_key: field that holds the list of videos.
-        system_prompt: system message for every request.
-        caption_key: also write the kept captions of a generated sample, a list in video order, to this field; null on
-            originals.
-        failure_key: write the failure of a sample (`kind`, `message`, `video_index`), or null, to this field.
-        finish_reason_key: also write why each kept caption ended (`stop`, or `length` where it was cut at the token
-            limit), a list in video order, to this field; null on originals.
-        reasoning_key: also write the reasoning before each kept caption, or null, a list in video order, to this field;
-            null on originals.
-        thinking: whether a model reasons before it answers, where its chat template has a switch for that; one without
-            a switch reasons as it does.
-        thinking_tokens: longest reasoning, in tokens; then it is ended, and the answer follows.
-        seed: seed of everything random; together with a sample's content it fixes the sample's result.
-        captioner: a `Captioner` or a `ModelSpec` to use instead of `hf_model`.
-        backend: what runs the model: `hf` (transformers), `vllm`, `server`, `scripted`, or a back end that an installed
-            package brings; None: `server` where `model_params` holds `base_url`, else `vllm` or `hf` by `enable_vllm`.
-        video_token: marks a video in the text.
-        image_token: marks an image in the text.
-        audio_token: marks a sound in the text.
-        eoc_token: ends a chunk of the text.
-        fps: frames to sample per second of video; None: the model's own rate.
-        num_frames: sample this many frames instead, evenly over the video.
-        min_frames: fewest frames to sample with `fps`.
-        max_frames: most frames to sample with `fps`.
-        min_pixels: smallest frame shown to the model, in pixels (height x width).
-        max_pixels: largest frame shown to the model, in pixels (height x width).
-        time_tolerance_seconds: take a frame up to this many seconds from its moment where that is cheaper to decode;
-            None, 0: the very frames.
-        pixel_aspect: `stored` shows every stored pixel as a square, `display` in the shape that the file gives it;
-            None: `stored`.
-        tone_map: whether HDR video (PQ and HLG) is shown as SDR; None: no.
-        deinterlace: whether one field of an interlaced frame is shown in place of both; None: no.
-        fit: whether a video whose prompt is longer than the model takes is shown with as many frames as fit; None: no,
-            it fails as `too_many_tokens`.
-        start_seconds: look at videos from this moment on.
-        end_seconds: look at videos up to this moment.
-        start_key: field with a sample's own `start_seconds` (a number, or a list with one a video).
-        end_key: field with a sample's own `end_seconds`.
-        video_root: folder that relative video paths are relative to; None: the current one.
-        max_source_seconds: a longer video fails as `too_long`.
-        max_source_pixels: a video with larger frames (height x width) fails as `too_large`.
-        max_source_frames: a video with more frames fails as `too_long`.
-        max_source_bytes: a larger file fails as `too_large`; None: no limit.
-        max_read_seconds: a video that takes longer to read, twice, fails as `timeout`.
-        max_read_memory_mib: a video whose reading takes more memory (MiB), twice, fails as `out_of_memory`; Linux only.
-        media_root: folder outside of which no file is read (`not_allowed`), links resolved; None: anywhere.
-        allow_remote: whether videos at `https://`, `s3://`, `gs://` and `hf://` addresses are read; otherwise they
-            fail as `not_allowed`.
-        allow_images: whether a still picture (JPEG, PNG, WebP, BMP, TIFF, AVIF, JPEG 2000, PNM) is a clip of one frame;
-            otherwise it fails as `not_allowed`.
-        video_cache: folder where videos at addresses are kept; None: they are not kept.
-        video_cache_mib: most MiB that are kept there; what was unused for longest goes first.
-        batch_size: samples handed over at a time by `run`, and the most videos in one batch of the model.
-        num_proc: processes that read videos; None: two, and more while the model waits for clips, up to the number of
-            cores.
-        prefetch_mib: most MiB of frames that are read, or being read, before the model takes them; None: 128 for each
-            process that reads.
-        accelerator: device of the model: `cpu`, `cuda`, `mps`; None: the best there is.
-        skip_op_error: if false, a batch with a failed sample raises `FailedSamplesError` after it is done.
+    The arguments are the fields of `settings.Settings`, the nine of the contract first; the others by keyword.
 
     Raises:
         pydantic.ValidationError: a value of the wrong type or out of range (it is a `ValueError`).
         SettingsError: values that do not go together, unknown sampling settings.
     """
 
-    @validate_call(config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    def __init__(
-        self,
-        hf_model: str = DEFAULT_MODEL,
-        enable_vllm: bool = False,
-        caption_num: PositiveInt = 1,
-        keep_candidate_mode: KeepMode = "random_any",
-        keep_original_sample: bool = True,
-        prompt: str | None = None,
-        prompt_key: str | None = None,
-        model_params: dict[str, Any] | None = None,
-        sampling_params: dict[str, Any] | None = None,
-        *,
-        text_key: str = "text",
-        video_key: str = "videos",
-        system_prompt: str | None = None,
-        caption_key: str | None = None,
-        failure_key: str | None = None,
-        finish_reason_key: str | None = None,
-        reasoning_key: str | None = None,
-        thinking: Literal["off", "on"] = "off",
-        thinking_tokens: PositiveInt = DEFAULT_THINKING_TOKENS,
-        seed: int = 0,
-        captioner: Any = None,
-        backend: str | None = None,
-        video_token: str = SpecialTokens.video,
-        image_token: str = SpecialTokens.image,
-        audio_token: str = SpecialTokens.audio,
-        eoc_token: str = SpecialTokens.eoc,
-        fps: PositiveFloat | None = None,
-        num_frames: PositiveInt | None = None,
-        min_frames: PositiveInt | None = None,
-        max_frames: PositiveInt | None = None,
-        min_pixels: PositiveInt | None = None,
-        max_pixels: PositiveInt | None = None,
-        time_tolerance_seconds: Seconds | None = None,
-        pixel_aspect: Literal["stored", "display"] | None = None,
-        tone_map: bool | None = None,
-        deinterlace: bool | None = None,
-        fit: bool | None = None,
-        start_seconds: Seconds | None = None,
-        end_seconds: Seconds | None = None,
-        start_key: str = "start_seconds",
-        end_key: str = "end_seconds",
-        video_root: str | None = None,
-        max_source_seconds: PositiveFloat = DEFAULT_LIMITS.max_duration_seconds,
-        max_source_pixels: PositiveInt = DEFAULT_LIMITS.max_frame_pixels,
-        max_source_frames: PositiveInt = DEFAULT_LIMITS.max_frames,
-        max_source_bytes: PositiveInt | None = None,
-        max_read_seconds: PositiveFloat = DEFAULT_LIMITS.max_read_seconds,
-        max_read_memory_mib: PositiveInt = DEFAULT_LIMITS.max_memory_bytes >> 20,
-        media_root: str | None = None,
-        allow_remote: bool = False,
-        allow_images: bool = False,
-        video_cache: str | None = None,
-        video_cache_mib: PositiveInt = 10240,
-        batch_size: PositiveInt | None = None,
-        num_proc: PositiveInt | None = None,
-        prefetch_mib: PositiveInt | None = None,
-        accelerator: Literal["cpu", "cuda", "mps"] | None = None,
-        skip_op_error: bool = True,
-    ) -> None:
-        self.parameters: dict[str, Any] = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        given = read_settings(args, kwargs)
+        self.parameters: dict[str, Any] = given.values()
         """The plain values this operator was built from (and a live captioner, if one was given)."""
-        self.generation = generation_config(sampling_params)
-        self.thinking = ThinkingSettings(on=thinking == "on", tokens=thinking_tokens)
-        self.frames = FrameSettings(
-            fps, num_frames, min_frames, max_frames, min_pixels, max_pixels, time_tolerance_seconds,
-            pixel_aspect, tone_map, deinterlace, fit,
-        )  # fmt: skip
+        self.generation = generation_config(given.sampling_params)
+        self.thinking = ThinkingSettings(on=given.thinking == "on", tokens=given.thinking_tokens)
+        self.frames = FrameSettings(**given.part(FrameSettings))
         names = FieldNames(
-            text_key=text_key,
-            video_key=video_key,
-            prompt_key=prompt_key,
-            window_keys=(start_key, end_key),
-            caption_key=caption_key,
-            failure_key=failure_key,
-            finish_reason_key=finish_reason_key,
-            reasoning_key=reasoning_key,
-            keep_original=keep_original_sample,
-            tokens=SpecialTokens(video=video_token, image=image_token, audio=audio_token, eoc=eoc_token),
+            text_key=given.text_key,
+            video_key=given.video_key,
+            prompt_key=given.prompt_key,
+            window_keys=(given.start_key, given.end_key),
+            caption_key=given.caption_key,
+            failure_key=given.failure_key,
+            finish_reason_key=given.finish_reason_key,
+            reasoning_key=given.reasoning_key,
+            keep_original=given.keep_original_sample,
+            tokens=SpecialTokens(
+                video=given.video_token, image=given.image_token, audio=given.audio_token, eoc=given.eoc_token
+            ),
         )
         ask = Ask(  # 0036: the operator of the contract is a run with one unnamed ask
-            prompt=prompt or DEFAULT_PROMPT,
-            system_prompt=system_prompt,
+            prompt=given.prompt or DEFAULT_PROMPT,
+            system_prompt=given.system_prompt,
             generation=self.generation,
-            num_candidates=caption_num,
-            keep=keep_candidate_mode,
+            num_candidates=given.caption_num,
+            keep=given.keep_candidate_mode,
         )
         self.planner = Planner(
-            form=DataJuicerRows(names, video_key),
+            form=DataJuicerRows(names, given.video_key),
             asks=(ask,),
-            seed=seed if self.generation.seed is None else self.generation.seed,
-            window=TimeWindow(start_seconds, end_seconds),
+            seed=given.seed if self.generation.seed is None else self.generation.seed,
+            window=TimeWindow(given.start_seconds, given.end_seconds),
         )
         """The rules for rows: what to ask, and what becomes of the answers."""
         _check_distinct(
-            text_key=text_key,
-            video_key=video_key,
-            caption_key=caption_key,
-            failure_key=failure_key,
-            finish_reason_key=finish_reason_key,
-            reasoning_key=reasoning_key,
+            text_key=given.text_key,
+            video_key=given.video_key,
+            caption_key=given.caption_key,
+            failure_key=given.failure_key,
+            finish_reason_key=given.finish_reason_key,
+            reasoning_key=given.reasoning_key,
         )
-        self.limits = ReadLimits(
-            max_frame_pixels=max_source_pixels,
-            max_duration_seconds=max_source_seconds,
-            max_frames=max_source_frames,
-            max_bytes=max_source_bytes,
-            max_read_seconds=max_read_seconds,
-            max_memory_bytes=max_read_memory_mib << 20,
-            media_root=Path(media_root).absolute() if media_root is not None else None,
-            allow_remote=allow_remote,
-            allow_images=allow_images,
-            cache_folder=Path(video_cache).absolute() if video_cache is not None else None,
-            max_cache_bytes=video_cache_mib << 20,
-        )
-        self.video_root: AnyPath | None = located(video_root) if video_root is not None else None
-        self.pool = WorkerPool(num_proc, max_bytes_in_flight=prefetch_mib and prefetch_mib << 20)
+        folders = {name: _absolute(self.parameters[name]) for name in ("media_root", "video_cache")}
+        self.limits = ReadLimits(**{**given.part(ReadLimits), **folders})
+        self.video_root: AnyPath | None = located(given.video_root) if given.video_root is not None else None
+        self.pool = WorkerPool(given.num_proc, prefetch_bytes=given.prefetch_mib and given.prefetch_mib << 20)
         """The processes that read videos; started at the first use."""
-        self.batch_size = batch_size
-        self.skip_op_error = skip_op_error
+        self.batch_size = given.batch_size
+        self.skip_op_error = given.skip_op_error
         self.failures: list[tuple[int, int, Failure]] = []
         """Failures of the last batch or run: (sample index, video index, failure)."""
         self._captioner: Captioner | None = None
         self._own_captioner = True
-        self.spec = self._choose_model(captioner)
+        self.spec = self._choose_model(given.captioner, is_named="hf_model" in given.model_fields_set)
 
-    def _choose_model(self, captioner: Any) -> ModelSpec | None:
+    def _choose_model(self, captioner: Any, *, is_named: bool) -> ModelSpec | None:
         """The spec of the model to load, or None where the caller gave a living captioner."""
         given = self.parameters
         if captioner is None:
@@ -289,7 +128,7 @@ class VideoCaptioningFromVLMMapper:
             backend = choose_backend(options, enable_vllm=given["enable_vllm"], backend=given["backend"])
             given["enable_vllm"], given["backend"] = spelled(backend, options)
             spec = ModelSpec(backend, given["hf_model"], options)
-            if given["hf_model"] is DEFAULT_MODEL:  # it was left out
+            if not is_named:
                 spec = replace(spec, model=backend_of(spec).default_model)
             spec = understood(spec)
             given["hf_model"] = spec.model
@@ -525,6 +364,22 @@ class VideoCaptioningFromVLMMapper:
             raise SettingsError(
                 f"prompt_key is {wanted!r}, but no row has that field; there are {', '.join(sorted(known))}"
             )
+
+
+def _describe(operator: Any) -> None:
+    """Show the settings where editors, `help`, `inspect` and Data-Juicer look for arguments."""
+    parameters = signature().parameters
+    itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    operator.__init__.__signature__ = inspect.Signature([itself, *parameters.values()])
+    operator.__init__.__annotations__ = {name: one.annotation for name, one in parameters.items()}
+    operator.__doc__ = f"{inspect.cleandoc(operator.__doc__)}\n\nArgs:\n{argument_texts()}\n"
+
+
+_describe(VideoCaptioningFromVLMMapper)
+
+
+def _absolute(folder: str | None) -> Path | None:
+    return None if folder is None else Path(folder).absolute()
 
 
 def _check_distinct(**keys: str | None) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from .data.base import check_regular
 from .errors import DataError, SettingsError
 from .operator import OPERATOR_NAME
-from .runners.settings import MAX_YAML_CHARACTERS, check_names, parameter_names, read_yaml, shown
+from .runners.settings import MAX_YAML_CHARACTERS, check_names, read_yaml
+from .settings import parameter_names, shown
 
 OPERATOR_DEFAULTS = {
     "text_keys": "text_key",

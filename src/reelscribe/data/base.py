@@ -14,11 +14,13 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from ..errors import DataError, ReelscribeError
 from ..rows.columns import NewFields
+from ..settings import MAX_ROW_BYTES
 from ..stores import AnyPath
 from ..types import Sample, TimeWindow
 from ..video.limits import DEFAULT_LIMITS, ReadLimits
 
 __all__ = [
+    "MAX_ROW_BYTES",
     "Format",
     "Layout",
     "LeaveOut",
@@ -33,8 +35,6 @@ __all__ = [
 
 LeaveOut = Callable[[AnyPath], bool]
 """Whether a file of a folder, or of a pattern, is no part of the input."""
-MAX_ROW_BYTES = 256 * 2**20
-"""Most bytes of one row, as it is stored and without compression, unless the run says otherwise."""
 BYTES_PER_VALUE = 16
 """A row holds at most one value for so many bytes of the limit: an empty list takes three bytes in a file, and some
 twenty times as many in memory."""

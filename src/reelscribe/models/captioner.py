@@ -38,7 +38,7 @@ PromptOrder = Literal["video_first", "text_first"]
 class GenerationConfig(BaseModel):
     """Generation settings in one vocabulary for every back end; None leaves the model's own default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
     max_tokens: Annotated[int, Field(gt=0)] = DEFAULT_MAX_TOKENS
     """Longest caption, in tokens; reasoning before it does not count."""

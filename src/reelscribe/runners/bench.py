@@ -128,7 +128,7 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
         report.recommended.clear()
     else:
         _recommend_workers(report)
-        _recommend_prefetch(report, at_once, largest, in_use=operator.pool.max_bytes_in_flight)
+        _recommend_prefetch(report, at_once, largest, in_use=operator.pool.prefetch_bytes)
     return report
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,20 +10,13 @@ from pydantic import ValidationError
 
 from ..errors import SettingsError
 from ..operator import VideoCaptioningFromVLMMapper
+from ..settings import one_line, operator_settings
 
 MAX_YAML_CHARACTERS = 2**20
 """Characters of settings, with aliases written out."""
 MAX_YAML_DEPTH = 100
 """Lists and mappings inside each other in settings."""
-LONGEST_VALUE = 500
-"""Characters of a value that a message shows."""
 _TOO_DEEP = f"is nested more than {MAX_YAML_DEPTH} levels deep"
-
-
-def parameter_names() -> list[str]:
-    """The operator's parameters that plain values can set, in the order of its signature."""
-    names = inspect.signature(VideoCaptioningFromVLMMapper).parameters
-    return [name for name in names if name != "captioner"]
 
 
 def build_operator(parameters: Mapping[str, Any]) -> VideoCaptioningFromVLMMapper:
@@ -33,7 +25,7 @@ def build_operator(parameters: Mapping[str, Any]) -> VideoCaptioningFromVLMMappe
     Raises:
         SettingsError: an unknown name (close matches are named), or a value that breaks a rule.
     """
-    check_names(parameters, [*parameter_names(), "captioner"], what="the operator has no parameter")
+    check_names(parameters, operator_settings(), what="the operator has no parameter")
     try:
         return VideoCaptioningFromVLMMapper(**parameters)
     except ValidationError as exc:
@@ -102,27 +94,3 @@ def _check_size(node: Any) -> None:
 
     if node is not None:
         size(node, 0)
-
-
-def shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
-
-
-def one_line(exc: ValidationError) -> str:
-    """What pydantic found, as `parameter: rule; got value`.
-
-    >>> one_line(error)
-    "caption_num: input should be greater than 0; got 0"
-    """
-    return " | ".join(
-        f"{'.'.join(map(str, error['loc']))}: {_rule(error['msg'])}; got {shown(error['input'])}"
-        for error in exc.errors()
-    )
-
-
-def _rule(message: str) -> str:
-    """Pydantic's sentence in the middle of ours."""
-    message = message.removeprefix("Value error, ")
-    return message[:1].lower() + message[1:]

@@ -8,13 +8,13 @@ from pathlib import Path
 from ..errors import SettingsError
 
 _ABOVE_ZERO = (
-    "max_frame_pixels",
-    "max_duration_seconds",
-    "max_frames",
-    "max_bytes",
+    "max_source_pixels",
+    "max_source_seconds",
+    "max_source_frames",
+    "max_source_bytes",
     "max_read_seconds",
-    "max_memory_bytes",
-    "max_cache_bytes",
+    "max_read_memory_mib",
+    "video_cache_mib",
 )
 
 
@@ -22,26 +22,26 @@ _ABOVE_ZERO = (
 class ReadLimits:
     """What is refused, from the header where it tells, and what ends a reading that costs too much."""
 
-    max_frame_pixels: int = 8192 * 8192
+    max_source_pixels: int = 8192 * 8192
     """Largest frame of the source, height x width."""
-    max_duration_seconds: float = 24 * 3600.0
+    max_source_seconds: float = 24 * 3600.0
     """Longest video."""
-    max_frames: int = 10_000_000
+    max_source_frames: int = 10_000_000
     """Most frames of the source: a day at 100 a second has 8.6 million."""
-    max_bytes: int | None = None
+    max_source_bytes: int | None = None
     """Largest file; None: any, but see `remote.MAX_BYTES`."""
     max_read_seconds: float = 300.0
     """Wall-clock time one try at reading a video may take, in a process that reads."""
-    max_memory_bytes: int = 4 << 30
-    """Private memory a process that reads may take for a video, beyond what it has at its start; Linux only."""
+    max_read_memory_mib: int = 4096
+    """Private memory (MiB) that a process that reads may take for a video, beyond what it starts with; Linux only."""
     allow_remote: bool = False
     """Whether videos at addresses are read: `https://`, `s3://`, `gs://`, `hf://`."""
     allow_images: bool = False
     """Whether a still picture is read, as a clip of one frame."""
-    cache_folder: Path | None = None
+    video_cache: Path | None = None
     """Where videos at addresses are kept, whole; None: they are not kept."""
-    max_cache_bytes: int = 10 << 30
-    """Most bytes that are kept there."""
+    video_cache_mib: int = 10240
+    """Most MiB that are kept there."""
     media_root: Path | None = None
     """An absolute folder outside of which no file is read, links resolved; None: anywhere."""
 
@@ -56,7 +56,7 @@ class ReadLimits:
     @property
     def memory_text(self) -> str:
         """How messages call the limit on memory."""
-        return f"the limit of {self.max_memory_bytes / (1 << 20):g} MiB of memory (max_read_memory_mib)"
+        return f"the limit of {self.max_read_memory_mib:g} MiB of memory (max_read_memory_mib)"
 
 
 DEFAULT_LIMITS = ReadLimits()

@@ -204,8 +204,8 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
     times = scan_packets(
         container,
         stream,
-        max_seconds=limits.max_duration_seconds,
-        max_packets=limits.max_frames,
+        max_seconds=limits.max_source_seconds,
+        max_packets=limits.max_source_frames,
         keys=index_keys(stream) if source.leaves_media_out(container, stream) else None,
         max_kept_bytes=max_kept_bytes,
     )

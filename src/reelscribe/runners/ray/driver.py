@@ -18,10 +18,10 @@ from ...errors import ModelError, ReelscribeError, SettingsError
 from ...errors import TooManyFailuresError as TooMany
 from ...operator import VideoCaptioningFromVLMMapper
 from ...rows.forms import RowForm
+from ...settings import FailureLimit
 from ...stores import AnyPath
 from ...timing import StageTimes
 from ..report.summary import Counts
-from ..run.failures import FailureLimit
 from ..run.identity import RunIdentity
 from .caption import BlockCaptioner
 from .cluster import connect, last_line, ray_library

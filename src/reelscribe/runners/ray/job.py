@@ -12,11 +12,11 @@ from typing import Any
 
 from ...errors import SettingsError
 from ...operator import VideoCaptioningFromVLMMapper
+from ...settings import FailureLimit
 from ...stores import AnyPath
 from ...timing import Stage, StageTimes
 from ...video.frames.moments import FramePolicy
 from ..report.summary import Counts
-from ..run.failures import FailureLimit
 from ..run.identity import named, portable_parameters
 from .cluster import ray_library
 from .forms import BlockForm

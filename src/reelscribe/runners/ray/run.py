@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ...operator import VideoCaptioningFromVLMMapper
+from ...settings import RunSettings
 from ..report.progress import Progress
 from ..report.summary import RunSummary
 from ..run.run import run_file
-from ..run.settings import RunSettings
 from .answerer import RayAnswerer
 from .cluster import connect, disconnect
 from .settings import RaySettings

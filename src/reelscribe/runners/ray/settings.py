@@ -1,4 +1,4 @@
-"""How much of a cluster a run takes: plain values, and their reading from text."""
+"""How much of a cluster a run takes: plain values, as the driver takes them."""
 
 from __future__ import annotations
 
@@ -62,19 +62,3 @@ class RaySettings:
         """Fewest and most captioners; None: as many as there is room for."""
         most = self.max_captioners
         return self.min_captioners, self.min_captioners if most is None and not gpus else most
-
-
-def captioner_range(text: str) -> tuple[int, int]:
-    """Fewest and most captioners, from `4` or `1:8`.
-
-    Raises:
-        SettingsError: it is neither.
-    """
-    fewest, colon, most = text.partition(":")
-    try:
-        numbers = int(fewest), int(most if colon else fewest)
-    except ValueError:
-        numbers = (0, 0)
-    if not 1 <= numbers[0] <= numbers[1]:
-        raise SettingsError(f"captioners are a number, such as 4, or fewest and most, such as 1:8; got {text!r}")
-    return numbers

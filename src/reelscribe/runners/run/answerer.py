@@ -13,6 +13,7 @@ from ...models.captioner import captioner_notes
 from ...operator import VideoCaptioningFromVLMMapper
 from ...pipeline import Operator
 from ...rows.plan import Planner
+from ...settings import RunSettings
 from ...stores import AnyPath
 from ...types import CaptionRequest, CaptionResult, Sample
 from ..report.progress import Progress
@@ -20,7 +21,6 @@ from ..report.summary import RunSummary
 from .identity import RunIdentity
 from .journal import Journal
 from .own_files import OwnFiles
-from .settings import RunSettings
 
 Known = Callable[[CaptionRequest, Sample], CaptionResult | None]
 """Gives what a request about a row was answered before; None: it was not."""

@@ -1,28 +1,23 @@
-"""The file of failures beside an output, a line for every video without a caption; and how many there may be."""
+"""The file of failures beside an output, a line for every video without a caption."""
 
 from __future__ import annotations
 
 import os
 import reprlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...data import BY_SUFFIX, by_suffix, open_sink
 from ...data.arrow import scalar_value
-from ...errors import SettingsError
 from ...printable import redacted
 from ...rows.forms import RowForm
 from ...types import Failure, Sample
-from ..report.summary import Counts
 
 FAILURES_SUFFIX = ".failures.jsonl"
 """Added to the output's name."""
 MAX_ID_BITS = 8192
 """Size of a number that goes into the file of failures as it is."""
-FEWEST_ROWS = 100
-"""Rows after which a share of failures says something."""
 
 
 def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
@@ -46,42 +41,6 @@ def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
             sink.write(entry)
         sink.commit()
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class FailureLimit:
-    """How many rows may fail before a run is stopped."""
-
-    rows: int | None = None
-    """At most this many; None: any number."""
-    share: float | None = None
-    """At most this share of the rows, 0 to 1; None: any. It counts from `FEWEST_ROWS` rows on, and at the end."""
-
-    @classmethod
-    def parse(cls, text: str) -> FailureLimit:
-        """From `100` or `2.5%`.
-
-        Raises:
-            SettingsError: it is neither.
-        """
-        number, percent, rest = text.strip().partition("%")
-        try:
-            if percent and not rest and 0 <= float(number) <= 100:
-                return cls(share=float(number) / 100)
-            if not percent and int(number) >= 0:
-                return cls(rows=int(number))
-        except ValueError:
-            pass
-        raise SettingsError(
-            f"a limit of failures is a number of rows, such as 100, or a share, such as 2%; got {text!r}"
-        )
-
-    def is_passed(self, counts: Counts, *, at_end: bool = False) -> bool:
-        """Whether more rows have failed than may."""
-        if self.rows is not None and counts.failed_rows > self.rows:
-            return True
-        enough = at_end or counts.rows_in >= FEWEST_ROWS
-        return self.share is not None and enough and counts.failed_rows > self.share * counts.rows_in
 
 
 def failure_row(row: Sample, number: int, video_index: int, failure: Failure, form: RowForm) -> Sample:

@@ -17,37 +17,17 @@ from typing import Any
 
 from ...answering.checks import CHECKS
 from ...data import Source, Target
-from ...data.base import MAX_ROW_BYTES, size_now
+from ...data.base import size_now
 from ...data.folder import VideoFileSource
 from ...models import backend_of, identity_packages, model_revision
-from ...models.captioner import DEFAULT_MODEL, DEFAULT_THINKING_TOKENS, ModelSpec, ThinkingSettings
+from ...models.captioner import DEFAULT_MODEL, ModelSpec, ThinkingSettings
 from ...models.names import local_folder
 from ...operator import VideoCaptioningFromVLMMapper
 from ...printable import redacted
+from ...settings import MAX_ROW_BYTES, Scope, counted, is_stricter
 from ...stores import AnyPath, StoredPath, located
 from ...types import CaptionRequest
 
-FREE_PARAMETERS = (
-    "num_proc", "batch_size", "skip_op_error", "accelerator", "captioner", "max_read_seconds", "max_read_memory_mib",
-    "video_cache", "video_cache_mib", "prefetch_mib",
-)  # fmt: skip
-"""Parameters of the operator that may differ between two goes of a run: they change how fast it is, or where it stops,
-not what is written."""
-ROW_PARAMETERS = (
-    "keep_candidate_mode", "keep_original_sample", "prompt", "prompt_key", "system_prompt", "caption_num", "text_key",
-    "video_key", "caption_key", "failure_key", "finish_reason_key", "reasoning_key", "seed", "video_token",
-    "image_token", "audio_token", "eoc_token", "start_seconds", "end_seconds", "start_key", "end_key",
-    "max_source_seconds", "max_source_pixels", "max_source_bytes", "max_source_frames", "media_root", "allow_remote",
-    "allow_images",
-)  # fmt: skip
-"""Parameters that decide what is asked of a video, whether it is read, and what becomes of the answer: a request holds
-what it needs of them."""
-LATER_PARAMETERS = frozenset({"allow_images", "reasoning_key"})
-"""Those of them that runs of earlier versions do not know: they stand in an identity only where they are set."""
-OMITTED_UNSET = frozenset({"pixel_aspect", "tone_map", "deinterlace", "fit", "backend"})
-"""Settings that count only where they are given, so that runs started before they existed can resume."""
-OMITTED_AT_DEFAULT = {"thinking": "off", "thinking_tokens": DEFAULT_THINKING_TOKENS}
-"""Parameters that count only where they are not at these values, for the same reason."""
 WITH_PARTS = ("model_params", "sampling_params")
 """Values that are told part by part."""
 LONGEST_VALUE = 200
@@ -75,7 +55,7 @@ class RunIdentity:
     ) -> RunIdentity:
         """The identity of a run to come."""
         given = operator.parameters
-        rows = {name: given[name] for name in ROW_PARAMETERS if given[name] or name not in LATER_PARAMETERS}
+        rows = counted(given, Scope.ROWS)
         rows |= {"media_root": _absolute(given["media_root"])}
         rows |= {"input": _place(source.path), "input_files": _input_digest(source), "limit": limit}
         rows |= {"format": target.format.name if target.format.is_named else target.path.suffix}
@@ -83,7 +63,7 @@ class RunIdentity:
         rows |= {"cut": target.layout.cut} if target.layout.cut is not None else {}
         brought = [name for name in operator.planner.acceptance.checks if name not in CHECKS.built_in]
         rows |= {"checks": brought} if brought else {}
-        writing = {k: v for k, v in _given(given).items() if k not in (*ROW_PARAMETERS, *FREE_PARAMETERS)}
+        writing = counted(given, Scope.ANSWER)
         model_params = _with_adapter(given["model_params"] or {})
         if operator.spec is not None:
             model_params = _without_free(model_params, operator.spec)
@@ -140,15 +120,7 @@ class RunIdentity:
 
     def is_stricter(self, kept: Mapping[str, Any]) -> bool:
         """Whether a video that was read under another run's limits may not be read under these."""
-        before, now = kept["rows"], self.rows
-        lower = any(
-            (before[name] is None or now[name] < before[name])
-            for name in ("max_source_seconds", "max_source_pixels", "max_source_frames", "max_source_bytes")
-            if now[name] is not None and now[name] != before[name]
-        )
-        fenced = now["media_root"] not in (None, before["media_root"])
-        forbidden = any(before.get(name) and not now.get(name) for name in ("allow_remote", "allow_images"))
-        return lower or fenced or forbidden
+        return is_stricter(kept["rows"], self.rows)
 
     def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
         """The same, with the model's revision as it is known now."""
@@ -287,15 +259,6 @@ def _change(status: Any) -> tuple[Any, Any]:
     return status.st_size, status.st_mtime_ns
 
 
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    set_ones = {name: value for name, value in values.items() if value is not None or name not in OMITTED_UNSET}
-    return {
-        name: value
-        for name, value in set_ones.items()
-        if name not in OMITTED_AT_DEFAULT or value != OMITTED_AT_DEFAULT[name]
-    }
-
-
 def _absolute(path: Any) -> str | None:
     return None if path is None else named(located(path))
 
@@ -330,7 +293,7 @@ def _spec(captioner: Any) -> dict[str, Any]:
         "captioner.model": _model(captioner.model),
         "captioner.options": options,
         "captioner.generation": captioner.generation.model_dump(),
-        "captioner.frames": _given(asdict(captioner.frames)),
+        "captioner.frames": counted(asdict(captioner.frames)),
         **({"captioner.thinking": asdict(captioner.thinking)} if captioner.thinking != ThinkingSettings() else {}),
     }
 

@@ -21,8 +21,6 @@ from .journal import Journal, Part, WrittenRow
 
 Keep = Callable[[Sample, Path, list[str]], list[str]]
 """See `Layout.keep`."""
-PART_ROWS = 8192
-"""Rows of the input in a part."""
 UNFINISHED = "unfinished"
 """In the name of a part that a stopped run left."""
 
@@ -38,9 +36,7 @@ class PartedOutput:
         part_rows: rows of the input in a part.
     """
 
-    def __init__(
-        self, journal: Journal, target: Target, *, schema: Any, new_fields: NewFields, part_rows: int = PART_ROWS
-    ) -> None:
+    def __init__(self, journal: Journal, target: Target, *, schema: Any, new_fields: NewFields, part_rows: int) -> None:
         self._journal = journal
         self._target = target
         self._new_fields = new_fields

@@ -6,19 +6,17 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ...data.base import MAX_ROW_BYTES
 from ...data.videofolder import NAMES as TABLE_NAMES
 from ...errors import DataError, SettingsError
+from ...settings import MAX_ROW_BYTES, FailureLimit, RunSettings, operator_settings
 from ...stores import AnyPath, StoredPath, located
 from ...types import FAILURE_KINDS
 from ..report.progress import Progress
 from ..report.summary import RunSummary
 from ..settings import build_operator
-from .failures import FailureLimit
 from .journal import Journal, run_folder
 from .known_runs import is_noted
 from .run import caption_file
-from .settings import RunSettings
 from .upload import local_place
 
 _TRUSTED = ("trust_remote_code", "base_url", "api_key_env", "proxies", "token", "cache_dir")
@@ -131,5 +129,6 @@ def _trusted(command: Mapping[str, Any]) -> list[str]:
     model = parameters.get("model_params")
     named = [f"{name}={model[name]!r}" for name in _TRUSTED if isinstance(model, dict) and model.get(name)]
     named += [f"failures={command['failures']!r}"] if command["failures"] is not None else []
-    named += [f"{name}={parameters[name]!r}" for name in ("captioner", "video_cache") if parameters.get(name)]
+    own = [name for name, one in operator_settings().items() if one.option.needs_own_run]
+    named += [f"{name}={parameters[name]!r}" for name in own if parameters.get(name)]
     return named

@@ -22,6 +22,7 @@ from ...errors import DataError, FailedSamplesError, SettingsError, TooManyFailu
 from ...operator import VideoCaptioningFromVLMMapper
 from ...pipeline import Operator, run_pipe
 from ...rows.outcome import RowOutcome
+from ...settings import RunSettings
 from ...stores import AnyPath, StoredPath, located
 from ...timing import Stage
 from ...types import BadRow, CaptionRequest, CaptionResult, Failure, RequestId, Sample, belongs_to_row, internal_failure
@@ -49,7 +50,6 @@ from .known_runs import note_run
 from .marks import video_mark
 from .own_files import OwnFiles, is_output
 from .parts import PartedOutput
-from .settings import RunSettings
 from .upload import bring_back, check_destination, local_place, upload
 from .writer import Writer
 

@@ -115,10 +115,10 @@ class VideoSource:
         Raises:
             RejectedError: `too_large`.
         """
-        if height * width > self.limits.max_frame_pixels:
+        if height * width > self.limits.max_source_pixels:
             raise RejectedError(
                 "too_large",
-                f"{self.name} has frames of {height}x{width} pixels; the limit is {self.limits.max_frame_pixels} "
+                f"{self.name} has frames of {height}x{width} pixels; the limit is {self.limits.max_source_pixels} "
                 "pixels",
             )
 
@@ -128,8 +128,10 @@ class VideoSource:
         Raises:
             RejectedError: `too_long`.
         """
-        if count > self.limits.max_frames:
-            raise RejectedError("too_long", f"{self.name} has more frames than the limit of {self.limits.max_frames}")
+        if count > self.limits.max_source_frames:
+            raise RejectedError(
+                "too_long", f"{self.name} has more frames than the limit of {self.limits.max_source_frames}"
+            )
 
     def check_seconds(self, seconds: float | None) -> None:
         """Refuse a video that is longer than the limit, if its length is known.
@@ -137,7 +139,7 @@ class VideoSource:
         Raises:
             RejectedError: `too_long`.
         """
-        limit = self.limits.max_duration_seconds
+        limit = self.limits.max_source_seconds
         if seconds is not None and seconds > limit:
             raise RejectedError("too_long", f"{self.name} is longer than the limit of {limit:g} seconds")
 
@@ -238,7 +240,7 @@ class VideoSource:
 
     def _decoder_options(self) -> dict[str, str]:
         """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
-        return {"max_pixels": str(2 * self.limits.max_frame_pixels + _ROOM_PIXELS)}
+        return {"max_pixels": str(2 * self.limits.max_source_pixels + _ROOM_PIXELS)}
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
@@ -307,8 +309,8 @@ def _describe(value: Any) -> str:
 def _of_size(source: VideoSource, size: int, limits: ReadLimits) -> VideoSource:
     if size == 0:
         raise RejectedError("unreadable", f"{source.name} is empty")
-    if limits.max_bytes is not None and size > limits.max_bytes:
-        raise RejectedError("too_large", f"{source.name} has {size} bytes; the limit is {limits.max_bytes}")
+    if limits.max_source_bytes is not None and size > limits.max_source_bytes:
+        raise RejectedError("too_large", f"{source.name} has {size} bytes; the limit is {limits.max_source_bytes}")
     return source
 
 
@@ -321,7 +323,7 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
         return _stored(url, limits)
     from .https import RemoteFile, open_remote, refusals  # its packages make every start of a reader slower
 
-    file = open_remote(url, max_bytes=limits.max_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
+    file = open_remote(url, max_bytes=limits.max_source_bytes, seconds=FETCH_SHARE * limits.max_read_seconds)
     if not isinstance(file, RemoteFile):
         return _here(file, url, limits)
     with refusals(url):
@@ -358,7 +360,7 @@ def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int
     """The parts of a file that need not be fetched where only times are wanted; none where it is better fetched at
     once: a small one, one that does not tell in one place where its pictures are, a still picture, or one for the
     cache."""
-    if limits.cache_folder is not None or file.stat().st_size < LEFT_OUT_BYTES:
+    if limits.video_cache is not None or file.stat().st_size < LEFT_OUT_BYTES:
         return ()
     head = file.read_range(0, HEAD_BYTES)
     return media_ranges(file) if head[4:8] in FIRST_BOXES and not is_still_brand(head[8:12]) else ()
@@ -367,9 +369,9 @@ def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int
 def _fetched(file: Ranged, limits: ReadLimits) -> IO[bytes]:
     """A file that is here; from the cache, or kept there, where a change of it would be seen."""
     with closing(file):
-        if limits.cache_folder is None or not file.is_versioned:
+        if limits.video_cache is None or not file.is_versioned:
             return whole(file)
-        return cached(file, limits.cache_folder, max_bytes=limits.max_cache_bytes)
+        return cached(file, limits.video_cache, max_bytes=limits.video_cache_mib << 20)
 
 
 def _local_path(text: str, root: Path | None) -> Path:

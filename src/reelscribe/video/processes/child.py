@@ -87,7 +87,7 @@ def _function(name: str) -> Read:
 def _within_memory(read: Read, own_bytes: int | None, video: Any, settings: dict[str, Any]) -> Clip | Failure | Doubt:
     """What reading gives with as much memory as it may have, beyond what the process has itself."""
     limits = settings["limits"]
-    with contextlib.suppress(MemoryError), memory_bound(own_bytes and own_bytes + limits.max_memory_bytes):
+    with contextlib.suppress(MemoryError), memory_bound(own_bytes and own_bytes + (limits.max_read_memory_mib << 20)):
         return read(video, **settings)
     return Doubt(Failure("out_of_memory", f"reading the video takes more than {limits.memory_text}"))
 

@@ -47,7 +47,7 @@ def read_clips(
     workers: int | None = None,
     limits: ReadLimits = DEFAULT_LIMITS,
     root: Path | StoredPath | None = None,
-    max_bytes_in_flight: int | None = None,
+    prefetch_bytes: int | None = None,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
     """Read the videos of requests in processes of their own, which end with the stream.
 
@@ -57,15 +57,15 @@ def read_clips(
         workers: processes; None: as many as there are cores, added as they are needed.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        max_bytes_in_flight: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
+        prefetch_bytes: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
 
     Yields:
         Each request with its clip or failure, as they are ready.
 
     Raises:
-        SettingsError: where `workers` or `max_bytes_in_flight` is below 1.
+        SettingsError: where `workers` or `prefetch_bytes` is below 1.
     """
-    pool = WorkerPool(workers, max_bytes_in_flight=max_bytes_in_flight)
+    pool = WorkerPool(workers, prefetch_bytes=prefetch_bytes)
     stream = ClipStream(pool, requests, policy, limits=limits, root=root)
     return _closing(stream, pool)
 
@@ -82,7 +82,7 @@ class ClipStream:
     """Clips of a stream of requests; an iterator whose `close` may be called from any thread.
 
     No further request is taken while the pixels that wait for the consumer, with those being read counted like the
-    largest so far, reach the pool's `max_bytes_in_flight`, or `MAX_BYTES_PER_WORKER` for each process; one video is
+    largest so far, reach the pool's `prefetch_bytes`, or `MAX_BYTES_PER_WORKER` for each process; one video is
     always read. Where `requests` raises, what it gave before comes out first.
 
     Args:
@@ -167,7 +167,7 @@ class ClipStream:
 
     def _max_bytes(self, workers: int) -> int:
         """Bound on pixels in flight."""
-        return self._pool.max_bytes_in_flight or workers * MAX_BYTES_PER_WORKER
+        return self._pool.prefetch_bytes or workers * MAX_BYTES_PER_WORKER
 
     def close(self) -> None:
         """Stop taking requests and drop what waits; returns at once, processes finish what they are reading."""

@@ -238,21 +238,19 @@ class WorkerPool:
 
     Args:
         workers: how many; None: as many as there are cores, at most `MAX_WORKERS`, added as they are needed.
-        max_bytes_in_flight: bound of each stream on its pixels, in bytes; None: it goes by the number of processes.
+        prefetch_bytes: bound of each stream on its pixels, in bytes; None: it goes by the number of processes.
         reader: `module:function` that reads a video.
 
     Raises:
-        SettingsError: where `workers` or `max_bytes_in_flight` is below 1.
+        SettingsError: where `workers` or `prefetch_bytes` is below 1.
     """
 
-    def __init__(
-        self, workers: int | None = None, *, max_bytes_in_flight: int | None = None, reader: str = READER
-    ) -> None:
+    def __init__(self, workers: int | None = None, *, prefetch_bytes: int | None = None, reader: str = READER) -> None:
         if workers is not None and workers < 1:
             raise SettingsError(f"workers must be at least 1; got {workers}: raise it, or leave it out")
-        if max_bytes_in_flight is not None and max_bytes_in_flight < 1:
-            raise SettingsError(f"max_bytes_in_flight must be at least 1; got {max_bytes_in_flight}: raise it")
-        self.max_bytes_in_flight = max_bytes_in_flight
+        if prefetch_bytes is not None and prefetch_bytes < 1:
+            raise SettingsError(f"prefetch_bytes must be at least 1; got {prefetch_bytes}: raise it")
+        self.prefetch_bytes = prefetch_bytes
         """Bound of each stream on its pixels, in bytes."""
         if not hasattr(socket, "send_fds"):
             raise SettingsError("videos are read in processes of their own, which needs Linux or macOS (or WSL)")
