@@ -53,7 +53,7 @@ def cases(*, with_ray: bool) -> Iterator[Case]:
     fields = ("--failure-key", "failure", "--finish-reason-key", "reason")
     yield Case("folder to lines", "clips", "folder.jsonl")
     yield Case("folder to Parquet", "clips", "folder.parquet", fields)
-    yield Case("folder to a videofolder", "clips", "vf", ("--format", "videofolder"))
+    yield Case("folder to a videofolder", "clips", "vf", ("--format", "videofolder", "--with-videos"))
     yield Case("lines to WebDataset", "video.jsonl", "web.tar", ("--with-videos",))
     yield Case("lines to CSV", "video.jsonl", "video.csv", fields)
     yield Case("Parquet to Parquet", "videos.parquet", "videos.parquet", (*four, "--keep", "all"))

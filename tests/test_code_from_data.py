@@ -35,7 +35,7 @@ FOLDERS = ("src", "benchmarks", "training")
 OURS = "what a process of the same run has just sent, through memory that no data set fills"
 ALLOWED = {
     ("src/reelscribe/__init__.py", "import_module"): "one of the package's own modules, from a table",
-    ("src/reelscribe/settings.py", "import_module"): "one of the package's own modules, named where an option is declared",
+    ("src/reelscribe/settings.py", "import_module"): "one of the package's own modules, named at an option",
     ("src/reelscribe/demo/run.py", "import_module"): "one of the package's own modules, which names the extra "
     "where a package is missing",
     ("src/reelscribe/models/backends.py", "import_module"): "a module that the table of back ends names: the package's "

@@ -280,8 +280,10 @@ def test_another_version_is_named(source: Path, tmp_path: Path, monkeypatch: pyt
         caption_file(operator(Words()), source, tmp_path / "out.jsonl")
 
 
-def test_secrets_are_not_written_down(tmp_path: Path) -> None:
-    op = VideoCaptioningFromVLMMapper(model_params={"token": "hf_SECRET", "proxies": {"https": "u:SECRET@p"}})
+@pytest.mark.parametrize("backend", ["hf", "vllm"])
+def test_secrets_are_not_written_down(tmp_path: Path, backend: str) -> None:
+    secrets = {"token": "hf_SECRET", "hf_token": "hf_SECRET", "proxies": {"https": "u:SECRET@p"}}
+    op = VideoCaptioningFromVLMMapper(model_params=secrets, backend=backend)
     source = open_source(jsonl(tmp_path / "in.jsonl", rows_of(1)))
     identity = RunIdentity.of(op, source, Target.of(tmp_path / "out.jsonl"), limit=None)
     command = command_of(op, source, limit=None, failures=None)

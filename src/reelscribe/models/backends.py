@@ -74,9 +74,10 @@ class Backend:
     """Whether the captioner looks at videos, so that reading can start while the model loads."""
 
 
-_LOADING = frozenset({"device", "rank", "token", "proxies", "cache_dir", "local_files_only", "force_download"})
+_SECRETS = frozenset({"token", "hf_token", "proxies"})
+"""Options of checkpoints that are never written down: `hf_token` is vLLM's name of `token`."""
+_LOADING = _SECRETS | {"device", "rank", "cache_dir", "local_files_only", "force_download"}
 """Options of checkpoints that say where they come from and where they go."""
-_SECRETS = frozenset({"token", "proxies"})
 
 BACKENDS: Table[Backend] = Table(
     GROUP,
