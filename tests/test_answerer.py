@@ -12,7 +12,7 @@ from reelscribe.errors import ModelError
 from reelscribe.runners.report.progress import NoProgress
 from reelscribe.runners.run.answerer import Known, LocalAnswerer, Work
 from reelscribe.runners.run.identity import RunIdentity
-from reelscribe.runners.run.journal import UNKNOWN
+from reelscribe.runners.run.marks import UNKNOWN
 from reelscribe.runners.run.run import caption_file, run_file
 from reelscribe.settings import RunSettings
 from rows import jsonl

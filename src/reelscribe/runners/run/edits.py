@@ -34,8 +34,9 @@ from ...rows.fields import FieldNames
 from ...rows.forms import RowForm
 from ...rows.one_video_rows import OneVideoRows
 from ...types import Sample
-from .journal import Journal, WrittenRow
+from .journal import Journal
 from .own_files import kept_name
+from .written_rows import WrittenRow
 
 DIGEST_BYTES = 12
 LARGEST_GROUP = 1000
@@ -277,7 +278,7 @@ class Edits:
         made, self._looked_at = self._journal.fact("made"), state_of(path)
         if self._discard or self._looked_at is None or self.is_unknown or not self._may_differ(made):
             return None
-        self._journal.index_written()
+        self._journal.written.index_written()
         found = self._compared(path)
         self.found = None if found.is_clean else found
         return self.found
@@ -295,7 +296,7 @@ class Edits:
         """Whether a text file of a videofolder is newer than the output, or gone."""
         if not self._digests.is_videofolder:
             return False
-        for row in self._journal.written_texts():
+        for row in self._journal.written.written_texts():
             try:
                 if row.said != NOTHING and os.lstat(self._text(row)).st_mtime_ns > since_ns:
                     return True
@@ -324,9 +325,10 @@ class Edits:
             rows.execute("CREATE INDEX by_key ON rows (key)")
             for (key,) in rows.execute("SELECT DISTINCT key FROM rows WHERE value IS NOT NULL").fetchall():
                 self._compare_group(key, rows, found)
-        counts = {self._journal.count_written(), self._journal.count_making()} if not found.edited else set()
+        known = self._journal.written
+        counts = {known.count_written(), known.count_making()} if not found.edited else set()
         if count not in counts and not found.unreadable:
-            found.missing = max(0, self._journal.count_written() - (count - found.added))
+            found.missing = max(0, known.count_written() - (count - found.added))
         if self._digests.is_videofolder:
             found.missing = 0
             self._look_at_texts(found)
@@ -340,7 +342,7 @@ class Edits:
             for row in self._rows(path, found):
                 value = self._digests.value(row)
                 key, said, rest = self._digests.key_there(row), self._digests.said(value), self._digests.rest(row)
-                known = self._journal.is_known(key, said, rest)
+                known = self._journal.written.is_known(key, said, rest)
                 new = None if known else json.dumps(value if self._digests.has_captions(row) else None, default=str)
                 rows.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (count, key, said, rest, new))
                 count += 1
@@ -382,7 +384,7 @@ class Edits:
         value, listed = self._digests.value(row), self._digests.value(other)
         if value == listed:
             return row
-        known = {one.said for rows in self._journal.known_rows(self._digests.key(row)) for one in rows}
+        known = {one.said for rows in self._journal.written.known_rows(self._digests.key(row)) for one in rows}
         if self._digests.said(value) in known:
             return other
         found.unclear += self._digests.said(listed) not in known
@@ -398,7 +400,7 @@ class Edits:
         if lines == [line for one in captions for line in one.splitlines() if line.strip()]:
             return row
         key = self._digests.key(row)
-        known = {one.said for rows in self._journal.known_rows(key) for one in rows}
+        known = {one.said for rows in self._journal.written.known_rows(key) for one in rows}
         if self._digests.said(captions) in known:
             return {**row, field: lines}
         found.unclear += self._digests.said(lines) not in known
@@ -409,7 +411,7 @@ class Edits:
         here = rows.execute(
             f"SELECT said, rest, value FROM rows WHERE key = ? ORDER BY place LIMIT {LARGEST_GROUP + 1}", (key,)
         ).fetchall()
-        written, making = self._journal.known_rows(key)
+        written, making = self._journal.written.known_rows(key)
         written = written or making
         if max(len(here), len(written)) > LARGEST_GROUP:
             found.unclear += len(here)
@@ -428,7 +430,7 @@ class Edits:
         found.unclear += len(changed) - len(edited)
         nth = _places_among_equals(written)
         edits = [(row.key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
-        self._journal.add_edits(edits)
+        self._journal.written.add_edits(edits)
         found.edited += len(edits)
         found.unclear += sum(self._is_contradicted(row, json.loads(value)) for row, value in edited)
 
@@ -440,7 +442,7 @@ class Edits:
     def _look_at_texts(self, found: Found) -> None:
         """Count text files that were edited, or are gone; which are kept is decided when they are written."""
         made = (self._journal.fact("made") or {"ns": 0})["ns"]
-        for row in self._journal.written_texts():
+        for row in self._journal.written.written_texts():
             if row.said == NOTHING:
                 continue
             with suppress(OSError):
@@ -449,18 +451,18 @@ class Edits:
             lines = caption_lines(self._text(row))
             if lines is None:
                 found.missing += 1
-            elif self._digests.said(lines) != row.said and self._journal.edit(row.key) is None:
+            elif self._digests.said(lines) != row.said and self._journal.written.edit(row.key) is None:
                 found.edited += 1
 
     # while rows are made
 
     def begin(self, first_row: int) -> None:
         """Be ready for the rows from this one on."""
-        for key, nth, place, value in self._journal.edits():
+        for key, nth, place, value in self._journal.written.edits():
             self._edits.setdefault(key, {}).setdefault(nth, {})[place] = value
         if self._edits:
-            self._journal.index_written()
-        self._seen = {key: self._journal.count_making_rows(key, first_row) for key in self._edits}
+            self._journal.written.index_written()
+        self._seen = {key: self._journal.written.count_making_rows(key, first_row) for key in self._edits}
 
     def applied(self, source: Sample, made: list[Sample]) -> tuple[list[Sample], int]:
         """The rows that a row became, with what persons wrote in them; and how many of them were changed."""
@@ -496,7 +498,7 @@ class Edits:
         """Keep an output that holds more than edited captions under another name, before its name is taken."""
         path = self._digests.target.path
         if self._digests.is_videofolder:
-            self._journal.index_written()
+            self._journal.written.index_written()
         state = state_of(path)
         if self._discard or state is None:
             return
@@ -511,30 +513,30 @@ class Edits:
         if captions and (lines is None or lines == [" ".join(one.split()) for one in captions if one]):
             return captions
         key = self._digests.key(row)
-        edit = self._journal.edit(key)
+        edit = self._journal.written.edit(key)
         said = NOTHING if lines is None else self._digests.said(lines)
         is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
         if lines is None or (not is_found and self._is_ours(key, said)):
             if not captions and edit is None and lines is not None:
-                self._journal.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
+                self._journal.written.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
             if captions or edit is None:
                 return captions
             lines, said = edit, self._digests.said(edit)
         elif not is_found:
-            self._journal.add_edits([(key, 0, 0, lines or [""])])
-        self._journal.mark_made(key, said)
+            self._journal.written.add_edits([(key, 0, 0, lines or [""])])
+        self._journal.written.mark_made(key, said)
         self.texts_kept += 1
         return lines or [""]
 
     def _is_ours(self, key: bytes, said: bytes) -> bool:
         """Whether the run has written these captions of a row, or is about to."""
-        return any(one.said == said for rows in self._journal.known_rows(key) for one in rows)
+        return any(one.said == said for rows in self._journal.written.known_rows(key) for one in rows)
 
     def made(self, rows_out: int) -> dict[str, Any] | None:
         """What is kept of the output that has its name now; None: an earlier version wrote rows of it, of which no
         digests are there."""
         path = self._digests.target.path
-        if self._journal.count_making() != rows_out:
+        if self._journal.written.count_making() != rows_out:
             return None
         field = self._digests.captions_field
         return {"state": state_of(path), "ns": path.stat().st_mtime_ns, "captions_field": field}

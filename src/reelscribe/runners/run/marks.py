@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ...stores import AnyPath, StoredPath, is_address
-from .journal import UNKNOWN
+
+UNKNOWN = "unknown"
+"""Instead of a video's mark: the answer is from before marks were kept, or the video is no file."""
 
 
 def video_mark(video: Any, root: AnyPath | None) -> Any:
