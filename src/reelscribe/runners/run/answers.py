@@ -11,7 +11,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,6 +250,7 @@ def _text(value: Any) -> Any:
 
 def _usable(id_: RequestId, payload: bytes) -> CaptionResult | None:
     """The answer in a text; None where it is none that was written here: it is asked again."""
-    with suppress(ValueError):
+    try:
         return result_of(id_, payload)
-    return None
+    except ValueError:
+        return None

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,12 @@ class Digests:
         """Whether a row in the output says anything about captions."""
         return not isinstance(self.form, OneVideoRows) or self._caption_key in row or self.is_videofolder
 
-    @property
+    @cached_property
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
         return self.target.format.table is not None
 
-    @property
+    @cached_property
     def is_saved_dataset(self) -> bool:
         """Whether paths in the output are relative to it."""
         return self.target.format.has_relative_paths
@@ -222,11 +223,11 @@ class Digests:
         first = ORIGINAL if isinstance(self.form, DataJuicerRows) and self.names.keep_original else 0
         yield from enumerate(made, start=first)
 
-    @property
+    @cached_property
     def _caption_key(self) -> str:
         return self.form.caption_key or ""
 
-    @property
+    @cached_property
     def _not_rest(self) -> set[str | None]:
         names = self.names
         made = {names.failure_key, names.finish_reason_key, names.reasoning_key, KEY, names.caption_key}
@@ -239,9 +240,9 @@ class Digests:
         """What is kept of the rows that a row became."""
         with suppress(*ODD_VALUES):
             key, text = self.key(self.as_written(source)), (self.place(source) or (None, None))[1]
-            if (other := self.other_key(source)) is not None:
+            if self.is_saved_dataset and (other := self.other_key(source)) is not None:
                 text = other.hex()
-            for place, row in self.places(map(self.as_written, made)):
+            for place, row in self.places(map(self.as_written, made) if self.is_videofolder else made):
                 yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
@@ -646,13 +647,32 @@ def _lines(text: str) -> str:
 
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
+_EMPTY_JSON = ("null", '""', "[]", "{}")
+_quoted = json.encoder.encode_basestring_ascii
 _dumps = json.JSONEncoder(sort_keys=True, check_circular=False, default=str).encode
 
 
 def digest(value: Any) -> bytes:
     """A digest of plain values that is the same whichever format they were written in and read from."""
-    text = _dumps(plain(value))
-    return hashlib.blake2b(text.encode("ascii"), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(_plain_json(value).encode("ascii"), digest_size=DIGEST_BYTES).digest()
+
+
+def _plain_json(value: Any) -> str:
+    """`plain(value)` as JSON with sorted names, made in one go: a run makes some ten digests of each row."""
+    kind = type(value)
+    if kind is str and value[:1] not in ("[", "{"):
+        return _quoted(_plain_text(value))
+    if kind is int:
+        return f'"{value}"'
+    if value is None:
+        return "null"
+    if kind is list:
+        return f"[{', '.join([_plain_json(part) for part in value])}]"
+    if kind is dict:
+        parts = {str(name): _plain_json(part) for name, part in value.items()}
+        pairs = [f"{_quoted(name)}: {parts[name]}" for name in sorted(parts) if parts[name] not in _EMPTY_JSON]
+        return f"{{{', '.join(pairs)}}}"
+    return _dumps(plain(value))
 
 
 def plain(value: Any) -> Any:
@@ -661,6 +681,10 @@ def plain(value: Any) -> Any:
         return _plain_text(value)
     if type(value) is int:
         return str(value)
+    if value is None or type(value) is float:
+        return _plain_scalar(value)
+    if type(value) is list:
+        return [plain(part) for part in value]
     if isinstance(value, (dict, Mapping)):
         parts = {str(name): plain(part) for name, part in value.items()}
         return {name: part for name, part in parts.items() if part not in _EMPTY}
@@ -717,16 +741,20 @@ def _video(video: Any) -> Any:
 
 def _number(value: Any) -> Any:
     """Seconds, as a number, a text or several."""
+    if value is None:
+        return None
     if isinstance(value, (list, tuple)):
         return [_number(one) for one in value]
     try:
-        return None if value in (None, "") else str(float(value))
+        return None if value == "" else str(float(value))
     except (TypeError, ValueError, OverflowError):
         return _text(value)
 
 
 def _text(value: Any) -> Any:
     """What every format gives back of a value; None where it is empty."""
+    if value is None:
+        return None
     made = plain(value)
     return None if made in _EMPTY else made
 

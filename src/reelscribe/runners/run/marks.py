@@ -46,4 +46,6 @@ def _file_of(video: Any, root: AnyPath | None) -> str | None:
         return None
     if isinstance(root, StoredPath):
         return video if video.startswith("/") else None
-    return str(Path(root or "", video))
+    if video.endswith("/"):  # which a `Path` leaves out
+        return str(Path(root or "", video))
+    return os.path.join(root or "", video)  # noqa: PTH118 - a `Path` remembers its parts

@@ -6,11 +6,12 @@ What is read may have been written by anybody: whatever is no answer is a `Value
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from ...types import Candidate, CaptionResult, Failure, RequestId, Usage
 from .marks import UNKNOWN
+
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
@@ -23,7 +24,7 @@ def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
         value["c"] = [_candidate_values(one) for one in result.candidates]
     if mark != UNKNOWN:
         value["m"] = mark
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
 
 
 def _candidate_values(one: Candidate) -> list[Any]:
@@ -38,6 +39,9 @@ def mark_of(payload: str | bytes) -> Any:
     return value.get("m", UNKNOWN) if isinstance(value, dict) else UNKNOWN
 
 
+_decode = json.JSONDecoder().decode
+
+
 def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:
     """The result that became this JSON, as the answer to a request.
 
@@ -45,31 +49,40 @@ def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:
         ValueError: it is not what `payload_of` writes.
     """
     try:
-        value = json.loads(payload)
+        value = _decode(payload if isinstance(payload, str) else payload.decode())
+        usage = Usage(*value["u"])
         failure = Failure(*value["f"]) if "f" in value else None
-        candidates = tuple(Candidate(*one) for one in value.get("c", ()))
-        result = CaptionResult(id_, candidates, failure=failure, usage=Usage(*value["u"]))
+        candidates = tuple([Candidate(*one) for one in value.get("c", ())])
+        result = CaptionResult(id_, candidates, failure=failure, usage=usage)
     except (TypeError, KeyError, AttributeError, RecursionError) as exc:
         raise ValueError(f"no answer: {exc}") from exc
-    if not all(_is_kind(one, kinds) for one, kinds in _kinds(result)):
+    if not (
+        type(usage.prompt_tokens) is type(usage.completion_tokens) is int
+        and all(map(_is_candidate, candidates))
+        and (failure is None or _is_failure(failure))
+    ):
         raise ValueError("an answer with values of other types")
     return result
 
 
-def _kinds(result: CaptionResult) -> Iterator[tuple[Any, tuple[type, ...]]]:
-    """The values of a result, each with the types it may have."""
-    yield result.usage.prompt_tokens, (int,)
-    yield result.usage.completion_tokens, (int,)
-    for one in result.candidates:
-        yield from ((one.text, (str,)), (one.finish_reason, (str,)), (one.tokens, (int,)))
-        yield one.mean_logprob, (int, float, type(None))
-        yield from ((one.reasoning, (str, type(None))), (one.reasoning_tokens, (int,)))
-    if (failure := result.failure) is not None:
-        yield from ((failure.message, (str,)), (failure.attempts, (int,)), (failure.seconds, (int, float)))
+def _is_candidate(one: Candidate) -> bool:
+    """Whether the values have the types that they must have; of what JSON gives, `type` is exact."""
+    return (
+        type(one.text) is type(one.finish_reason) is str
+        and type(one.tokens) is type(one.reasoning_tokens) is int
+        and type(one.mean_logprob) in _MAYBE_NUMBER
+        and type(one.reasoning) in _MAYBE_TEXT
+        and not one.marks
+    )
 
 
-def _is_kind(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and not isinstance(value, bool)
+def _is_failure(failure: Failure) -> bool:
+    return type(failure.message) is str and type(failure.attempts) is int and type(failure.seconds) in _NUMBER
+
+
+_NUMBER = (int, float)
+_MAYBE_NUMBER = (float, int, type(None))
+_MAYBE_TEXT = (type(None), str)
 
 
 def json_of(text: Any) -> Any:

@@ -200,7 +200,7 @@ class Run:
         self._input_bytes = input_bytes(source)
         self._answered: dict[int, int] = {}
         self._replayed: dict[int, int] = {}
-        self._marks: dict[RequestId, Any] = {}
+        self._asked: dict[RequestId, tuple[bytes, Any]] = {}
         self._digests = Digests(target, form)
         discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
         self._edits = Edits(journal, self._digests, discard=discard)
@@ -529,17 +529,17 @@ class Run:
             now = video_mark(request.video, self._root)
             if now not in (None, kept.mark):
                 return None
-        self._journal.answers.adopt(request.id, digest, kept, failed=self._failed(request, kept.result))
+        failure = kept.result.failure
+        self._journal.answers.adopt(request.id, digest, kept, failed=None if failure is None else failure.kind)
         return kept.result
 
     def mark(self, request: CaptionRequest) -> None:
-        """Note what a video is before it is read."""
-        self._marks[request.id] = video_mark(request.video, self._root)
+        """Note what is asked, and what the video is before it is read."""
+        self._asked[request.id] = self._identity.digest(request), video_mark(request.video, self._root)
 
     def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
         """Keep an answer about a row for another go."""
-        mark = self._marks.pop(request.id, UNKNOWN)
-        digest = self._identity.digest(request)
+        digest, mark = self._asked.pop(request.id, None) or (self._identity.digest(request), UNKNOWN)
         self._journal.answers.add(request.id, digest, result, failed=self._failed(request, result), mark=mark)
         self._cut_ahead(request, result, row)
 
