@@ -50,7 +50,7 @@ class Elsewhere(LocalAnswerer):
                 (result,) = work.operator.captioner.caption(iter([(request, None)]))
                 result, _ = work.planner.acceptance.checked(request, result)
                 failed = result.failure.kind if result.failure is not None else None
-                work.journal.add_all([(request.id, identity.digest(request), result, failed, UNKNOWN)])
+                work.journal.answers.add_all([(request.id, identity.digest(request), result, failed, UNKNOWN)])
         return work.operator
 
     def report(self) -> None:
