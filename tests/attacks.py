@@ -26,7 +26,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reelscribe.runners.run.journal import DATABASE, PARTS, run_folder
+from reelscribe.runners.run.run_folder import DATABASE, PARTS, run_folder
 
 SECRET = "k3y-of-the-user"
 """In the environment, in a file of the user's, and in addresses of rows that are to be redacted."""

@@ -18,8 +18,10 @@ import reelscribe.cli as cli
 import reelscribe.operator as mapper
 from reelscribe import ScriptedCaptioner
 from reelscribe.data import Target, jsonl, parquet, temporary
-from reelscribe.runners.run import journal
 from reelscribe.runners.run import run as run_module
+from reelscribe.runners.run.answers import Answers
+from reelscribe.runners.run.journal import Journal
+from reelscribe.runners.run.part_records import PartRecords
 from reelscribe.types import CaptionRequest
 from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.processes import clip_stream
@@ -29,14 +31,14 @@ PART_ROWS = 40
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "decode": [(clip_stream.ClipStream, "_deliver")],
     "caption": [(ScriptedCaptioner, "_answer")],
-    "answer": [(journal.Journal, "add")],
+    "answer": [(Answers, "add")],
     "write": [(jsonl.JsonlSink, "write"), (parquet.ParquetSink, "write")],
     "rename": [(temporary.TemporaryFile, "commit")],
-    "part": [(journal.Journal, "add_part")],
+    "part": [(PartRecords, "add")],
     "join": [(Target, "join")],
     "copy": [(shutil, "copyfileobj")],
     "failures": [(run_module, "write_failures")],
-    "finish": [(journal.Journal, "finish")],
+    "finish": [(Journal, "finish")],
 }
 """Stage to the functions that are killed as they begin, or as they have ended where the count is negative."""
 

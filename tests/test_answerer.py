@@ -12,7 +12,7 @@ from reelscribe.errors import ModelError
 from reelscribe.runners.report.progress import NoProgress
 from reelscribe.runners.run.answerer import Known, LocalAnswerer, Work
 from reelscribe.runners.run.identity import RunIdentity
-from reelscribe.runners.run.journal import UNKNOWN
+from reelscribe.runners.run.marks import UNKNOWN
 from reelscribe.runners.run.run import caption_file, run_file
 from reelscribe.settings import RunSettings
 from rows import jsonl
@@ -50,7 +50,7 @@ class Elsewhere(LocalAnswerer):
                 (result,) = work.operator.captioner.caption(iter([(request, None)]))
                 result, _ = work.planner.acceptance.checked(request, result)
                 failed = result.failure.kind if result.failure is not None else None
-                work.journal.add_all([(request.id, identity.digest(request), result, failed, UNKNOWN)])
+                work.journal.answers.add_all([(request.id, identity.digest(request), result, failed, UNKNOWN)])
         return work.operator
 
     def report(self) -> None:

@@ -25,8 +25,10 @@ from reelscribe.data import open_source
 from reelscribe.data.arrow import plain
 from reelscribe.runners.ray import answer_files
 from reelscribe.runners.ray.forms import ANSWERS, ROW, answers_type
-from reelscribe.runners.run.journal import DATABASE, Journal, payload_of, result_of, run_folder
+from reelscribe.runners.run.journal import Journal
+from reelscribe.runners.run.payload import payload_of, result_of
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import DATABASE, run_folder
 from reelscribe.types import Candidate, CaptionResult, Failure, RequestId, Usage
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +51,7 @@ ALLOWED = {
         "src/reelscribe/video/files/https.py",
         "recv",
     ): "bytes of a connection, which are read as HTTP and unpickled by nobody",
-    ("src/reelscribe/runners/run/journal.py", "str.format"): "questions of the package, with names of its tables",
+    ("src/reelscribe/runners/run/written_rows.py", "str.format"): "questions of the package, with names of its tables",
     ("src/reelscribe/data/webdataset.py", "webdataset's base_plus_ext"): "it splits a name and decodes nothing",
     ("src/reelscribe/data_juicer_pyav.py", "import_module"): "modules of Data-Juicer, from a table",
     ("src/reelscribe/data_juicer_pyav.py", "compile"): "functions of the Data-Juicer that is installed",

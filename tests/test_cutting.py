@@ -17,9 +17,9 @@ from reelscribe import DataError, ScriptedCaptioner, VideoCaptioningFromVLMMappe
 from reelscribe.data.pieces import CUTS as NAMES
 from reelscribe.data.pieces import Piece, waiting_path
 from reelscribe.runners.run import cutter
-from reelscribe.runners.run.journal import run_folder
 from reelscribe.runners.run.retry import retry_file
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import run_folder
 from reelscribe.types import CaptionRequest, Clip, TimeWindow
 from reelscribe.video.cutting import CUTS, attempt
 from reelscribe.video.frames.moments import FramePolicy

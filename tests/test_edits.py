@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import hashlib
 import io
 import json
 import shutil
@@ -15,11 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clips import render_video
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from reelscribe.data import open_source
 from reelscribe.runners.report.summary import RunSummary, summary_lines
+from reelscribe.runners.run.edits import DIGEST_BYTES, digest, plain
 from reelscribe.runners.run.retry import retry_file
 from reelscribe.runners.run.run import caption_file
 from reelscribe.types import CaptionRequest
@@ -334,6 +338,20 @@ def test_a_retry_from_the_output_alone_takes_the_same_options(tmp_path: Path) ->
     import inspect
 
     assert {"recheck", "discard_edits"} <= set(inspect.signature(retry_file).parameters)
+
+
+ODD_TEXTS = ["[1, 2]", '{"b": 1, "a": null}', "[", "[]", "{}", "", " a ", "a\r\nb ", "ü\n", "\ud800", "1", "null"]
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(ODD_TEXTS) | st.binary(),
+    lambda parts: st.lists(parts) | st.dictionaries(st.text() | st.integers(0, 3) | st.sampled_from("0123"), parts),
+)
+
+
+@given(NESTED)
+def test_a_digest_is_that_of_a_value_as_every_format_gives_it_back(value: Any) -> None:
+    """Digests of earlier versions are compared with those of this one."""
+    text = json.dumps(plain(value), sort_keys=True)
+    assert digest(value) == hashlib.blake2b(text.encode("ascii"), digest_size=DIGEST_BYTES).digest()
 
 
 def test_values_that_have_no_digest_end_no_run(tmp_path: Path) -> None:

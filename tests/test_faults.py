@@ -17,7 +17,7 @@ from reelscribe.data import open_source
 from reelscribe.data.jsonl import JsonlSink
 from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.runners.report.summary import RunSummary
-from reelscribe.runners.run.journal import Journal
+from reelscribe.runners.run.answers import Answers
 from reelscribe.runners.run.run import caption_file
 from reelscribe.types import Candidate, CaptionRequest, CaptionResult, Failure
 from reelscribe.video.frames.moments import FramePolicy
@@ -214,7 +214,7 @@ def test_an_error_in_any_stage_ends_the_run_and_the_next_go_is_whole(tmp_path: P
     owner, name = {
         "rows": (OneVideoRows, "slots"),
         "captioner": (ScriptedCaptioner, "_answer"),
-        "journal": (Journal, "add"),
+        "journal": (Answers, "add"),
         "sink": (JsonlSink, "write"),
         "progress": (RunSummary, "add"),
     }[stage]

@@ -30,9 +30,9 @@ from reelscribe.data.base import Layout
 from reelscribe.data.hf_dataset import join_hf_dataset
 from reelscribe.data.member_names import folded
 from reelscribe.runners.report.progress import NoProgress
-from reelscribe.runners.run.journal import run_folder
 from reelscribe.runners.run.retry import retry_file
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import run_folder
 from reelscribe.types import CaptionRequest
 from reelscribe.video.files.source import VideoSource, find_source
 from reelscribe.video.frames.moments import FramePolicy

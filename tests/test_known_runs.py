@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper, cli
-from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run.journal import Journal
 from reelscribe.runners.run.known_runs import known_runs
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import run_folder
 from reelscribe.types import CaptionRequest
 
 

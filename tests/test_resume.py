@@ -28,9 +28,11 @@ from reelscribe import (
 )
 from reelscribe.data import Target, open_source
 from reelscribe.errors import TooManyFailuresError
+from reelscribe.runners.run.answers import Answers
 from reelscribe.runners.run.identity import RunIdentity, command_of
-from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run.journal import Journal
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import run_folder
 from reelscribe.settings import FailureLimit
 from reelscribe.types import CaptionRequest, CaptionResult, Failure, RequestId
 from rows import Rows, jsonl, load
@@ -156,7 +158,7 @@ def test_a_torn_journal_loses_its_last_records_only(source: Path, tmp_path: Path
     stopped_copy = tmp_path / "copy"
     with Journal(run_folder(output)) as journal:  # not closed in order: what the log holds is not moved to the table
         for row in range(19):
-            journal.add(RequestId(row, 0), bytes([row]), answer(row), failed=None)
+            journal.answers.add(RequestId(row, 0), bytes([row]), answer(row), failed=None)
         log = run_folder(output) / "journal.sqlite-wal"
         data = log.read_bytes()
         database = (run_folder(output) / "journal.sqlite").read_bytes()
@@ -164,7 +166,7 @@ def test_a_torn_journal_loses_its_last_records_only(source: Path, tmp_path: Path
     (stopped_copy / "journal.sqlite").write_bytes(database)
     (stopped_copy / "journal.sqlite-wal").write_bytes(data[: max(0, len(data) - cut)])
     with Journal(stopped_copy) as journal:
-        known = [journal.result(RequestId(row, 0), bytes([row])) for row in range(19)]
+        known = [journal.answers.result(RequestId(row, 0), bytes([row])) for row in range(19)]
     found = [one for one in known if one is not None]
     assert found == [answer(row) for row in range(len(found))], "a beginning of what there was"
     assert len(found) < 19
@@ -423,7 +425,8 @@ def test_a_run_whose_retry_cannot_load_its_model_is_still_there(source: Path, tm
 def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from reelscribe.runners.run.journal import Journal, run_folder\n"
+        "import sys, time; from pathlib import Path; from reelscribe.runners.run.journal import Journal\n"
+        "from reelscribe.runners.run.run_folder import run_folder\n"
         f"j = Journal(run_folder(Path({str(output)!r}))); print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment())
@@ -728,15 +731,15 @@ def test_the_bundled_model_goes_on_with_the_same_captions(tmp_path: Path, video:
 
     whole, output = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     caption_file(model(), source, whole)
-    original = Journal.add
+    original = Answers.add
 
-    def add(self: Journal, *args: Any, **kwargs: Any) -> None:
+    def add(self: Answers, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
         stops()
 
     stops = Stops(7)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "add", add)
+        patch.setattr(Answers, "add", add)
         with pytest.raises(KeyboardInterrupt):
             caption_file(model(), source, output)
     summary = caption_file(model(), source, output)

@@ -25,8 +25,8 @@ from reelscribe.rows.data_juicer_rows import DataJuicerRows
 from reelscribe.rows.one_video_rows import OneVideoRows
 from reelscribe.rows.plan import Planner
 from reelscribe.runners.report.summary import RunSummary
-from reelscribe.runners.run.journal import DATABASE, run_folder
 from reelscribe.runners.run.run import Run, caption_file
+from reelscribe.runners.run.run_folder import DATABASE, run_folder
 from reelscribe.types import BadRow
 from reelscribe.video.frames.moments import FramePolicy
 from reelscribe.video.processes.pool import WorkerPool

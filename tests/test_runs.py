@@ -16,10 +16,11 @@ from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaption
 from reelscribe.data import open_source
 from reelscribe.runners.report.progress import LogProgress
 from reelscribe.runners.report.summary import RunSummary
-from reelscribe.runners.run import journal as journals
-from reelscribe.runners.run.journal import Journal, run_folder
+from reelscribe.runners.run import answers as answers_module
+from reelscribe.runners.run.journal import Journal
 from reelscribe.runners.run.retry import retry_file
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import DATABASE, PARTS, run_folder
 from reelscribe.types import CaptionRequest
 from rows import Rows, jsonl, load
 
@@ -154,8 +155,8 @@ def test_a_run_of_an_earlier_version_goes_on(clips: Path, tmp_path: Path) -> Non
         identity["rows"]["input_files"] = _files_digest(open_source(clips).files())
         journal.keep(identity=identity)
         for table in ("written", "making", "edits"):
-            journal._db.execute(f"DROP TABLE {table}")
-        journal._db.execute("UPDATE results SET payload = json_remove(payload, '$.m')")
+            journal._database._db.execute(f"DROP TABLE {table}")
+        journal._database._db.execute("UPDATE results SET payload = json_remove(payload, '$.m')")
     summary = caption_file(operator(rest), clips, output)
     assert (sorted(rest.asked), summary.rows_in) == (["c.mp4", "d.mp4"], 4)
     assert caption_file(operator(), clips, output, recheck=True).is_old
@@ -166,7 +167,7 @@ def test_an_output_of_an_earlier_version_is_kept_beside_the_new_one(source: Path
     caption_file(operator(), source, output)
     with Journal(run_folder(output)) as journal:
         journal.keep(made=None)
-        journal._db.execute("DELETE FROM written")
+        journal._database._db.execute("DELETE FROM written")
     before = output.read_bytes()
     summary = caption_file(operator(prompt="Other"), source, output, update=True)
     assert (tmp_path / "out.edited-1.jsonl").read_bytes() == before
@@ -416,7 +417,7 @@ def test_a_run_folder_that_is_removed_in_mid_run_is_one_line_and_nothing_is_lost
     def removes(request: CaptionRequest, i: int) -> str:
         if request.id.row == when:
             if what == "the journal":
-                (folder / journals.DATABASE).unlink()
+                (folder / DATABASE).unlink()
             else:
                 shutil.rmtree(folder, ignore_errors=True)
         return first(request, i)
@@ -443,7 +444,7 @@ def test_parts_that_are_removed_in_mid_run_are_one_line_and_made_again(source: P
     def removes(request: CaptionRequest, i: int) -> str:
         if request.id.row == 9:
             assert written.wait(30)
-            shutil.rmtree(run_folder(output) / journals.PARTS, ignore_errors=True)
+            shutil.rmtree(run_folder(output) / PARTS, ignore_errors=True)
         return first(request, i)
 
     with pytest.raises(DataError, match=r"was removed while the run was busy; the same command makes"):
@@ -456,7 +457,7 @@ def test_parts_that_are_removed_in_mid_run_are_one_line_and_made_again(source: P
 def test_a_run_folder_that_is_removed_is_noticed_between_two_parts(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(answers_module, "LOOK_SECONDS", 0.0)
     output, first = tmp_path / "out.jsonl", Words()
 
     def removes(request: CaptionRequest, i: int) -> str:

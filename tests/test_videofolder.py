@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from reelscribe import DataError, ScriptedCaptioner, SettingsError, VideoCaptioningFromVLMMapper
 from reelscribe.data import videofolder
 from reelscribe.data.pieces import piece_name
-from reelscribe.runners.run.journal import run_folder
 from reelscribe.runners.run.run import caption_file
+from reelscribe.runners.run.run_folder import run_folder
 from reelscribe.types import CaptionRequest, TimeWindow
 from rows import jsonl, load
 

@@ -3,6 +3,7 @@
 ReelscribeError
 ├── SettingsError      a parameter, a recipe or a combination of settings is not usable
 ├── DataError          an input cannot be read or an output cannot be written
+│   └── JournalBusyError another process writes this output
 ├── ModelError         a model cannot be loaded, or its set-up is broken
 ├── MissingExtraError  an optional package is not installed
 ├── TooManyFailuresError more rows failed than were allowed
@@ -47,6 +48,10 @@ class SettingsError(ReelscribeError, ValueError):
 
 class DataError(ReelscribeError):
     """An input cannot be read or an output cannot be written."""
+
+
+class JournalBusyError(DataError):
+    """Another process holds the journal of the run, and so writes its output."""
 
 
 class ModelError(ReelscribeError):

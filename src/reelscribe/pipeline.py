@@ -129,6 +129,7 @@ class _Pipe:
         self._plans: dict[int, Plan] = {}
         self._results: dict[int, dict[RequestId, CaptionResult]] = {}
         self._next = self._taken = first_row
+        self._weights: dict[int, int] = {}
         self._bytes_ahead = 0
         self._again: deque[CaptionRequest] = deque()
         self._tries = Tries(self._planner.acceptance)
@@ -179,7 +180,8 @@ class _Pipe:
         with self._changed:
             self._plans[self._taken], self._results[self._taken] = plan, {}
             self._taken += 1
-            self._bytes_ahead += weight_of(plan.sample)
+            self._weights[self._taken - 1] = weight = weight_of(plan.sample)
+            self._bytes_ahead += weight
             self._flush()
 
     def _unanswered(self, plan: Plan) -> Iterator[CaptionRequest]:
@@ -189,7 +191,7 @@ class _Pipe:
             if known is None:
                 yield self._tries.hand_out(request)
             else:
-                self._settle(replace(known, request_id=request.id))
+                self._settle(known if known.request_id == request.id else replace(known, request_id=request.id))
 
     def _known(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """What is kept for a request; the failure of its row where looking for it goes wrong."""
@@ -248,7 +250,7 @@ class _Pipe:
             row = self._next
             plan, results = self._plans.pop(row), self._results.pop(row)
             self._next += 1
-            self._bytes_ahead -= weight_of(plan.sample)
+            self._bytes_ahead -= self._weights.pop(row)
             self._changed.notify_all()
             self._emit(self._planner.finish(plan, results, row))
 
@@ -317,6 +319,8 @@ def weight_of(sample: Sample) -> int:
 
 
 def _length(value: Any) -> int:
+    if type(value) is str:
+        return VALUE_BYTES + len(value)
     if isinstance(value, str | bytes | bytearray):
         return VALUE_BYTES + len(value)
     if isinstance(value, list | tuple):

@@ -5,6 +5,7 @@ The marks of another family are one row of `MARKS`; every back end splits here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,9 @@ MARKS: tuple[Marks, ...] = (
     Marks("<thinking>", "</thinking>"),  # asked for in prompts
 )
 """The marks that are known, the most common first."""
+_may_hold_marks = re.compile(
+    "[" + re.escape("".join({mark[0] for marks in MARKS for mark in (marks.open, marks.close, *marks.answer)})) + "]"
+).search
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,8 @@ def split(text: str, *, opened: Marks | None = None) -> Split:
         >>> split("Let me look.</think>A red car.")
         Split(answer='A red car.', reasoning='Let me look.')
     """
+    if opened is None and not _may_hold_marks(text):
+        return Split(text, None)
     rest = text if opened is None else opened.open + text
     thoughts: list[str] = []
     found = False

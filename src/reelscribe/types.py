@@ -153,7 +153,8 @@ class Candidate:
         return self.tokens + self.reasoning_tokens
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "text", self.text.rstrip(CUT_CHARACTER))
+        if self.text.endswith(CUT_CHARACTER):
+            object.__setattr__(self, "text", self.text.rstrip(CUT_CHARACTER))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def read_row(text: str, *, where: str) -> Any:
         ValueError: it is not JSON.
     """
     try:
-        value = json.loads(text, object_pairs_hook=_unique)
+        value = _decode(text)
     except json.JSONDecodeError:
         raise
     except _RepeatedError as exc:
@@ -66,6 +66,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         raise _RepeatedError(next(name for name, _ in pairs if name in seen or seen.add(name)))  # type: ignore[func-returns-value]
     return made
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique).decode
 
 
 def _too_deep(text: str) -> str:

@@ -206,8 +206,11 @@ class JsonlSink(FileSink):
         """Write one line."""
         assert self._file is not None
         line = encode_row(row, number=self._rows, path=self.path)
-        with writing(self.path):
+        try:
             self._file.write(line)
+        except OSError:
+            with writing(self.path):
+                raise
         self._rows += 1
 
     def finish(self) -> None:
@@ -273,9 +276,9 @@ def _extended(row: BadRow) -> bytes:
 
 def _dump(value: Any) -> bytes:
     try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False, default=_plain)
+        text = _encode(value)
     except ValueError:
-        text = json.dumps(_without_nan(value), ensure_ascii=False, allow_nan=False, default=_plain)
+        text = _encode(_without_nan(value))
     return text.encode("utf-8", "backslashreplace") + b"\n"  # a lone surrogate becomes its own JSON escape
 
 
@@ -300,6 +303,9 @@ def _plain(value: Any) -> Any:
     if (shown := scalar_value(value)) is not value:
         return shown
     raise TypeError(f"JSON cannot hold a value of type {type(value).__name__}")
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_plain).encode
 
 
 def _without_nan(value: Any) -> Any:

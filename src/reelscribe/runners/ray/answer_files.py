@@ -14,7 +14,7 @@ from typing import Any
 
 from ...rows.asks import UNNAMED
 from ...types import CaptionResult, RequestId
-from ..run.journal import mark_of, result_of
+from ..run.payload import mark_of, result_of
 from .forms import ANSWERS, ROW, answers_type
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension"

@@ -74,7 +74,7 @@ class RayAnswerer:
     def make_ready(self, identity: RunIdentity, known: Known) -> Operator:
         """Let the cluster answer what is not answered yet."""
         journal = self._work.journal
-        self._known_videos = journal.count()
+        self._known_videos = journal.answers.count()
         if not journal.fact("answered"):
             began = time.monotonic()
             self._prepare_checkpoint(known)
@@ -137,7 +137,7 @@ class RayAnswerer:
 
     def _prepare_checkpoint(self, known: Known) -> None:
         """Where the cluster is asked for the first time, tell it what the journal knows already."""
-        if self._checkpoint.exists() or not self._work.journal.has_answers:
+        if self._checkpoint.exists() or not self._work.journal.answers.has_any:
             return
         self._checkpoint.mkdir()
         write_rows(self._checkpoint / KNOWN_FILE, self._known_rows(known))
@@ -162,7 +162,7 @@ class RayAnswerer:
                 continue
             self._taken.add(path)
             try:
-                self._work.journal.add_all(answers_in(path))
+                self._work.journal.answers.add_all(answers_in(path))
             except ValueError as exc:
                 usable = False
                 self._work.progress.say(
@@ -194,9 +194,9 @@ class RayAnswerer:
     def progress_made(self) -> str | None:
         """While the cluster answers, videos are counted, not rows."""
         journal = self._work.journal
-        if not journal.has_answers:
+        if not journal.answers.has_any:
             return None
-        return f"{journal.count():,} videos are answered, and kept in {journal.folder}"
+        return f"{journal.answers.count():,} videos are answered, and kept in {journal.folder}"
 
     def end(self) -> None:
         """See `_forget_cluster`."""

@@ -18,8 +18,8 @@ from ...rows.plan import Plan, Planner, Results
 from ...stores import AnyPath
 from ...types import CaptionRequest, CaptionResult
 from ..run.identity import RunIdentity
-from ..run.journal import payload_of
 from ..run.marks import video_mark
+from ..run.payload import payload_of
 
 ROW = "row"
 """Column of a row's index in the input; rows go by it where they are written and looked up again."""

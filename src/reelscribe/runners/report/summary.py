@@ -60,10 +60,12 @@ class Counts:
         self.rows_in += 1
         self.rows_out += rows_out
         self.videos += outcome.videos
-        self.captions += sum(len(kept) for kept in outcome.captions)
-        self.cut_captions += sum(reasons.count("length") for reasons in outcome.finish_reasons)
+        for kept in outcome.candidates:
+            self.captions += len(kept)
+            self.cut_captions += sum([one.finish_reason == "length" for one in kept])
         self.failed_rows += bool(outcome.failures)
-        self.failures.update(failure.kind for _, failure in outcome.failures)
+        for _, failure in outcome.failures:
+            self.failures[failure.kind] += 1
         self.prompt_tokens += outcome.usage.prompt_tokens
         self.completion_tokens += outcome.usage.completion_tokens
 

@@ -16,7 +16,8 @@ from ...errors import DataError
 from ...operator import VideoCaptioningFromVLMMapper
 from ...rows.one_video_rows import OneVideoRows
 from ...types import Sample
-from .journal import PIECES, REPLACES, Journal, remove_run, run_folder
+from .journal import Journal, remove_run
+from .run_folder import PIECES, REPLACES, run_folder
 
 
 def laid_out(target: Target, given: Input, operator: VideoCaptioningFromVLMMapper) -> Target:

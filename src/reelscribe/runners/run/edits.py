@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ from ...rows.fields import FieldNames
 from ...rows.forms import RowForm
 from ...rows.one_video_rows import OneVideoRows
 from ...types import Sample
-from .journal import Journal, WrittenRow
+from .journal import Journal
 from .own_files import kept_name
+from .written_rows import WrittenRow
 
 DIGEST_BYTES = 12
 LARGEST_GROUP = 1000
@@ -178,12 +180,12 @@ class Digests:
         """Whether a row in the output says anything about captions."""
         return not isinstance(self.form, OneVideoRows) or self._caption_key in row or self.is_videofolder
 
-    @property
+    @cached_property
     def is_videofolder(self) -> bool:
         """Whether captions lie beside the videos."""
         return self.target.format.table is not None
 
-    @property
+    @cached_property
     def is_saved_dataset(self) -> bool:
         """Whether paths in the output are relative to it."""
         return self.target.format.has_relative_paths
@@ -221,11 +223,11 @@ class Digests:
         first = ORIGINAL if isinstance(self.form, DataJuicerRows) and self.names.keep_original else 0
         yield from enumerate(made, start=first)
 
-    @property
+    @cached_property
     def _caption_key(self) -> str:
         return self.form.caption_key or ""
 
-    @property
+    @cached_property
     def _not_rest(self) -> set[str | None]:
         names = self.names
         made = {names.failure_key, names.finish_reason_key, names.reasoning_key, KEY, names.caption_key}
@@ -238,9 +240,9 @@ class Digests:
         """What is kept of the rows that a row became."""
         with suppress(*ODD_VALUES):
             key, text = self.key(self.as_written(source)), (self.place(source) or (None, None))[1]
-            if (other := self.other_key(source)) is not None:
+            if self.is_saved_dataset and (other := self.other_key(source)) is not None:
                 text = other.hex()
-            for place, row in self.places(map(self.as_written, made)):
+            for place, row in self.places(map(self.as_written, made) if self.is_videofolder else made):
                 yield WrittenRow(number, place, key, self.said(self.value(row)), self.rest(row), text)
 
 
@@ -277,7 +279,7 @@ class Edits:
         made, self._looked_at = self._journal.fact("made"), state_of(path)
         if self._discard or self._looked_at is None or self.is_unknown or not self._may_differ(made):
             return None
-        self._journal.index_written()
+        self._journal.written.index_written()
         found = self._compared(path)
         self.found = None if found.is_clean else found
         return self.found
@@ -295,7 +297,7 @@ class Edits:
         """Whether a text file of a videofolder is newer than the output, or gone."""
         if not self._digests.is_videofolder:
             return False
-        for row in self._journal.written_texts():
+        for row in self._journal.written.written_texts():
             try:
                 if row.said != NOTHING and os.lstat(self._text(row)).st_mtime_ns > since_ns:
                     return True
@@ -324,9 +326,10 @@ class Edits:
             rows.execute("CREATE INDEX by_key ON rows (key)")
             for (key,) in rows.execute("SELECT DISTINCT key FROM rows WHERE value IS NOT NULL").fetchall():
                 self._compare_group(key, rows, found)
-        counts = {self._journal.count_written(), self._journal.count_making()} if not found.edited else set()
+        known = self._journal.written
+        counts = {known.count_written(), known.count_making()} if not found.edited else set()
         if count not in counts and not found.unreadable:
-            found.missing = max(0, self._journal.count_written() - (count - found.added))
+            found.missing = max(0, known.count_written() - (count - found.added))
         if self._digests.is_videofolder:
             found.missing = 0
             self._look_at_texts(found)
@@ -340,7 +343,7 @@ class Edits:
             for row in self._rows(path, found):
                 value = self._digests.value(row)
                 key, said, rest = self._digests.key_there(row), self._digests.said(value), self._digests.rest(row)
-                known = self._journal.is_known(key, said, rest)
+                known = self._journal.written.is_known(key, said, rest)
                 new = None if known else json.dumps(value if self._digests.has_captions(row) else None, default=str)
                 rows.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?)", (count, key, said, rest, new))
                 count += 1
@@ -382,7 +385,7 @@ class Edits:
         value, listed = self._digests.value(row), self._digests.value(other)
         if value == listed:
             return row
-        known = {one.said for rows in self._journal.known_rows(self._digests.key(row)) for one in rows}
+        known = {one.said for rows in self._journal.written.known_rows(self._digests.key(row)) for one in rows}
         if self._digests.said(value) in known:
             return other
         found.unclear += self._digests.said(listed) not in known
@@ -398,7 +401,7 @@ class Edits:
         if lines == [line for one in captions for line in one.splitlines() if line.strip()]:
             return row
         key = self._digests.key(row)
-        known = {one.said for rows in self._journal.known_rows(key) for one in rows}
+        known = {one.said for rows in self._journal.written.known_rows(key) for one in rows}
         if self._digests.said(captions) in known:
             return {**row, field: lines}
         found.unclear += self._digests.said(lines) not in known
@@ -409,7 +412,7 @@ class Edits:
         here = rows.execute(
             f"SELECT said, rest, value FROM rows WHERE key = ? ORDER BY place LIMIT {LARGEST_GROUP + 1}", (key,)
         ).fetchall()
-        written, making = self._journal.known_rows(key)
+        written, making = self._journal.written.known_rows(key)
         written = written or making
         if max(len(here), len(written)) > LARGEST_GROUP:
             found.unclear += len(here)
@@ -428,7 +431,7 @@ class Edits:
         found.unclear += len(changed) - len(edited)
         nth = _places_among_equals(written)
         edits = [(row.key, nth[row.row], row.place, json.loads(value)) for row, value in edited]
-        self._journal.add_edits(edits)
+        self._journal.written.add_edits(edits)
         found.edited += len(edits)
         found.unclear += sum(self._is_contradicted(row, json.loads(value)) for row, value in edited)
 
@@ -440,7 +443,7 @@ class Edits:
     def _look_at_texts(self, found: Found) -> None:
         """Count text files that were edited, or are gone; which are kept is decided when they are written."""
         made = (self._journal.fact("made") or {"ns": 0})["ns"]
-        for row in self._journal.written_texts():
+        for row in self._journal.written.written_texts():
             if row.said == NOTHING:
                 continue
             with suppress(OSError):
@@ -449,18 +452,18 @@ class Edits:
             lines = caption_lines(self._text(row))
             if lines is None:
                 found.missing += 1
-            elif self._digests.said(lines) != row.said and self._journal.edit(row.key) is None:
+            elif self._digests.said(lines) != row.said and self._journal.written.edit(row.key) is None:
                 found.edited += 1
 
     # while rows are made
 
     def begin(self, first_row: int) -> None:
         """Be ready for the rows from this one on."""
-        for key, nth, place, value in self._journal.edits():
+        for key, nth, place, value in self._journal.written.edits():
             self._edits.setdefault(key, {}).setdefault(nth, {})[place] = value
         if self._edits:
-            self._journal.index_written()
-        self._seen = {key: self._journal.count_making_rows(key, first_row) for key in self._edits}
+            self._journal.written.index_written()
+        self._seen = {key: self._journal.written.count_making_rows(key, first_row) for key in self._edits}
 
     def applied(self, source: Sample, made: list[Sample]) -> tuple[list[Sample], int]:
         """The rows that a row became, with what persons wrote in them; and how many of them were changed."""
@@ -496,7 +499,7 @@ class Edits:
         """Keep an output that holds more than edited captions under another name, before its name is taken."""
         path = self._digests.target.path
         if self._digests.is_videofolder:
-            self._journal.index_written()
+            self._journal.written.index_written()
         state = state_of(path)
         if self._discard or state is None:
             return
@@ -511,30 +514,30 @@ class Edits:
         if captions and (lines is None or lines == [" ".join(one.split()) for one in captions if one]):
             return captions
         key = self._digests.key(row)
-        edit = self._journal.edit(key)
+        edit = self._journal.written.edit(key)
         said = NOTHING if lines is None else self._digests.said(lines)
         is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
         if lines is None or (not is_found and self._is_ours(key, said)):
             if not captions and edit is None and lines is not None:
-                self._journal.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
+                self._journal.written.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
             if captions or edit is None:
                 return captions
             lines, said = edit, self._digests.said(edit)
         elif not is_found:
-            self._journal.add_edits([(key, 0, 0, lines or [""])])
-        self._journal.mark_made(key, said)
+            self._journal.written.add_edits([(key, 0, 0, lines or [""])])
+        self._journal.written.mark_made(key, said)
         self.texts_kept += 1
         return lines or [""]
 
     def _is_ours(self, key: bytes, said: bytes) -> bool:
         """Whether the run has written these captions of a row, or is about to."""
-        return any(one.said == said for rows in self._journal.known_rows(key) for one in rows)
+        return any(one.said == said for rows in self._journal.written.known_rows(key) for one in rows)
 
     def made(self, rows_out: int) -> dict[str, Any] | None:
         """What is kept of the output that has its name now; None: an earlier version wrote rows of it, of which no
         digests are there."""
         path = self._digests.target.path
-        if self._journal.count_making() != rows_out:
+        if self._journal.written.count_making() != rows_out:
             return None
         field = self._digests.captions_field
         return {"state": state_of(path), "ns": path.stat().st_mtime_ns, "captions_field": field}
@@ -644,13 +647,32 @@ def _lines(text: str) -> str:
 
 
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
+_EMPTY_JSON = ("null", '""', "[]", "{}")
+_quoted = json.encoder.encode_basestring_ascii
 _dumps = json.JSONEncoder(sort_keys=True, check_circular=False, default=str).encode
 
 
 def digest(value: Any) -> bytes:
     """A digest of plain values that is the same whichever format they were written in and read from."""
-    text = _dumps(plain(value))
-    return hashlib.blake2b(text.encode("ascii"), digest_size=DIGEST_BYTES).digest()
+    return hashlib.blake2b(_plain_json(value).encode("ascii"), digest_size=DIGEST_BYTES).digest()
+
+
+def _plain_json(value: Any) -> str:
+    """`plain(value)` as JSON with sorted names, made in one go: a run makes some ten digests of each row."""
+    kind = type(value)
+    if kind is str and value[:1] not in ("[", "{"):
+        return _quoted(_plain_text(value))
+    if kind is int:
+        return f'"{value}"'
+    if value is None:
+        return "null"
+    if kind is list:
+        return f"[{', '.join([_plain_json(part) for part in value])}]"
+    if kind is dict:
+        parts = {str(name): _plain_json(part) for name, part in value.items()}
+        pairs = [f"{_quoted(name)}: {parts[name]}" for name in sorted(parts) if parts[name] not in _EMPTY_JSON]
+        return f"{{{', '.join(pairs)}}}"
+    return _dumps(plain(value))
 
 
 def plain(value: Any) -> Any:
@@ -659,6 +681,10 @@ def plain(value: Any) -> Any:
         return _plain_text(value)
     if type(value) is int:
         return str(value)
+    if value is None or type(value) is float:
+        return _plain_scalar(value)
+    if type(value) is list:
+        return [plain(part) for part in value]
     if isinstance(value, (dict, Mapping)):
         parts = {str(name): plain(part) for name, part in value.items()}
         return {name: part for name, part in parts.items() if part not in _EMPTY}
@@ -715,16 +741,20 @@ def _video(video: Any) -> Any:
 
 def _number(value: Any) -> Any:
     """Seconds, as a number, a text or several."""
+    if value is None:
+        return None
     if isinstance(value, (list, tuple)):
         return [_number(one) for one in value]
     try:
-        return None if value in (None, "") else str(float(value))
+        return None if value == "" else str(float(value))
     except (TypeError, ValueError, OverflowError):
         return _text(value)
 
 
 def _text(value: Any) -> Any:
     """What every format gives back of a value; None where it is empty."""
+    if value is None:
+        return None
     made = plain(value)
     return None if made in _EMPTY else made
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from ...data.links import check_file
 from ...errors import DataError
 from ...stores import AnyPath, StoredPath
-from .journal import DATABASE, KEPT_FROM_UPLOADS, is_finished, open_new, remove_run_folder, run_folder
+from .journal import is_finished, remove_run_folder
+from .run_folder import DATABASE, KEPT_FROM_UPLOADS, open_new, run_folder
 
 STATE_VARIABLE = "XDG_STATE_HOME"
 """Environment variable that names the folder for what a user's programs keep."""

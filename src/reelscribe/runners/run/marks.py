@@ -9,7 +9,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from ...stores import AnyPath, StoredPath, is_address
-from .journal import UNKNOWN
+
+UNKNOWN = "unknown"
+"""Instead of a video's mark: the answer is from before marks were kept, or the video is no file."""
 
 
 def video_mark(video: Any, root: AnyPath | None) -> Any:
@@ -44,4 +46,6 @@ def _file_of(video: Any, root: AnyPath | None) -> str | None:
         return None
     if isinstance(root, StoredPath):
         return video if video.startswith("/") else None
-    return str(Path(root or "", video))
+    if video.endswith("/"):  # which a `Path` leaves out
+        return str(Path(root or "", video))
+    return os.path.join(root or "", video)  # noqa: PTH118 - a `Path` remembers its parts

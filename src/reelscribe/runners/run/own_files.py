@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...stores import AnyPath, StoredPath
-from .journal import run_folder
+from .run_folder import run_folder
 
 
 @dataclass(frozen=True)

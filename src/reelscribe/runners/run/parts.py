@@ -17,7 +17,9 @@ from ...errors import DataError
 from ...rows.outcome import RowOutcome
 from ...types import Sample
 from ..report.summary import Counts
-from .journal import Journal, Part, WrittenRow
+from .journal import Journal
+from .part_records import Part
+from .written_rows import WrittenRow
 
 Keep = Callable[[Sample, Path, list[str]], list[str]]
 """See `Layout.keep`."""
@@ -138,7 +140,7 @@ class PartedOutput:
             ) from exc
         sink.__exit__(None, None, None)
         part = Part(len(self._done), self._counts.as_dict())
-        self._journal.add_part(part, self._failures, self._written)
+        self._journal.parts.add(part, self._failures, self._written)
         self._schema = schema_of(self._path(part.number)) or self._schema
         self._done.append(part)
         self._sink, self._counts, self._failures, self._written = None, Counts(), [], []
@@ -146,11 +148,11 @@ class PartedOutput:
     def _usable_parts(self) -> list[Part]:
         """The parts the journal knows whose files are there; anything else is removed."""
         parts: list[Part] = []
-        for part in self._journal.parts():
+        for part in self._journal.parts.finished():
             if part.number != len(parts) or not self._path(part.number).is_file():
                 break
             parts.append(part)
-        self._journal.keep_parts(len(parts))
+        self._journal.parts.keep(len(parts))
         known = {self._path(part.number) for part in parts}
         for path in self._journal.part_folder.iterdir():
             if path not in known:

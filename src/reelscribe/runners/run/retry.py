@@ -14,9 +14,10 @@ from ...types import FAILURE_KINDS
 from ..report.progress import Progress
 from ..report.summary import RunSummary
 from ..settings import build_operator
-from .journal import Journal, run_folder
+from .journal import Journal
 from .known_runs import is_noted
 from .run import caption_file
+from .run_folder import run_folder
 from .upload import local_place
 
 _TRUSTED = ("trust_remote_code", "base_url", "api_key_env", "proxies", "token", "cache_dir")

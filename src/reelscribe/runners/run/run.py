@@ -45,11 +45,12 @@ from .cutter import Cutter
 from .edits import Digests, Edits
 from .failures import failure_row, failures_path, write_failures
 from .identity import CHANGED_FILES, RunIdentity, command_of, input_bytes
-from .journal import ERRORS_LOG, PIECES, UNKNOWN, Journal, adopt_earlier_folder, run_folder
+from .journal import Journal
 from .known_runs import note_run
-from .marks import video_mark
+from .marks import UNKNOWN, video_mark
 from .own_files import OwnFiles, is_output
 from .parts import PartedOutput
+from .run_folder import ERRORS_LOG, PIECES, adopt_earlier_folder, run_folder
 from .upload import bring_back, check_destination, local_place, upload
 from .writer import Writer
 
@@ -199,7 +200,7 @@ class Run:
         self._input_bytes = input_bytes(source)
         self._answered: dict[int, int] = {}
         self._replayed: dict[int, int] = {}
-        self._marks: dict[RequestId, Any] = {}
+        self._asked: dict[RequestId, tuple[bytes, Any]] = {}
         self._digests = Digests(target, form)
         discard = settings.discard_edits or settings.overwrite or bool(journal.fact("discard_edits"))
         self._edits = Edits(journal, self._digests, discard=discard)
@@ -216,7 +217,7 @@ class Run:
             self._look()
         self._journal.keep(discard_edits=self._discard)
         if self._discard:
-            self._journal.drop_edits()
+            self._journal.written.drop_edits()
         remove_leftovers(self._target.path, self._failures)
         with self._told():
             asked = self._answerer.make_ready(self._identity, self.answer)
@@ -261,7 +262,7 @@ class Run:
         if found is None:
             return
         self._say_changed("captions edited by hand are kept")
-        if found.edited and self._journal.parts():  # which were made without them
+        if found.edited and self._journal.parts.finished():  # which were made without them
             self._journal.make_again()
 
     def _say_changed(self, what: str) -> None:
@@ -301,7 +302,7 @@ class Run:
         differences = self._identity.differences(kept, ignore=settings.changed) if kept is not None else []
         if differences and not settings.update:
             raise SettingsError(_other_run(self._target.path, self._explained(differences), settings))
-        if settings.recheck and self._journal.has_answers:
+        if settings.recheck and self._journal.answers.has_any:
             self._recheck()
         if differences:
             self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
@@ -351,10 +352,10 @@ class Run:
         """Requests whose video is another one now."""
         for number, row in enumerate(islice(self._source, self._settings.limit)):
             for request in self._planner.plan(row, number).requests:
-                mark = self._journal.mark_at(request.id)
+                mark = self._journal.answers.mark_at(request.id)
                 now = UNKNOWN if mark == UNKNOWN else video_mark(request.video, self._root)
                 if UNKNOWN in (mark, now):
-                    counts["unknown"] += self._journal.has_answer(request.id)
+                    counts["unknown"] += self._journal.answers.has(request.id)
                 elif now is None and mark is not None:
                     counts["missing"] += 1
                 elif mark != now:
@@ -390,12 +391,12 @@ class Run:
         self._journal.keep(identity=self._identity.as_dict(), command=command, input_bytes=self._input_bytes)
 
     def _as_it_was(self) -> RunSummary:
-        for part in self._journal.parts():
+        for part in self._journal.parts.finished():
             self.summary.merge(part.counts)
         self.summary.kept_edits += self._journal.fact("texts_kept") or 0
         self.summary.is_old = True
         if self.summary.failures and not self._failures.exists():
-            write_failures(self._failures, self._journal.failures())
+            write_failures(self._failures, self._journal.parts.failures())
         self.summary.failures_path = self._failures if self.summary.failures else None
         self._point_to_log()
         self.summary.too_many_failed = self._settings.max_failures.is_passed(self.summary, at_end=True)
@@ -406,7 +407,7 @@ class Run:
         kept = self._kept_identity()
         self._identity = self._identity.with_revision(self._operator)
         differences = self._identity.differences(kept, ignore=self._settings.changed)
-        if differences and self._journal.has_answers and not self._settings.update:
+        if differences and self._journal.answers.has_any and not self._settings.update:
             raise SettingsError(_other_run(self._target.path, differences, self._settings))
         if differences and self._settings.update:
             self._journal.set_aside()
@@ -419,7 +420,7 @@ class Run:
             self.summary.merge(part.counts)
         first = self.summary.known_rows = parts.rows_done
         self.summary.known_videos = self.summary.videos
-        self.summary.answers_left = self._journal.count(first)
+        self.summary.answers_left = self._journal.answers.count(first)
         self._answered.clear()
         self._replayed.clear()
         self._edits.begin(first)
@@ -456,7 +457,7 @@ class Run:
         self._journal.keep(joining=self._digests.captions_field or True)
         parts.join(None if self._discard else self._edits.keep)
         self.summary.kept_edits += self._edits.texts_kept
-        if write_failures(self._failures, self._journal.failures()):
+        if write_failures(self._failures, self._journal.parts.failures()):
             self.summary.failures_path = self._failures
         self._point_to_log()
         made = self._edits.made(self.summary.rows_out)
@@ -490,7 +491,7 @@ class Run:
 
     def _kept(self, exc: BaseException) -> str:
         """A sentence that says what is kept of a run that ends early, and how to go on."""
-        if not self._journal.has_answers and not self.summary.rows_in:
+        if not self._journal.answers.has_any and not self.summary.rows_in:
             return "no row was done, and nothing is written"
         kept = f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
         if not self.summary.rows_in:
@@ -508,41 +509,38 @@ class Run:
         """What an earlier go of this run has for a request about a row."""
         digest = self._identity.digest(request)
         number = request.id.row
-        found = self._journal.result(request.id, digest)
+        found = self._journal.answers.result(request.id, digest)
         if found is not None:
             self._replayed[number] = self._replayed.get(number, 0) + 1
         else:
-            found = self._earlier(request, digest, row)
+            found = self._earlier(request, digest)
         if found is None:
             return None
         self._answered[number] = self._answered.get(number, 0) + 1
         self._cut_ahead(request, found, row)
         return found
 
-    def _earlier(self, request: CaptionRequest, digest: bytes, row: Sample) -> CaptionResult | None:
+    def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
         """The answer that was set aside, if it is still one."""
-        found = self._journal.earlier_result(request.id, digest)
-        if found is None or self._planner.acceptance.lack(request, found) is not None:
+        kept = self._journal.answers.earlier(request.id, digest)
+        if kept is None or self._planner.acceptance.lack(request, kept.result) is not None:
             return None
-        mark = self._journal.earlier_mark(digest)
-        if self._settings.recheck and mark != UNKNOWN:
+        if self._settings.recheck and kept.mark != UNKNOWN:
             now = video_mark(request.video, self._root)
-            if now not in (None, mark):
+            if now not in (None, kept.mark):
                 return None
-        self._marks[request.id] = mark
-        self.keep(request, found, row)
-        return found
+        failure = kept.result.failure
+        self._journal.answers.adopt(request.id, digest, kept, failed=None if failure is None else failure.kind)
+        return kept.result
 
     def mark(self, request: CaptionRequest) -> None:
-        """Note what a video is before it is read."""
-        self._marks[request.id] = video_mark(request.video, self._root)
+        """Note what is asked, and what the video is before it is read."""
+        self._asked[request.id] = self._identity.digest(request), video_mark(request.video, self._root)
 
     def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
         """Keep an answer about a row for another go."""
-        mark = self._marks.pop(request.id, UNKNOWN)
-        self._journal.add(
-            request.id, self._identity.digest(request), result, failed=self._failed(request, result), mark=mark
-        )
+        digest, mark = self._asked.pop(request.id, None) or (self._identity.digest(request), UNKNOWN)
+        self._journal.answers.add(request.id, digest, result, failed=self._failed(request, result), mark=mark)
         self._cut_ahead(request, result, row)
 
     def _cut_ahead(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
@@ -561,7 +559,7 @@ class Run:
         if failure is None:
             return outcome
         for ask in outcome.kept:
-            self._journal.fail(RequestId(outcome.row, 0, ask), failure)
+            self._journal.answers.fail(RequestId(outcome.row, 0, ask), failure)
         return outcome.failed(failure)
 
     def _failed(self, request: CaptionRequest, result: CaptionResult) -> str | None:
@@ -669,7 +667,7 @@ def _journal(output: Path) -> Iterator[Journal]:
         try:
             yield journal
         finally:
-            if is_new and not output.exists() and not journal.has_answers and not journal.parts():
+            if is_new and not output.exists() and not journal.answers.has_any and not journal.parts.finished():
                 journal.remove()
 
 

@@ -17,8 +17,8 @@ from ...data.temporary import TemporaryFile
 from ...errors import DataError, SettingsError
 from ...stores import STORES, StoredPath, scheme_of
 from .failures import FAILURES_SUFFIX
-from .journal import run_folder
 from .known_runs import state_folder
+from .run_folder import run_folder
 
 
 def local_place(address: StoredPath) -> Path:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from queue import Queue
 from typing import Generic, TypeVar
 
 from ...timing import BusyClock
 
 MAX_WAITING = 64
-"""Items in line."""
+"""Items that are not written yet."""
+GATHER_SECONDS = 0.005
+"""Time for which the first of them waits for others: a thread that is woken for each item costs as much as the item."""
 
 T = TypeVar("T")
 
@@ -20,12 +21,16 @@ class Writer(Generic[T]):
 
     Args:
         write: takes an item; once it has raised, it is not called again.
-        max_waiting: items in line at which `put` waits.
+        max_waiting: items that are not written yet, half of them in line and half in the hands of the thread; with more
+            `put` waits.
     """
 
     def __init__(self, write: Callable[[T], None], *, max_waiting: int = MAX_WAITING) -> None:
         self._write = write
-        self._line: Queue[T | None] = Queue(max_waiting)
+        self._longest = max(1, max_waiting // 2)
+        self._line: list[T] = []
+        self._changed = threading.Condition()
+        self._sleeps = self._closed = False
         self._error: BaseException | None = None
         self.clock = BusyClock()
         """The time spent writing."""
@@ -39,7 +44,12 @@ class Writer(Generic[T]):
             BaseException: what writing an earlier one raised.
         """
         self._check()
-        self._line.put(item)
+        with self._changed:
+            while len(self._line) >= self._longest:
+                self._changed.wait()
+            self._line.append(item)
+            if self._sleeps or len(self._line) == self._longest:
+                self._changed.notify_all()
 
     def finish(self) -> None:
         """Wait until all are written, and end the thread.
@@ -52,22 +62,37 @@ class Writer(Generic[T]):
 
     def close(self) -> None:
         """Wait until all are written, and end the thread; says nothing of errors."""
-        if self._thread.is_alive():
-            self._line.put(None)
-            self._thread.join()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
 
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
-        while (item := self._line.get()) is not None:
+        while items := self._next_items():
             if self._error is None:
-                self._try(item)
+                self._try(items)
 
-    def _try(self, item: T) -> None:
+    def _next_items(self) -> list[T]:
+        """All that waits, so that threads change once for many items; nothing when the end is reached."""
+        with self._changed:
+            while not self._line and not self._closed:
+                self._sleeps = True
+                self._changed.wait()
+            self._sleeps = False
+            if len(self._line) < self._longest and not self._closed:
+                self._changed.wait(GATHER_SECONDS)
+            items, self._line = self._line, []
+            self._changed.notify_all()
+            return items
+
+    def _try(self, items: list[T]) -> None:
         try:
             with self.clock:
-                self._write(item)
+                for item in items:
+                    self._write(item)
         except BaseException as exc:  # raised where items come from
             self._error = exc
