@@ -264,7 +264,7 @@ def test_a_range_that_does_not_arrive_is_no_damage(
     monkeypatch.setattr(StoredPath, "read_range", breaks)
     failure = failure_of(url)
     assert failure.kind in kinds
-    assert "does not arrive" in failure.message or "does not exist" in failure.message
+    assert "did not arrive" in failure.message or "does not exist" in failure.message
 
 
 def test_without_leave_nothing_is_asked(store: Door) -> None:
@@ -402,7 +402,7 @@ def test_failures_and_second_goes_of_a_stored_output(store: Door, video: Callabl
     assert [row["captions"] for row in open_source(output)] == [["caption of a"], ["caption of late"]]
     assert "out.parquet.failures.jsonl" not in names()
     shutil.rmtree(tmp_path / "state")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         caption_file(operator(), source, output)
     with pytest.raises(DataError, match="no run with the output"):
         retry_file(output)

@@ -94,4 +94,4 @@ def by_suffix(table: Part[T], path: AnyPath, *, role: str) -> T:
         for suffix in sorted(known, key=len, reverse=True):
             if name.endswith(suffix):
                 return known[suffix]
-    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; known are {', '.join(table)}")
+    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; expected one of {', '.join(table)}")

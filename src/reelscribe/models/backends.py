@@ -231,9 +231,9 @@ def load_captioner(spec: ModelSpec) -> Captioner:
     """Build the captioner a spec describes.
 
     Raises:
-        SettingsError: for an unknown back end, options that it does not take, or a name that means no model.
-        MissingExtraError: when the back end's packages are not installed.
-        ModelError: when the model cannot be loaded.
+        SettingsError: an unknown back end, options that it does not accept, or a name that means no model.
+        MissingExtraError: the back end's packages are not installed.
+        ModelError: the model cannot be loaded.
     """
     row = backend_of(spec)
     spec = row.understand(spec)
@@ -249,10 +249,10 @@ def _check_options(spec: ModelSpec, row: Backend) -> None:
     kind = _object_at(row.options)
     for name in spec.options:
         if name not in kind.model_fields:
-            otherwise = f"there are {', '.join(kind.model_fields)}"
+            otherwise = f"expected one of {', '.join(kind.model_fields)}"
             hint = misplaced(name, row.advice or {}) or close_matches(name, kind.model_fields, otherwise=otherwise)
-            beside = row.address_option or f"the back end {spec.backend!r}"
-            raise SettingsError(f"model_params does not know {name!r} beside {beside}; {hint}")
+            whose = f"a server ({row.address_option})" if row.address_option else f"the back end {spec.backend!r}"
+            raise SettingsError(f"model_params has no option {name!r} for {whose}; {hint}")
     read_options(kind, spec.options)
 
 

@@ -1,4 +1,4 @@
-"""What reading a video may cost, and which videos may be read at all. Nothing here opens a file."""
+"""Limits on reading a video, and on which videos may be read. Nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ABOVE_ZERO = (
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What is refused, from the header where it tells, and what ends a reading that costs too much."""
+    """What is refused, from the header if possible, and what ends a read that costs too much."""
 
     max_source_pixels: int = 8192 * 8192
     """Largest frame of the source, height x width."""
