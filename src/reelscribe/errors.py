@@ -62,7 +62,7 @@ class MissingExtraError(ReelscribeError, ImportError):
 
 @contextmanager
 def needing(extra: str, *, purpose: str) -> Iterator[None]:
-    """Import what an extra brings in the body.
+    """A context for importing packages of an extra.
 
     Raises:
         MissingExtraError: it is not installed.

@@ -238,7 +238,7 @@ def size_now(path: AnyPath) -> int | None:
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A source that holds no row that is larger than this in memory."""
+    """A source with a limit on the size of a row in memory."""
 
     max_row_bytes: int
     """The largest row that is read, as it is stored."""
@@ -246,7 +246,7 @@ class Bounded(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A source whose samples may have a still picture in place of a video."""
+    """A source whose samples may have a still picture instead of a video."""
 
     images: bool
     """Whether such a picture is the sample's video."""
@@ -254,7 +254,7 @@ class Pictured(Protocol):
 
 @runtime_checkable
 class KnowsBytes(Protocol):
-    """A source that knows without reading rows which of its columns hold bytes."""
+    """A source that knows without reading rows which of its columns contain bytes."""
 
     def binary_columns(self) -> Iterable[str]:
         """Their names."""
@@ -262,9 +262,9 @@ class KnowsBytes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: what reads it, and what writes it; either may be missing.
+    """A format: its source and its sink; either may be missing.
 
-    An output is made of parts, each a whole file that holds rows, which are joined under the final name.
+    An output is made of parts, each a complete file of rows, which are joined under the final name.
 
     >>> Format(name="lines", suffixes=(".lines",), written=(".lines",), source=LinesSource, sink=LinesSink)
     """
@@ -274,11 +274,11 @@ class Format:
     suffixes: tuple[str, ...] = ()
     """Suffixes of the files that are read."""
     source: Callable[..., Source] | None = None
-    """Reads a file, given its path, or, where `many` names them, the files of a folder, given that and them."""
+    """Reads a file, given its path, or, for `many`, the files of a folder, given the folder and the files."""
     many: str | None = None
-    """What several files are called that make one data set in a folder, or by a pattern; None: they never do."""
+    """Name for several files that make up one data set in a folder, or by a pattern; None: they never do."""
     folder_source: Callable[[AnyPath], Source | None] | None = None
-    """Reads a folder that is a data set itself; gives None where the folder is something else."""
+    """Reads a folder that is a data set itself; returns None if the folder is something else."""
     written: tuple[str, ...] = ()
     """Suffixes of outputs."""
     is_named: bool = False
@@ -301,7 +301,7 @@ class Format:
     holds_videos: bool = False
     """Whether it can include videos from other files."""
     needs_one_video: bool = False
-    """Whether rows must have one video each where it holds them."""
+    """Whether rows must have one video each if videos are included."""
     holds_bytes: bool = False
     """Whether values of rows may be bytes."""
     has_types: bool = False
@@ -309,13 +309,13 @@ class Format:
     has_relative_paths: bool = False
     """Whether paths of videos in the output are relative to it."""
     captioned_rows: Callable[[Path], Iterator[tuple[Sample, str | None]]] | None = None
-    """Reads an output whose samples are files of their own: each row, and the text beside it; else None."""
+    """Reads an output whose samples are separate files: each row, and the text next to it; else None."""
     check_installed: Callable[[], object] | None = None
-    """Stops where a package is missing that the output is joined with; None: it needs none of an extra."""
+    """Raises if a package that joins the output is missing; None: it needs no extra."""
 
     @property
     def label(self) -> str:
-        """What names it on the command line: its name, or its first suffix."""
+        """Its name on the command line: its name, or its first suffix."""
         return self.name if self.is_named else self.written[0]
 
 

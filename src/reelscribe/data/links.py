@@ -82,7 +82,7 @@ def check_sole_name(path: Path, what: str) -> None:
 
 
 def _mode(path: Path, what: str) -> int | None:
-    """What is there; None: nothing."""
+    """The mode of what exists there; None: nothing."""
     try:
         return path.lstat().st_mode
     except FileNotFoundError:

@@ -76,8 +76,8 @@ def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
     """Read `sampling_params` as users write them, with this project's names or Hugging Face's.
 
     Raises:
-        SettingsError: for an unknown name (close matches are named), a value out of range, or two names of
-            one setting that disagree.
+        SettingsError: an unknown name (the message lists close matches), a value out of range, or two names of one
+            setting that disagree.
     """
     values: dict[str, Any] = {}
     for name, value in (params or {}).items():
@@ -138,7 +138,7 @@ def read_options(kind: type[Options], params: Mapping[str, Any]) -> Options:
     """A back end's own part of `model_params`.
 
     Raises:
-        SettingsError: for a value that cannot work.
+        SettingsError: a value that cannot work.
     """
     try:
         return kind(**{name: value for name, value in params.items() if name in kind.model_fields})
@@ -301,12 +301,12 @@ def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
     return clip
 
 
-# What a captioner may have besides: each of these stands alone, so that one that is given from Python needs none.
+# Optional members of a captioner, each a separate protocol, so that one given from Python needs none.
 
 
 @runtime_checkable
 class Noted(Protocol):
-    """A captioner that says something about itself in the summary of a run."""
+    """A captioner with notes for the summary of a run."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -324,7 +324,7 @@ class Timed(Protocol):
 
 @runtime_checkable
 class Advised(Protocol):
-    """A captioner that knows what lets its stages do more."""
+    """A captioner with advice for speeding up its stages."""
 
     @property
     def advice(self) -> Mapping[str, str]:
@@ -333,7 +333,7 @@ class Advised(Protocol):
 
 @runtime_checkable
 class Named(Protocol):
-    """A captioner that found out itself which model it has."""
+    """A captioner that determined its model itself."""
 
     @property
     def model(self) -> str:
@@ -345,12 +345,12 @@ class Sized(Protocol):
     """A captioner that works on several videos at once."""
 
     batch_size: int
-    """How many, at most; may be set between streams."""
+    """Most of them; may be set between streams."""
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A captioner that prepares videos for its model apart from it."""
+    """A captioner that can prepare videos separately from running its model."""
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Any]:
         """Prepare them, and do no more."""

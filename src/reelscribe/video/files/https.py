@@ -291,7 +291,7 @@ class _Answer:
         return self.place == self.start
 
     def read(self, count: int) -> bytes:
-        """Up to so many bytes; none at the end, also where that comes before the length that was told."""
+        """Up to so many bytes; none at the end, even if that comes before the announced length."""
         try:
             self._piece = self._piece or next(self._pieces, b"")
         except httpcore.RemoteProtocolError:
@@ -327,7 +327,7 @@ def _ask(url: str, start: int | None, clock: _Clock) -> _Answer:
 
 
 def _headers(response: httpcore.Response) -> dict[str, str]:
-    """Names in lower case and values; of a name that comes again, the first."""
+    """Lower-case names and values; the first of a repeated name."""
     return {
         name.decode("latin-1").lower(): value.decode("utf-8", "replace").strip()
         for name, value in reversed(response.headers)
@@ -373,7 +373,7 @@ def _checked(url: str) -> SplitResult:
 
 
 def _prepared(parts: SplitResult, start: int | None, clock: _Clock) -> tuple[httpcore.HTTPConnection, httpcore.Request]:
-    """A connection that is not yet made, and a request on it for the file from a byte on."""
+    """A connection that is not yet open, and a request on it for the file from a byte on."""
     assert parts.hostname is not None
     host, port = parts.hostname.encode("ascii" if parts.hostname.isascii() else "idna"), parts.port or 443
     target = quote(parts.path or "/", safe=_URL_CHARS)
@@ -392,8 +392,7 @@ def _prepared(parts: SplitResult, start: int | None, clock: _Clock) -> tuple[htt
 
 
 class _PublicNetwork(httpcore.NetworkBackend):
-    """Connections to addresses of the public internet alone; httpcore then proves that each is the server that was
-    named.
+    """Connections only to addresses on the public internet; httpcore then authenticates each as the named server.
 
     Args:
         clock: time for all that is sent and received.
@@ -413,7 +412,7 @@ class _PublicNetwork(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection each step of which takes no longer than a clock allows; errors are the socket's own.
+    """A connection with a time limit for each step; errors are the socket's own.
 
     Args:
         connected: the socket.
