@@ -99,7 +99,7 @@ def test_a_model_without_an_adapter_has_none():
     ("config", "words"),
     [
         ({"base": None}, "names no base model; name its base model, and give the adapter as model_params adapter="),
-        ({"base": "/home/me/base"}, "an adapter of '/home/me/base', which is not on this machine; name its model"),
+        ({"base": "/home/me/base"}, "an adapter of '/home/me/base', which is not on this machine; name its base model"),
         ({"base": "./base"}, "an adapter of './base', which is not on this machine"),
         ({"base": "qwen3:8b"}, "an adapter of 'qwen3:8b', which is not on this machine"),
     ],

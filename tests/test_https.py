@@ -385,7 +385,7 @@ def remote_blocks(url: str, window: TimeWindow) -> list[bytes]:
     ("path", "told"),
     [
         ("silent", "nothing arrived"),
-        ("changing", "has changed"),
+        ("changing", "the file changed while it was being read"),
         ("lying", "a different byte range than requested"),
     ],
 )

@@ -583,7 +583,7 @@ def test_fewer_choices_than_asked_for_are_a_failure(connect, server):
     captioner = connect()
     answering(server, lambda a: a["choices"].clear())
     (result,) = caption(captioner)
-    assert "gave 0 candidates where 1 were asked for" in result.failure.message
+    assert "returned 0 candidates where 1 were requested" in result.failure.message
 
 
 DEEP = b"[" * 100_000

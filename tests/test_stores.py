@@ -402,7 +402,7 @@ def test_failures_and_second_goes_of_a_stored_output(store: Door, video: Callabl
     assert [row["captions"] for row in open_source(output)] == [["caption of a"], ["caption of late"]]
     assert "out.parquet.failures.jsonl" not in names()
     shutil.rmtree(tmp_path / "state")
-    with pytest.raises(DataError, match="already exists"):
+    with pytest.raises(DataError, match="is there already"):
         caption_file(operator(), source, output)
     with pytest.raises(DataError, match="no run with the output"):
         retry_file(output)

@@ -377,8 +377,8 @@ def _common_model(model: str, served: Served) -> str:
     """
     chosen = {client: _model_of(model, client, models) for client, models in served.items()}
     if len(set(chosen.values())) > 1:
-        served = "; ".join(f"{client.base_url} serves {name!r}" for client, name in chosen.items())
-        raise ModelError(f"the servers do not serve the same model: {served}; name one with --model, or leave some out")
+        names = "; ".join(f"{client.base_url} serves {name!r}" for client, name in chosen.items())
+        raise ModelError(f"the servers do not serve the same model: {names}; name one with --model, or leave some out")
     return next(iter(chosen.values()))
 
 
