@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 LeaveOut = Callable[[AnyPath], bool]
-"""Whether a file of a folder, or of a pattern, is no part of the input."""
+"""Whether a file of a folder, or of a pattern, is excluded from the input."""
 BYTES_PER_VALUE = 16
 """A row may hold one value per so many bytes of the limit: an empty list takes three bytes in a file, and about twenty
 times as many in memory."""

@@ -239,7 +239,7 @@ class VideoSource:
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
 
     def _decoder_options(self) -> dict[str, str]:
-        """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
+        """Decode no picture much larger than allowed, whatever the header declares, even while probing."""
         return {"max_pixels": str(2 * self.limits.max_source_pixels + _ROOM_PIXELS)}
 
 
@@ -358,9 +358,8 @@ def _here(file: IO[bytes], url: str, limits: ReadLimits) -> VideoSource:
 
 
 def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int]]:
-    """The parts of a file that need not be fetched where only times are wanted; none where it is better fetched at
-    once: a small one, one that does not tell in one place where its pictures are, a still picture, or one for the
-    cache."""
+    """The parts of a file that need not be fetched if only times are read; none if it is better fetched at once: a
+    small one, one without a single index of its pictures, a still picture, or one for the cache."""
     if limits.video_cache is not None or file.stat().st_size < LEFT_OUT_BYTES:
         return ()
     head = file.read_range(0, HEAD_BYTES)

@@ -58,13 +58,13 @@ def read_clips(
         workers: processes; None: as many as there are cores, added as needed.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        prefetch_bytes: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
+        prefetch_bytes: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` per process.
 
     Yields:
         Each request with its clip or failure, as they are ready.
 
     Raises:
-        SettingsError: where `workers` or `prefetch_bytes` is below 1.
+        SettingsError: `workers` or `prefetch_bytes` is below 1.
     """
     pool = WorkerPool(workers, prefetch_bytes=prefetch_bytes)
     stream = ClipStream(pool, requests, policy, limits=limits, root=root)
@@ -83,8 +83,8 @@ class ClipStream:
     """Clips of a stream of requests; an iterator whose `close` may be called from any thread.
 
     No further request is taken while the pixels that wait for the consumer, with those being read counted like the
-    largest so far, reach the pool's `prefetch_bytes`, or `MAX_BYTES_PER_WORKER` for each process; one video is
-    always read. Where `requests` raises, what it gave before comes out first.
+    largest so far, reach the pool's `prefetch_bytes`, or `MAX_BYTES_PER_WORKER` per process; one video is always read.
+    If `requests` raises, earlier requests come out first.
 
     Args:
         pool: the processes that read; they stay when the stream ends.

@@ -238,12 +238,12 @@ class WorkerPool:
     """Processes that are lent to streams.
 
     Args:
-        workers: how many; None: as many as there are cores, at most `MAX_WORKERS`, added as they are needed.
-        prefetch_bytes: bound of each stream on its pixels, in bytes; None: it goes by the number of processes.
+        workers: how many; None: as many as there are cores, at most `MAX_WORKERS`, added as needed.
+        prefetch_bytes: bound of each stream on its pixels, in bytes; None: depends on the number of processes.
         reader: `module:function` that reads a video.
 
     Raises:
-        SettingsError: where `workers` or `prefetch_bytes` is below 1.
+        SettingsError: `workers` or `prefetch_bytes` is below 1.
     """
 
     def __init__(self, workers: int | None = None, *, prefetch_bytes: int | None = None, reader: str = READER) -> None:
