@@ -1,7 +1,7 @@
 """Whole runs over the same files: reelscribe's operator, Data-Juicer's own, and two plain loops over transformers.
 
-`python -m benchmarks.captioning` measures all of them, several rounds in turn, each in a process of its own, and writes
-`runs/benchmarks/captioning.json`. Everyone gets the bundled checkpoint, the same prompt, the same sampling settings and
+`python -m benchmarks.captioning` measures all of them, several rounds in turn, each in its own process, and writes
+`runs/benchmarks/captioning.json`. All get the bundled checkpoint, the same prompt, the same sampling settings and
 both cores; models are loaded, and one video captioned, before the clock starts.
 """
 
@@ -44,7 +44,7 @@ def rows_of(paths: list[Path]) -> list[dict[str, Any]]:
     return [{"text": "<__dj__video>", "videos": [str(path.resolve())]} for path in paths]
 
 
-# one contestant, in a process of its own
+# one contestant, in its own process
 
 
 def ours(paths: list[Path], candidates: int) -> dict[str, float]:
@@ -71,12 +71,12 @@ def ours(paths: list[Path], candidates: int) -> dict[str, float]:
 
 
 def loop(paths: list[Path], candidates: int) -> dict[str, float]:
-    """One video after the other; `generate` once a candidate, as examples show it."""
+    """One video after the other; `generate` once per candidate, as in examples."""
     return plain(paths, batch=1, calls=candidates, sequences=1)
 
 
 def batch(paths: list[Path], candidates: int) -> dict[str, float]:
-    """Several videos a call, all candidates of each by `num_return_sequences`."""
+    """Several videos per call, all candidates of each by `num_return_sequences`."""
     return plain(paths, batch=BATCH, calls=1, sequences=candidates)
 
 
@@ -110,7 +110,7 @@ def plain(paths: list[Path], *, batch: int, calls: int, sequences: int) -> dict[
 
 
 def prepared(processor: Any, files: list[Path]) -> Any:
-    """What the processor makes of the files; it chooses frames and sizes itself."""
+    """The processor's inputs from the files; it chooses frames and sizes itself."""
     turn = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": PROMPT}]}]
     text = processor.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     frames, metadata = zip(*map(decoded, files), strict=True)
@@ -120,7 +120,7 @@ def prepared(processor: Any, files: list[Path]) -> Any:
 
 
 def decoded(path: Path) -> tuple[Any, dict[str, Any]]:
-    """All frames of a file as uint8 `[T, H, W, 3]`, and what the processor must know of them."""
+    """All frames of a file as uint8 `[T, H, W, 3]`, and their metadata for the processor."""
     import av
     import numpy as np
 
@@ -158,7 +158,7 @@ def measure(name: str, clips: str, candidates: int) -> dict[str, float]:
 
 
 def all_rounds(sets: Sequence[str], say: Callable[[str], None]) -> dict[str, list[dict[str, float]]]:
-    """Every contestant on sets of clips, in turn; what was found of other sets stays."""
+    """Every contestant on sets of clips, in turn; results of other sets are kept."""
     before = json.loads(OUT.read_text("utf-8"))["found"] if OUT.exists() else {}
     found: dict[str, list[dict[str, float]]] = {
         key: run for key, run in before.items() if key.split(".")[1] not in sets
@@ -176,7 +176,7 @@ def all_rounds(sets: Sequence[str], say: Callable[[str], None]) -> dict[str, lis
 
 
 def save(found: dict[str, list[dict[str, float]]]) -> None:
-    """Write what there is, so that a run that is stopped is not for nothing."""
+    """Write the results so far, so that a stopped run is not wasted."""
     OUT.write_text(json.dumps({"figures": figures(found), "found": found}, indent=1), "utf-8")
 
 

@@ -31,7 +31,7 @@ SPEEDS = {"slow_device": 0.5, "fast_device": 1.5}
 
 
 class Waiting:
-    """A captioner whose model is elsewhere: it takes a clip, waits, and answers.
+    """A captioner whose model is elsewhere: it receives a clip, waits, and answers.
 
     Args:
         seconds: time for one clip.

@@ -24,7 +24,7 @@ DRIFT = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What pictures are like, and how they are encoded."""
+    """The look of pictures, and their encoding."""
 
     noise: float
     """Standard deviation of the sensor noise, in grey levels."""
@@ -55,7 +55,7 @@ class ClipKind:
     key_frame_every: int = 48
     """Frames between two key frames."""
     scene_cuts: bool = True
-    """Whether there are key frames as well where the encoder takes noise for a cut."""
+    """Whether the encoder also inserts key frames where it mistakes noise for a cut."""
     look: Look = WEB
     """Pictures and encoding."""
 
@@ -79,7 +79,7 @@ FROM_CAMERAS = (
 
 
 def make_clips(folder: Path, count: int, *, kinds: tuple[ClipKind, ...]) -> list[Path]:
-    """Render `count` clips, kinds in turn; those that are there already are kept."""
+    """Render `count` clips, kinds in turn; existing ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for seed in range(count):
@@ -147,7 +147,7 @@ def _pictures(rng: np.random.Generator, scene: np.ndarray, kind: ClipKind):
 
 
 def make_scenes(folder: Path, count: int, *, height: int = 240, width: int = 320, seconds: int = 4) -> list[Path]:
-    """Clips of the kind that the bundled model knows, coloured shapes at 25 frames a second; kept if they are there."""
+    """Clips of the kind that the bundled model knows, coloured shapes at 25 frames a second; kept if they exist."""
     from reelscribe.demo.render import encode_mp4, render
     from reelscribe.demo.scenes import sample_scene
 
@@ -175,7 +175,7 @@ def properties(path: Path) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Tell what files are like."""
+    """Describe files."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     for path in sorted(parser.parse_args().folder.glob("*.mp4")):

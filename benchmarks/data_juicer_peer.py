@@ -1,15 +1,15 @@
 """Data-Juicer's own operator, timed: `video_captioning_from_vlm_mapper` of py-data-juicer 1.6.1 on transformers.
 
-Run by the python of an environment of its own (`requirements-data-juicer.txt`); it knows nothing of reelscribe.
+Run by the Python of a separate environment (`requirements-data-juicer.txt`); it does not use reelscribe.
 
 The operator runs as Data-Juicer's executor runs it: `NestedDataset.process`, which calls `operator.run` over the data
 set, in the operator's own batches of ten rows. It runs in this process, not in a pool of one worker (`num_proc` is
-None, where the executor's `np: 1` would start one), because such a worker allows itself one thread only and would leave
-all other cores idle. `skip_op_error` stays off, so that an error ends the run instead of emptying a batch.
+None, where the executor's `np: 1` would start one), because such a worker uses only one thread and would leave all
+other cores idle. `skip_op_error` stays off, so that an error ends the run instead of emptying a batch.
 
 As published, what it does for a video is: open the file once and decode nothing of it, let the processor decode it and
 sample frames, then call `generate` once for each candidate, each time with the vision encoder and the whole prompt. The
-repairs below are made to the installed operator while this script runs, and are all that is not as published.
+fixes below are applied to the installed operator while this script runs, and are the only changes.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ def repair_length(operator: type) -> None:
 
 
 def repair_emptiness(operator: type) -> None:
-    """A batch that has results is given back as an empty one: the test for "nothing was generated" is the wrong way
-    round. It is turned round."""
+    """A batch with results is returned as an empty one: the test for "nothing was generated" is inverted. It is
+    corrected."""
     test = "if len(samples_after_generation) {} 0:"
     _mend(operator, "process_batched", test.format(">"), test.format("=="))
 
 
 def repair_closing(module: ModuleType) -> None:
-    """Before a file is closed each of its video streams is told to close, which streams of today's PyAV cannot. That
-    line goes; closing the file closes them."""
+    """Before a file is closed each of its video streams is closed, which current PyAV does not support. That line is
+    removed; closing the file closes them."""
     _mend(module, "close_video", "video_stream.close(strict=False)", "pass")
 
 
 def repair_sampling(max_tokens: int, temperature: float, top_p: float) -> dict[str, Any]:
     """The default settings are vLLM's (`max_tokens`, `stop_token_ids`, `top_k` -1) with `do_sample` at temperature 0:
-    transformers refuses them. These are handed to the operator in their place, as `sampling_params`; `top_k` 0 turns
-    off the 50 that transformers would use."""
+    transformers refuses them. These are passed to the operator instead, as `sampling_params`; `top_k` 0 turns off the
+    50 that transformers would use."""
     if temperature == 0:
         return {"do_sample": False, "max_new_tokens": max_tokens}
     drawing = {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
@@ -80,7 +80,7 @@ def repair_reading() -> None:
 
 
 def _mend(place: type | ModuleType, name: str, broken: str, mended: str) -> None:
-    """Compile a function again with one piece of its source exchanged."""
+    """Recompile a function with one piece of its source replaced."""
     function: FunctionType = getattr(place, name)
     source = textwrap.dedent(inspect.getsource(function))
     if (found := source.count(broken)) != 1:
@@ -94,7 +94,7 @@ def _mend(place: type | ModuleType, name: str, broken: str, mended: str) -> None
 
 
 def load(asked: argparse.Namespace) -> tuple[Any, Counter[str]]:
-    """The repaired operator with its model loaded, and the counts of what goes through that model."""
+    """The fixed operator with its model loaded, and counts of that model's calls."""
     from data_juicer.ops.mapper import video_captioning_from_vlm_mapper as published
     from data_juicer.utils.model_utils import get_model, torch
 
@@ -144,7 +144,7 @@ def has_caption(row: dict[str, Any]) -> bool:
 
 
 def measure(asked: argparse.Namespace) -> dict[str, float]:
-    """Caption all rows, write what came out, and say what it took."""
+    """Caption all rows, write the results, and return the cost."""
     rows = [json.loads(line) for line in Path(asked.data).read_text("utf-8").splitlines()]
     began = time.perf_counter()
     operator, counts = load(asked)

@@ -1,8 +1,8 @@
 """CPU time of decoding alone: reelscribe's reader against OpenCV, decord, TorchCodec and a plain loop over PyAV.
 
 `python -m benchmarks.decode` measures every case, several rounds in turn, and writes `runs/benchmarks/decode.json`;
-`--real FOLDER` adds files of yours. Each reader runs in a process of its own (`--measure`), gives the same frames at
-the same size, and is used in the way that costs it least. Seconds are user and system time of all its threads.
+`--real FOLDER` adds files of yours. Each reader runs in its own process (`--measure`), returns the same frames at the
+same size, and is used in its cheapest way. Seconds are user and system time of all its threads.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v"})
 CLIPS = 12
 ROUNDS = 3
 PASSES = 15
-"""Of each reader, where they take turns after every file."""
+"""Processes per reader, if they take turns after every file."""
 MIN_CPU_SECONDS = 5.0
-"""A measurement reads its files again until it has taken this long: short ones tell little."""
+"""A measurement rereads its files until it has taken this long: short ones show little."""
 OURS = "reelscribe"
 TWO_FPS = FramePolicy(fps=2.0)
 EIGHT_FRAMES = FramePolicy(fps=None, num_frames=8)
@@ -56,11 +56,11 @@ class Case:
     readers: dict[str, dict[str, Reader]]
     """By name, then by the way they are used; reelscribe's is the first."""
     figure: str
-    """How its figures begin."""
+    """Prefix of its figures."""
     is_real: bool = False
     """Whether the files are the user's."""
     gives_others: bool = False
-    """Whether other frames than the wanted ones are no fault."""
+    """Whether frames other than the requested ones are not an error."""
     in_turn: bool = False
     """Whether the readers take turns after every file, in one process, as those of one library can: what a busy machine
     does to one it then does to the other."""
@@ -124,13 +124,13 @@ CASES: dict[str, Case] = {
 }
 
 
-# one reader, in a process of its own
+# one reader, in its own process
 
 
 def measure(read: Reader, plan_file: Path) -> dict[str, float]:
     """CPU seconds for all files, the median of several passes, and whether the frames are the right ones."""
     plan = list(read_plan(plan_file))
-    one_pass(read, plan)  # what is loaded, looked up or cached once does not count
+    one_pass(read, plan)  # one-time loading and caching do not count
     passes: list[dict[str, float]] = []
     while sum(one["cpu_seconds"] for one in passes) < MIN_CPU_SECONDS:
         passes.append(one_pass(read, plan))
@@ -153,7 +153,7 @@ def one_pass(read: Reader, plan: list[tuple[Wanted, np.ndarray]]) -> dict[str, f
 
 
 def measure_in_turn(case: Case, ways: dict[str, str], plan_file: Path, *, passes: int) -> dict[str, Any]:
-    """What `measure` gives for each reader, who take turns file by file, in this process."""
+    """The result of `measure` for each reader, taking turns file by file, in this process."""
     plan, readers = list(read_plan(plan_file)), {name: case.readers[name][way] for name, way in ways.items()}
     for read in readers.values():
         one_pass(read, plan)
@@ -177,7 +177,7 @@ def measure_or_reason(case: str, name: str, way: str) -> dict[str, Any]:
 
 
 def plan_of(case: str) -> Path:
-    """Where it is written what a case wants."""
+    """The file with the plan of a case."""
     return WORK / "decode" / f"{case}.npz"
 
 
@@ -187,11 +187,11 @@ _THIS = (sys.executable, "-m", "benchmarks.decode")
 
 
 def run(case: str, name: str, way: str) -> dict[str, Any]:
-    """Measure in a process of its own."""
+    """Measure in a separate process."""
     command = [*_THIS, "--measure", name, "--case", case, "--way", way]
     try:
         return measured([*prefix(name, WORK / "decode" / "ffmpeg"), *command])
-    except RuntimeError:  # a library took the process with it
+    except RuntimeError:  # a library crashed the process
         return {"reason": "its process breaks off"}
 
 
@@ -213,7 +213,7 @@ def run_case(case: str, real: Path | None, *, rounds: int, say: Callable[[str], 
 def take_turns(
     case: str, ways: dict[str, str], *, rounds: int, say: Callable[[str], None]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Every reader again and again, in turn."""
+    """Every reader repeatedly, in turn."""
     if CASES[case].in_turn:
         return measured([*_THIS, "--in-turn", json.dumps(ways), "--case", case, "--rounds", str(PASSES)])
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
@@ -234,7 +234,7 @@ def try_ways(case: str, name: str, say: Callable[[str], None]) -> dict[str, dict
 
 
 def cheapest(trials: dict[str, dict[str, Any]]) -> str | None:
-    """The way with least CPU time of those with the most right frames; None where none runs."""
+    """The way with least CPU time of those with the most right frames; None if none runs."""
     ran = {way: found for way, found in trials.items() if "reason" not in found}
     return min(ran, key=lambda way: (-ran[way]["right"], ran[way]["cpu_seconds"]), default=None)
 
@@ -267,7 +267,7 @@ def notes(found: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def before() -> dict[str, dict[str, Any]]:
-    """What was measured before, by case; nothing where there is no such file."""
+    """Earlier results, by case; empty if the file does not exist."""
     if not RESULTS.exists():
         return {}
     found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text("utf-8"))["found"]
@@ -275,7 +275,7 @@ def before() -> dict[str, dict[str, Any]]:
 
 
 def write(found: dict[str, dict[str, Any]]) -> None:
-    """Write the figures and what they come from."""
+    """Write the figures and their raw data."""
     results = {
         "figures": {name: round(value, 4) for name, value in figures(found).items()},
         "found": found,
@@ -288,7 +288,7 @@ def write(found: dict[str, dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Measure one reader, which is told; one case, which takes the place of its last figures; or everything."""
+    """Measure one reader, and print it; one case, replacing its last figures; or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", choices=list(CASES), help="this one alone")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="a folder of videos to read as well")

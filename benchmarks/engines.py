@@ -1,7 +1,7 @@
-"""vLLM's engine as reelscribe feeds it, against itself and against vLLM's own offline interface.
+"""vLLM's engine as driven by reelscribe, compared with itself and with vLLM's own offline interface.
 
 `python -m benchmarks.engines` measures everything, several rounds in turn, and writes `docs/benchmarks_engines.md` and
-its figures to `benchmarks/results.json`. Each engine runs in a process of its own, so that none is in another's way.
+its figures to `benchmarks/results.json`. Each engine runs in its own process, so that none interferes with another.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ IDLE_CLIPS = 200
 ROUNDS = 3
 
 
-# one measurement, in a process of its own
+# one measurement, in its own process
 
 
 def ours(paths: list[Path], model: str) -> dict[str, float]:
-    """Files to captions: read beside the engine, frames handed over one by one."""
+    """Files to captions: read in parallel with the engine, frames passed one by one."""
     captioner, spans = started(model)
     requests = requests_of(paths)
     list(captioner.caption(read(requests[-1:], captioner)))
@@ -168,7 +168,7 @@ def offline(model: str) -> tuple[Any, Any, str]:
 
 
 def told(outputs: list[Any], began: float) -> dict[str, float]:
-    """What a run of `LLM` took and read."""
+    """The cost of a run of `LLM`, and what it read."""
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "prompt_tokens": sum(len(output.prompt_token_ids) for output in outputs)}
 

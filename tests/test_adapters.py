@@ -98,8 +98,8 @@ def test_a_model_without_an_adapter_has_none():
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"base": None}, "does not say of which model; name its model, and the adapter with model_params adapter="),
-        ({"base": "/home/me/base"}, "an adapter of '/home/me/base', which is not on this machine; name its model"),
+        ({"base": None}, "names no base model; name its base model, and give the adapter as model_params adapter="),
+        ({"base": "/home/me/base"}, "an adapter of '/home/me/base', which is not on this machine; name its base model"),
         ({"base": "./base"}, "an adapter of './base', which is not on this machine"),
         ({"base": "qwen3:8b"}, "an adapter of 'qwen3:8b', which is not on this machine"),
     ],
@@ -147,7 +147,7 @@ def test_a_broken_adapter_is_one_line(damage, words, lora):
         ({"target_modules": modules()[:2]}, "does not fit: the model has no place for"),
         ({"target_modules": ["q_proj", "v_proj", "o_proj"]}, "does not fit: the adapter lacks weights of"),
         ({"target_modules": ["nothing"]}, "not found in the base model"),
-        ({"r": 8}, "other sizes than its config says"),
+        ({"r": 8}, "do not match the sizes in its config"),
     ],
 )
 def test_an_adapter_that_does_not_fit_is_one_line(config, words, tmp_path):
@@ -161,16 +161,16 @@ def test_an_adapter_that_does_not_fit_is_one_line(config, words, tmp_path):
 def test_an_adapter_that_adds_to_the_prompt_is_one_line(lora):
     config = {"peft_type": "PROMPT_TUNING", "base_model_name_or_path": str(DEMO), "num_virtual_tokens": 2}
     (lora / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ModelError, match="adapters that add to the prompt cannot be used"):
+    with pytest.raises(ModelError, match="adapters that add to the prompt are not supported"):
         load_model(str(lora), {"device": "cpu"})
 
 
 def test_two_adapters_are_one_line(lora, tmp_path):
     other = write_lora(tmp_path / "other")
-    with pytest.raises(ModelError, match="names another .*; one can be used"):
+    with pytest.raises(ModelError, match="names another .*; only one can be used"):
         load_model(str(lora), {"device": "cpu", "adapter": str(other)})
     on_top = write_lora(tmp_path / "top", base=str(embedded(lora, tmp_path / "model")))
-    with pytest.raises(ModelError, match="which brings an adapter itself; merge the two first"):
+    with pytest.raises(ModelError, match="which itself contains an adapter; merge those two first"):
         load_model(str(on_top), {"device": "cpu"})
 
 

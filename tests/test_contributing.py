@@ -108,5 +108,5 @@ def test_a_format(rows: Path, tmp_path: Path) -> None:
     assert "kept 1 caption that was edited by hand" in done.stdout
     assert output.read_text().splitlines()[0] == f"{videos[0]}\tA person wrote this."
     other = reelscribe("caption", output, "-o", tmp_path / "out.lst", *SAY, site=site, code=1)
-    assert "known are .jsonl, " in other.stderr
+    assert "expected one of .jsonl, " in other.stderr
     assert other.stderr.rstrip().endswith(", .list")

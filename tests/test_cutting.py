@@ -264,7 +264,7 @@ def test_a_file_with_the_name_of_a_part_is_not_replaced(
     out.mkdir()
     (out / name).write_bytes(b"theirs")
     source = three(tmp_path, rendered("sound.mp4"), {"video": str(rendered("sound.mp4"))})
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists"):
         caption_file(operator(), source, out, **SETTINGS)
     assert names_in(out) == [name]
 

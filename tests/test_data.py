@@ -336,7 +336,7 @@ def test_a_folder_of_parquet_files_is_one_data_set(tmp_path: Path) -> None:
     assert list(source) == [{"id": 1, "extra": None}, {"id": 2, "extra": "x"}]
     assert (source.count(), source.fields(), source.folder) == (2, ["id", "extra"], folder)
     write(folder / "c.parquet", [{"id": "text"}])
-    with pytest.raises(DataError, match="do not fit together"):
+    with pytest.raises(DataError, match="have incompatible schemas"):
         open_source(folder).schema()
 
 

@@ -61,7 +61,7 @@ def test_a_format_of_a_package_takes_nothing_away(brought: None, tmp_path: Path)
 def test_what_cannot_be_loaded_is_logged_where_a_suffix_is_unknown(
     brought: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(DataError, match=r"cannot tell the format of output .*; known are \.jsonl, .*, \.other$"):
+    with pytest.raises(DataError, match=r"cannot tell the format of output .*; expected one of \.jsonl, .*, \.other$"):
         Target.of(tmp_path / "out.unheard")
     assert [line.message.split(" cannot")[0] for line in caplog.records] == [
         "the format 'jsonl' of heaps is not used: one is built in",

@@ -672,7 +672,7 @@ def test_rows_of_a_data_file_keep_their_fields_in_the_table(tmp_path: Path) -> N
 
 def test_videos_elsewhere_are_copied_if_wanted(tmp_path: Path) -> None:
     source = clips(tmp_path / "clips", "a.mp4", "deep/b.mp4")
-    with pytest.raises(DataError, match=r"lies outside of .*--with-videos"):
+    with pytest.raises(DataError, match=r"is outside .*--with-videos"):
         caption_file(operator(), source, tmp_path / "out", format="videofolder")
     caption_file(operator(), source, tmp_path / "out", format="videofolder", with_videos=True)
     assert (tmp_path / "out/deep/b.mp4").read_bytes() == b"deep/b.mp4"
@@ -681,7 +681,7 @@ def test_videos_elsewhere_are_copied_if_wanted(tmp_path: Path) -> None:
 
 def test_texts_that_are_there_are_not_replaced_unasked(tmp_path: Path) -> None:
     folder = clips(tmp_path / "clips", "a.mp4", "a.txt")
-    with pytest.raises(DataError, match=r"a\.txt' is there already"):
+    with pytest.raises(DataError, match=r"a\.txt' already exists"):
         caption_file(operator(), folder, folder, format="videofolder")
     caption_file(operator(), folder, folder, format="videofolder", overwrite=True)
     assert (folder / "a.txt").read_text("utf-8") == "a läuft 0"

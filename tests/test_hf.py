@@ -766,7 +766,7 @@ def test_a_message_is_cut(build, monkeypatch):
 
 
 def test_a_missing_clip_is_a_bug(build):
-    with pytest.raises(TypeError, match="without a clip"):
+    with pytest.raises(TypeError, match="has no clip"):
         list(build().caption([(ask(0), None)]))
 
 
@@ -817,11 +817,11 @@ def test_on_the_cpu_it_computes_in_float32_unless_told():
     [
         ({"max_batch_sizes": 4}, "did you mean max_batch_size"),
         ({"attn_implementations": "sdpa"}, "did you mean attn_implementation"),
-        ({"zzz": 4}, "ours are prompt_order, chat_template_kwargs, device"),
+        ({"zzz": 4}, "besides from_pretrained's arguments it has prompt_order, chat_template_kwargs, device"),
         ({"max_batch_size": 0}, "greater than 0; got 0"),
         ({"prompt_order": "last"}, "video_first.*got 'last'"),
         ({"dtype": "f16"}, "dtype must be.*got 'f16'"),
-        ({"device": "gpu"}, "device 'gpu' is not there"),
+        ({"device": "gpu"}, "device 'gpu' is not available"),
         ({"device": "cpu", "device_map": "auto"}, "give one of them"),
         ({"trust_remote_code": "yes"}, "must be true or false"),
     ],

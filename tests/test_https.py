@@ -385,8 +385,8 @@ def remote_blocks(url: str, window: TimeWindow) -> list[bytes]:
     ("path", "told"),
     [
         ("silent", "nothing arrived"),
-        ("changing", "has changed"),
-        ("lying", "another part"),
+        ("changing", "the file changed while it was being read"),
+        ("lying", "a different byte range than requested"),
     ],
 )
 def test_a_film_that_does_not_arrive_is_a_failure(film_site: Site, path: str, told: str) -> None:
@@ -428,7 +428,7 @@ def test_redirects_are_checked_for_every_range(film_site: Site, monkeypatch: pyt
     monkeypatch.setattr(https, "is_public", lambda address: address == "127.0.0.1" and len(film_site.asked) < 2)
     failure = failure_of(film_site.url("capped"))
     assert failure.kind == "unreadable"
-    assert "not in the public internet" in failure.message
+    assert "not on the public internet" in failure.message
 
 
 # what comes

@@ -141,7 +141,7 @@ def test_a_process_that_never_says_it_is_ready_is_an_error(tmp_path: Path, monke
     monkeypatch.setattr(pool_module, "START_SECONDS", 0.5)
     silent = WorkerPool(1, reader="never_ready:read")
     began = time.monotonic()
-    with pytest.raises(ReelscribeError, match=r"said nothing for 0\.5 seconds"):
+    with pytest.raises(ReelscribeError, match=r"no sign of life for 0\.5 seconds"):
         read(silent, tmp_path, ["a"])
     silent.close()
     assert time.monotonic() - began < 10

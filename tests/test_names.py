@@ -78,31 +78,31 @@ WRONG = {
     "''": "is empty",
     "qwen3-vl:8b": "Ollama.*--server http://localhost:11434/v1",
     "qwen3-vl:latest": "Ollama",
-    f"{NAME}:v1": f"holds a tag, 'v1'.*{NAME}@v1",
-    f"hf.co/{NAME}:Q4_K_M": "holds a tag, 'Q4_K_M'.*quantisation",
-    f"https://huggingface.co/{NAME}:8b": "holds a tag",
-    f"{NAME}@": "neither a folder here nor a name on the hub",
-    f"hf://{NAME}@": "no address of a model",
+    f"{NAME}:v1": f"has a tag, 'v1'.*{NAME}@v1",
+    f"hf.co/{NAME}:Q4_K_M": "has a tag, 'Q4_K_M'.*quantisation",
+    f"https://huggingface.co/{NAME}:8b": "has a tag",
+    f"{NAME}@": "neither a local folder nor a name on the hub",
+    f"hf://{NAME}@": "not the address of a model",
     "Org/Video 3B": "did you mean Org/Video-3B",
     "Org\\Video-3B": "did you mean Org/Video-3B",
-    "Org/Group/Video-3B": "neither a folder here nor a name on the hub",
-    "Org/..Video": "neither a folder",
-    "a\0b": "neither a folder",
-    "x" * 5000: "neither a folder",
-    "hf://": "no address of a model",
-    "hf://video": "no address of a model",
-    "https://": "no hub of models",
-    "https://[::1/Org/Video": "no hub of models",
-    "https://huggingface.co/Org": "no address of a model",
-    "https://huggingface.co/Org/Video%203B": "no address of a model",
+    "Org/Group/Video-3B": "neither a local folder nor a name on the hub",
+    "Org/..Video": "neither a local folder",
+    "a\0b": "neither a local folder",
+    "x" * 5000: "neither a local folder",
+    "hf://": "not the address of a model",
+    "hf://video": "not the address of a model",
+    "https://": "not a model hub",
+    "https://[::1/Org/Video": "not a model hub",
+    "https://huggingface.co/Org": "not the address of a model",
+    "https://huggingface.co/Org/Video%203B": "not the address of a model",
     "https://huggingface.co/datasets/Org/Clips": "address of a dataset, not of a model",
     "https://huggingface.co/spaces/Org/Show": "address of a space, not of a model",
     "https://huggingface.co/papers/2511.21631": "shows no model",
     f"https://huggingface.co/{NAME}/blob/main/video-Q4.gguf": "one GGUF file.*gguf_file=video-Q4.gguf",
-    f"https://models.example/{NAME}": "'models.example', which is no hub.*HF_ENDPOINT",
+    f"https://models.example/{NAME}": "'models.example', which is not a model hub.*HF_ENDPOINT",
     "http://localhost:8000/v1": "--server",
-    "s3://bucket/model": "download it and name its folder",
-    "vllm serve Org/Video-3B": "neither a folder",
+    "s3://bucket/model": "download it and give its folder",
+    "vllm serve Org/Video-3B": "neither a local folder",
 }
 """What means no model, or could mean several, and what is said of it."""
 
@@ -187,7 +187,7 @@ def test_two_revisions_are_one_line():
 
 
 def test_vllm_loads_no_folders_of_repositories():
-    with pytest.raises(SettingsError, match="vLLM loads whole repositories alone"):
+    with pytest.raises(SettingsError, match="vLLM loads whole repositories only"):
         understood(ModelSpec("vllm", f"https://hf.co/{NAME}/tree/main/sub"))
 
 
@@ -297,8 +297,8 @@ def test_the_processor_beside_a_server_may_be_pasted():
     [
         ({"load_in_4bit": True}, 'quantization_config={"load_in_4bit": true}'),
         ({"load_in_8bit": True}, 'quantization_config={"load_in_4bit": true}, or load_in_8bit'),
-        ({"bnb_4bit_compute_dtype": "bfloat16"}, "quantization_config=.*with this beside it"),
-        ({"quantization_config": "awq"}, "must be a mapping.*got 'awq' .*AWQ or GPTQ say, needs none"),
+        ({"bnb_4bit_compute_dtype": "bfloat16"}, "quantization_config=.*with this next to it"),
+        ({"quantization_config": "awq"}, "must be a mapping.*got 'awq' .*AWQ or GPTQ, needs none"),
         ({"quantization_config": {}}, "must be a mapping"),
         ({"max_pixels": 100_000}, r"--max-pixels \(max_pixels\)"),
         ({"nframes": 8}, r"--num-frames \(num_frames\)"),
@@ -306,7 +306,7 @@ def test_the_processor_beside_a_server_may_be_pasted():
         ({"time_tolerance_seconds": 1}, "--time-tolerance "),
         ({"temperature": 0.5}, r"--sampling-param temperature=… \(sampling_params\)"),
         ({"max_new_tokens": 9}, "--sampling-param max_new_tokens"),
-        ({"num_beams": 2}, "beam search is not offered"),
+        ({"num_beams": 2}, "beam search is not supported"),
         ({"use_flash_attention_2": True}, "attn_implementation=flash_attention_2"),
         ({"tensor_parallel_size": 2}, r"enable_vllm \(--vllm\)"),
         ({"enable_thinking": False}, "chat_template_kwargs="),

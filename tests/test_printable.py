@@ -202,6 +202,8 @@ def test_the_identity_and_the_command_of_a_run_hold_no_credentials(tmp_path):
 
 def test_a_store_is_never_shown_a_key_in_an_address():
     path = StoredPath("s3://K:S3/S3CRET@bucket/rows.jsonl")
-    with pytest.raises(PermissionError, match=r"s3://bucket/rows.jsonl: stores read no user or key") as told:
+    with pytest.raises(
+        PermissionError, match=r"s3://bucket/rows.jsonl: a user or key in an address is not used"
+    ) as told:
         path.exists()
     assert SECRET not in str(told.value)

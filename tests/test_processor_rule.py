@@ -182,7 +182,7 @@ def test_a_size_that_a_processor_decides_alone_is_refused_by_name() -> None:
     for name in ("internvl", "llava_onevision", "video_llava", "gemma4", "smolvlm"):
         policy = policy_for(name)
         for setting in ("max_pixels", "min_pixels"):
-            with pytest.raises(SettingsError, match=f"{setting} .*changes nothing for this model"):
+            with pytest.raises(SettingsError, match=f"{setting} .*has no effect on this model"):
                 policy.override(FrameSettings(**{setting: 10_000}))
     with pytest.raises(SettingsError, match="448 x 448"):
         policy_for("internvl").override(FrameSettings(max_pixels=10_000))
@@ -299,7 +299,7 @@ def test_processes_that_read_ask_for_the_frames(tmp_path: Path) -> None:
 
 
 def test_nobody_to_ask_is_a_bug() -> None:
-    with pytest.raises(RuntimeError, match="nobody said how to ask"):
+    with pytest.raises(RuntimeError, match="no way to call it was set up"):
         ParentsRule().choose(Question(10, 5.0, 2.0))
 
 

@@ -235,7 +235,7 @@ def test_probabilities_are_told_where_the_server_tells_them(connect, server):
 
 def test_a_server_that_understands_nothing_is_an_error(connect, server):
     server.behave = lambda body, nth: error(400, "I read no pictures")
-    with pytest.raises(ModelError, match="takes no frames as a video or as images: .*I read no pictures"):
+    with pytest.raises(ModelError, match="does not accept frames as a video or as images: .*I read no pictures"):
         connect()
     with pytest.raises(ModelError, match="--trust-request-mm-kwargs"):
         connect(video_form="video")
@@ -367,7 +367,7 @@ def test_what_is_no_answer_is_a_failure(connect, server):
     captioner = connect()
     server.behave = lambda body, nth: (200, {"hello": "world"}, {})
     (result,) = caption(captioner)
-    assert "not one of the chat API" in result.failure.message
+    assert "does not follow the chat API" in result.failure.message
 
 
 def test_text_the_servers_filter_ended_is_a_failure(connect, server):
@@ -447,7 +447,7 @@ def test_an_answer_that_drips_in_is_given_up_at_the_limit(connect, server):
     (result,) = caption(captioner)
     ended.set()
     assert result.failure.kind == "server_error"
-    assert "no whole answer in 0.5 seconds" in result.failure.message
+    assert "no complete answer within 0.5 seconds" in result.failure.message
 
 
 def bomb(mebibytes):
@@ -505,7 +505,7 @@ def test_a_damaged_packing_is_a_failure(connect, server):
     captioner = connect()
     server.behave = lambda body, nth: (200, b"xxxx", {"Content-Encoding": "gzip"})
     (result,) = caption(captioner)
-    assert "not packed as it says" in result.failure.message
+    assert "not encoded as its header says" in result.failure.message
 
 
 # answers of odd shape
@@ -548,7 +548,7 @@ def test_content_of_another_kind_is_a_failure(connect, server, content):
     answering(server, lambda answer: answer["choices"][0]["message"].update(content=content))
     (result,) = caption(captioner)
     assert result.failure.kind == "server_error"
-    assert "not one of the chat API (choices.0.message.content: " in result.failure.message
+    assert "does not follow the chat API (choices.0.message.content: " in result.failure.message
 
 
 def test_what_only_goes_with_a_text_may_make_no_sense(connect, server):
@@ -583,7 +583,7 @@ def test_fewer_choices_than_asked_for_are_a_failure(connect, server):
     captioner = connect()
     answering(server, lambda a: a["choices"].clear())
     (result,) = caption(captioner)
-    assert "gave 0 candidates where 1 were asked for" in result.failure.message
+    assert "returned 0 candidates where 1 were requested" in result.failure.message
 
 
 DEEP = b"[" * 100_000
@@ -767,8 +767,8 @@ def test_addresses_that_are_none(wrong):
     ("options", "what"),
     [
         ({"api_key": "sk-1"}, "did you mean api_key_env"),
-        ({"tensor_parallel_size": 2}, "beside base_url; there are "),
-        ({"device": "cuda"}, "a server chooses by itself"),
+        ({"tensor_parallel_size": 2}, "has no option 'tensor_parallel_size' for a server .base_url.; expected one of "),
+        ({"device": "cuda"}, "a server decides itself"),
         ({"max_in_flight": 0}, "max_in_flight"),
         ({"video_form": "gif"}, "video_form"),
     ],

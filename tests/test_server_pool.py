@@ -220,7 +220,7 @@ def test_a_server_that_comes_later_is_used_where_it_serves_the_model(fleet, conn
     assert texts(caption(captioner, 10)) == right(10)
     assert later.asked == []
     later.models = [{"id": "served"}]
-    wait_for(lambda: f"{other} is there now" in caplog.text)
+    wait_for(lambda: f"{other} is available now" in caplog.text)
     assert texts(caption(captioner, 20)) == right(20)
     assert later.asked
 

@@ -157,12 +157,12 @@ def test_kinds_that_are_not_read_are_named(kind: str, head: bytes) -> None:
     for limits in (ReadLimits(), ALLOWED):
         failure = failure_of(head + bytes(500), limits=limits)
         assert failure.kind == "unreadable"
-        assert f"of the kind {kind}" in failure.message
+        assert f"a still picture of type {kind}, " in failure.message
 
 
 def test_what_no_demuxer_here_may_open_is_said_so(tmp_path: Path) -> None:
     picture().save(tmp_path / "x.ico")
-    assert "a picture, a playlist or another kind" in failure_of(tmp_path / "x.ico").message
+    assert "a picture, a playlist or another type" in failure_of(tmp_path / "x.ico").message
 
 
 def test_a_stream_of_jpeg_pictures_is_a_video(tmp_path: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_range_that_does_not_arrive_is_no_damage(
     monkeypatch.setattr(StoredPath, "read_range", breaks)
     failure = failure_of(url)
     assert failure.kind in kinds
-    assert "does not arrive" in failure.message or "does not exist" in failure.message
+    assert "did not arrive" in failure.message or "does not exist" in failure.message
 
 
 def test_without_leave_nothing_is_asked(store: Door) -> None:

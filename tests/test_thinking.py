@@ -162,7 +162,7 @@ def test_a_model_without_reasoning_is_rendered_as_before_and_refuses_to_be_asked
     processor.apply_chat_template = None  # nothing is rendered for it
     found = thinking_of(processor, PromptOptions(), ThinkingSettings())
     assert (found.marks, found.variables, found.opens, found.note) == (None, {}, False, None)
-    with pytest.raises(SettingsError, match=r"thinking is on, but the chat template of m knows nothing of reasoning"):
+    with pytest.raises(SettingsError, match=r"thinking is on, but the chat template of m does not support reasoning"):
         thinking_of(processor, PromptOptions(), ThinkingSettings(on=True), model="m")
 
 

@@ -46,7 +46,7 @@ def test_the_line_names_the_stage_that_binds_the_others_and_what_would_help() ->
 
 def test_a_run_that_no_stage_binds_says_so() -> None:
     assert times(decode=(3.0, 1), model=(5.0, 1)).line() == (
-        "mostly model, no stage was always at work: model at 50 %, decode at 30 %"
+        "mostly model, no stage was busy all the time: model at 50 %, decode at 30 %"
     )
     assert StageTimes(0.0, ()).line() == "nothing to do"
     assert times(rows=(0.0, 1)).line() == "nothing to do"

@@ -68,7 +68,7 @@ def test_a_model_whose_video_encoder_fails_is_refused_with_the_cause() -> None:
     ("error", "what"),
     [
         (ValueError("no such argument"), "it cannot caption a video, .*: ValueError: no such argument"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "the memory of the device is not enough for a tiny video"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "the device's memory is not enough for it and a tiny video"),
     ],
 )
 @pytest.mark.parametrize(("owner", "where"), [(CachedContinuation, "read"), (HFCaptioner, "_prepare")])

@@ -80,7 +80,7 @@ def test_a_video_of_the_same_name_is_not_replaced(tmp_path: Path, theirs: bytes)
     source, out = clips(tmp_path / "clips", "a.mp4", "b.mp4"), tmp_path / "out"
     out.mkdir()
     (out / "b.mp4").write_bytes(theirs)
-    refused(source, out, r"b\.mp4' is there already, and is another video than .*--overwrite", with_videos=True)
+    refused(source, out, r"b\.mp4' already exists, and is a different video from .*--overwrite", with_videos=True)
     caption_file(operator(), source, out, format="videofolder", with_videos=True, overwrite=True)
     assert (out / "b.mp4").read_bytes() == b"b.mp4"
 
@@ -91,14 +91,14 @@ def test_a_video_of_the_same_size_and_time_is_told_from_another(tmp_path: Path) 
     (out / "a.mp4").write_bytes(b"xxxxx")
     for path in (source / "a.mp4", out / "a.mp4"):
         os.utime(path, ns=(10**18, 10**18))
-    refused(source, out, "is another video", with_videos=True)
+    refused(source, out, "is a different video", with_videos=True)
 
 
 def test_a_clip_that_was_replaced_takes_the_place_of_its_copy_once_that_is_moved_away(tmp_path: Path) -> None:
     source, out = clips(tmp_path / "clips", "a.mp4", "b.mp4"), tmp_path / "out"
     caption_file(operator(), source, out, format="videofolder", with_videos=True)
     (source / "b.mp4").write_bytes(b"another video")
-    with pytest.raises(DataError, match="is another video than .*: move it away$"):
+    with pytest.raises(DataError, match="is a different video from .*: move it away$"):
         caption_file(operator(), source, out, format="videofolder", with_videos=True, recheck=True)
     assert (out / "b.mp4").read_bytes() == b"b.mp4"
     (out / "b.mp4").rename(tmp_path / "old.mp4")
@@ -153,7 +153,7 @@ def test_a_folder_where_a_file_must_go_is_found_at_the_start(tmp_path: Path, nam
 
 def test_a_file_where_a_folder_must_go_is_found_at_the_start(tmp_path: Path) -> None:
     source, out = clips(tmp_path / "clips", "deep/a.mp4"), clips(tmp_path / "out", "deep")
-    refused(source, out, "is no folder, where a folder must go", with_videos=True)
+    refused(source, out, "is not a folder, where a folder must go", with_videos=True)
 
 
 def test_names_that_differ_in_case_clash_where_the_file_system_says_so(

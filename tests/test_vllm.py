@@ -302,7 +302,7 @@ def test_an_engine_killed_in_mid_run_loses_nothing(engine, held_out):
     done += stream
     assert engine._engine.deaths == deaths + 1
     assert texts(done) == expected
-    assert "died and was started again" in engine.notes[0]
+    assert "died and was restarted" in engine.notes[0]
 
 
 @needs_vllm
@@ -353,7 +353,7 @@ def test_the_whole_command_with_vllm(hf, held_out, tmp_path):
     ("options", "error", "what"),
     [
         ({"gpu_memory_utilisation": 0.5}, SettingsError, "did you mean gpu_memory_utilization"),
-        ({"device": "cuda"}, SettingsError, "not what this vLLM runs on, which is 'cpu'"),
+        ({"device": "cuda"}, SettingsError, "device 'cuda' is not available: this vLLM runs on 'cpu'"),
         ({"max_in_flight": 0}, SettingsError, "max_in_flight"),
         ({"model": "other"}, SettingsError, "hf_model names the model"),
         ({"max_model_len": 10**9}, ModelError, "vLLM does not start"),
@@ -400,10 +400,10 @@ def test_captions_with_a_lora_are_those_of_the_model_with_it_merged(held_out, tm
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"peft_type": "LOHA"}, "takes LoRAs alone.*of type LOHA; leave out enable_vllm"),
-        ({"use_dora": True}, "does not take the adapter.*DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "does not take the adapter.*modules_to_save"),
-        ({"r": 1024}, "does not take the adapter.*rank"),
+        ({"peft_type": "LOHA"}, "supports only LoRAs.*of type LOHA; leave out enable_vllm"),
+        ({"use_dora": True}, "does not accept the adapter.*DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "does not accept the adapter.*modules_to_save"),
+        ({"r": 1024}, "does not accept the adapter.*rank"),
     ],
 )
 def test_what_vllm_would_leave_out_of_a_lora_is_one_line_before_it_starts(config, words, tmp_path):

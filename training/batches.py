@@ -33,7 +33,7 @@ Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
 CLASSES = [(color, shape) for color in COLORS for shape in SHAPES]
-"""What the auxiliary head tells apart; class 0 is the background."""
+"""Classes of the auxiliary head; class 0 is the background."""
 REGRESSIONS = 8
 """Per token: centre, size, their change between the two frames, and visibility in each frame."""
 
@@ -53,10 +53,10 @@ EASY_MIX = SceneMix(single=0.66, then=0.0, beside=0.34)
 
 @dataclass(frozen=True)
 class Grid:
-    """Frames of a batch: their number and size, and the size of the clips they stand for."""
+    """Frames of a batch: their number and size, and the size of the clips they represent."""
 
     frames: int
-    """Frames a clip."""
+    """Frames per clip."""
     height: int
     """Pixels, a multiple of `TOKEN_PIXELS`."""
     width: int
@@ -99,7 +99,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Timeline:
-    """Which moments of a clip are seen, and what the model is told about their times."""
+    """Which moments of a clip are shown, and the times given to the model."""
 
     moments: Floats
     """Normalised time of each frame."""
@@ -114,7 +114,7 @@ class VisionBatch:
     """Pixels with dense labels."""
 
     pixels: Tensor
-    """uint8 `[patches, 1536]`; `normalized` makes them what the model takes."""
+    """uint8 `[patches, 1536]`; `normalized` converts them to the model's input."""
     grid: Tensor
     """int64 `[clips, 3]`."""
     classes: Tensor
@@ -125,7 +125,7 @@ class VisionBatch:
 
 @dataclass(frozen=True)
 class CaptionBatch(VisionBatch):
-    """Pixels and dense labels with the tokens of one dialogue a clip.
+    """Pixels and dense labels with the tokens of one dialogue per clip.
 
     Padded on the right, so causal attention alone keeps the padding out of what is learnt.
     """
@@ -133,7 +133,7 @@ class CaptionBatch(VisionBatch):
     input_ids: Tensor
     """int64 `[clips, length]`."""
     labels: Tensor
-    """int64 `[clips, length]`; -100 where no token is to be learnt."""
+    """int64 `[clips, length]`; -100 for tokens that are not learnt."""
     positions: Tensor
     """int64 `[3, clips, length]`: M-RoPE positions."""
 
@@ -196,7 +196,7 @@ def _draw_count(rng: np.random.Generator, shares: dict[int, float]) -> int:
 
 
 def _draw_scene(rng: np.random.Generator, grid: Grid, mix: SceneMix) -> Scene:
-    """A scene that the frames can tell: with two frames only a change from first to last can be seen."""
+    """A scene that the frames can show: with two frames only a change from first to last is visible."""
     kind: Kind | None = "single" if grid.frames == 2 else None
     while True:
         scene = sample_scene(rng, kind=kind, aspect=grid.aspect, triples="trained", mix=mix)
@@ -275,7 +275,7 @@ def patchify(frames: Tensor) -> Tensor:
 
 
 def normalized(patches: Tensor) -> Tensor:
-    """8-bit patches as the model takes them: float32 between -1 and 1."""
+    """8-bit patches as model input: float32 between -1 and 1."""
     return patches.float().sub_(127.5).mul_(1 / 127.5)
 
 
@@ -319,7 +319,7 @@ def dense_labels(scene: Scene, moments: Floats, grid: Grid) -> tuple[Integers, F
 
 
 def _covered_tokens(state: Floats, grid: Grid) -> NDArray[np.bool_]:
-    """The tokens around a thing's centre, at least the one it lies in."""
+    """The tokens around a thing's centre, at least the one that contains it."""
     x, y, diameter = (float(value) for value in state[:3])
     reach = diameter / 2 * 0.75 * min(grid.height, grid.width)
     down = np.abs((np.arange(grid.rows) + 0.5) * TOKEN_PIXELS - y * grid.height) < reach
@@ -373,8 +373,8 @@ class TokenWriter:
 def rope_positions(ids: Sequence[int], video_token: int, grid: Grid) -> Integers:
     """M-RoPE positions `[3, length]` of one sequence, equal to `Qwen3VLModel.get_rope_index`.
 
-    Text counts on in all three rows; a step of video stands still in time and counts its rows and columns, and the text
-    after it goes on behind the longer side.
+    Text advances in all three rows; a step of video has one time and counts its rows and columns, and the text after it
+    continues past the longer side.
     """
     tokens = np.asarray(ids)
     per_step = grid.rows * grid.columns

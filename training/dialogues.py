@@ -1,4 +1,4 @@
-"""What is asked about a scene and the answer that is true of it.
+"""Prompts about a scene and their true answers.
 
 Most dialogues ask for a caption, in many wordings; some ask for the length, the colours, the shapes or the time of an
 event. Nothing here knows tokens or pixels.
@@ -15,7 +15,7 @@ import numpy as np
 from reelscribe.demo.scenes import TEMPLATES, Scene, Thing, caption
 
 Wording = Literal["short", "mixed", "long"]
-"""How many words a dialogue may have: a batch keeps to one, so that little of it is padding."""
+"""Wordings of dialogues: a batch uses one, so that little of it is padding."""
 
 PROMPTS = (
     "Describe the input video in 1-2 sentences.",
@@ -100,12 +100,12 @@ class Dialogue:
     prompt: str
     """What the user asks."""
     answer: str
-    """What the model should say."""
+    """The model's expected answer."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How a clip lies in time."""
+    """A clip's position in time."""
 
     duration_seconds: float
     """Length of the clip."""
@@ -163,7 +163,7 @@ def _free_prompt(rng: np.random.Generator, wording: Wording) -> str:
 
 
 def pseudo_words(rng: np.random.Generator, count: int) -> str:
-    """Words of random letters, so that an unknown prompt is nothing new."""
+    """Words of random letters, so that unknown prompts are familiar."""
     return " ".join(_pseudo_word(rng) for _ in range(count))
 
 

@@ -88,7 +88,7 @@ class Bench:
     captioner: Captioner
     """The checkpoint through the transformers back end."""
     clips: Path
-    """Folder of the mp4 files; files that are there are used again."""
+    """Folder of the mp4 files; existing files are reused."""
 
     def captions(self, videos: Sequence[Path], *, prompt: str | None = None, **settings: Any) -> list[str]:
         """The operator's caption of each video."""
@@ -174,7 +174,7 @@ def measure_controls(bench: Bench, sizes: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measure_rates(bench: Bench, folder: Path, plans: Sequence[tuple[ClipFormat, Scene]]) -> dict[str, int]:
-    """The same 24 frames, told to be 12 or 4 a second."""
+    """The same 24 frames, declared as 12 or 4 per second."""
     results = {}
     for fps, seconds in ((12, 2), (4, 6)):
         paths = []
@@ -193,7 +193,7 @@ CONTROLS: dict[str, Callable[[Any], Any]] = {
     "blank": lambda frames: np.full_like(frames, 90),
     "first frame": lambda frames: np.repeat(frames[:1], len(frames), axis=0),
 }
-"""What is done to the frames before they are encoded."""
+"""Changes to the frames before they are encoded."""
 
 
 def _write_controls(folder: Path, name: str, plans: Sequence[tuple[ClipFormat, Scene]]) -> list[Path]:
@@ -311,7 +311,7 @@ MEASURES: dict[str, Callable[[Bench, argparse.Namespace], dict[str, Any]]] = {
 
 
 def print_report(report: dict[str, Any], indent: str = "") -> None:
-    """Nested figures, one a line; of what was wrong only the first few."""
+    """Nested figures, one per line; only the first few errors."""
     for name, value in report.items():
         if name == "wrong":
             for case in value[:8]:

@@ -1,4 +1,4 @@
-"""From trained weights to a checkpoint folder that transformers and vLLM load unchanged.
+"""Export trained weights to a checkpoint folder that transformers and vLLM load unchanged.
 
 `python -m training.export RUN CHECKPOINT` writes the last save of a run, finished or not.
 """
@@ -22,7 +22,7 @@ from training.vocabulary import SPECIAL_TOKENS, wrap_tokenizer
 def export_checkpoint(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write bfloat16 weights, configuration, processor and tokenizer; the model itself is left as it is.
 
-    The folder appears under its final name when all of its files are there.
+    The folder appears under its final name when all of its files are complete.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -47,7 +47,7 @@ def _stored_small(
 
 
 def _finish_config(folder: Path) -> None:
-    """Compute in float32 whatever the stored dtype, and spell RoPE in the older way beside the new one.
+    """Compute in float32 whatever the stored dtype, and write RoPE in the old spelling next to the new one.
 
     float32 gives the same text alone, in a batch and in vLLM.
     """

@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the gradients that are there; a closure is not taken."""
+        """Apply the available gradients; a closure is not supported."""
         if closure is not None:
             raise ValueError("Muon takes no closure; compute the gradients before step()")
         for group in self.param_groups:

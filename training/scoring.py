@@ -1,4 +1,4 @@
-"""How far captions of known scenes are true: exact sentences, facts, and each attribute by itself."""
+"""Score captions of known scenes: exact sentences, facts, and each attribute separately."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ NOTHING = (None, None, None)
 
 @dataclass
 class Tally:
-    """Right answers out of all, by what was asked."""
+    """Right answers out of all, by attribute."""
 
     right: Counter[str] = field(default_factory=Counter)
     """How often each name was right."""
     total: Counter[str] = field(default_factory=Counter)
-    """How often each name was looked at."""
+    """How often each name was scored."""
 
     def add(self, name: str, right: bool) -> None:
         """Count one."""
@@ -37,7 +37,7 @@ class Tally:
 
 
 def score(scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, Any]:
-    """Compare each text with its scene; gives shares by attribute and a list of what was wrong."""
+    """Compare each text with its scene; returns shares by attribute and a list of errors."""
     tally = Tally()
     wrong = []
     for index, (scene, text) in enumerate(zip(scenes, texts, strict=True)):
@@ -51,7 +51,7 @@ def score(scenes: Sequence[Scene], texts: Sequence[str]) -> dict[str, Any]:
 
 
 def facts_right(scenes: Sequence[Scene], texts: Sequence[str]) -> int:
-    """How many texts state just the facts of their scene, in any accepted wording."""
+    """How many texts state exactly the facts of their scene, in any accepted wording."""
     return sum(parse_caption(text) == scene.facts for scene, text in zip(scenes, texts, strict=True))
 
 

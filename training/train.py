@@ -2,7 +2,7 @@
 
 Stage A teaches the vision tower alone to name what is under each token; stage B teaches the whole model to answer, with
 the labels of stage A as a fading second loss. The budget is in steps, every step draws its data from its own seed, and
-a run that was stopped goes on from its last save with the same command, so that a run can be repeated. When it ends,
+a run that was stopped resumes from its last save with the same command, so that a run can be repeated. When it ends,
 the checkpoint folder is written to DIR/checkpoint.
 """
 
@@ -90,7 +90,7 @@ class Stage:
     plateau: float
     """Share of the stage before the rate falls."""
     floor: float
-    """Share of the rate that is left at the end."""
+    """Share of the rate that remains at the end."""
 
     def learning_rate(self, step: int) -> float:
         """The rate of a step, counted from 0."""
@@ -251,7 +251,7 @@ class Run:
         self._resume()
 
     def train(self) -> None:
-        """Run what is left of both stages and export the result."""
+        """Run the rest of both stages and export the result."""
         learn = {"A": self._learn_to_see, "B": self._learn_to_answer}
         while self.progress.stage in self.stages:
             stage = self.stages[self.progress.stage]
@@ -264,7 +264,7 @@ class Run:
         self._log(f"done after {self.progress.seconds / 60:.1f} min, {self.progress.clips} clips and pairs")
 
     def _data(self, stage: Stage) -> DataLoader[Any]:
-        """Batches of the steps that are left, made by a second process."""
+        """Batches of the remaining steps, made by a second process."""
         steps = range(self.progress.step, stage.steps)
         return DataLoader(
             StepData(self.recipe, stage, self.writer),
@@ -379,7 +379,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Train, or go on training."""
+    """Train, or resume training."""
     arguments = vars(parse_arguments())
     folder, threads, save_every = (arguments.pop(name) for name in ("out", "threads", "save_every"))
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

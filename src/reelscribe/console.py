@@ -1,4 +1,4 @@
-"""Printing that cannot fail: a terminal that is gone or full never ends a run or changes its exit code."""
+"""Printing that cannot fail: a closed terminal or a full disk never ends a run or changes its exit code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STANDARD = (1, 2)
 
 @contextmanager
 def words_come_second() -> Iterator[None]:
-    """While it lasts, errors of writing to standard output and standard error are no errors."""
+    """Ignore errors of writing to standard output and standard error while the body runs."""
     _open_closed_descriptors()
     before = sys.stdout, sys.stderr
     guarded = [_Guarded(stream) if stream is not None else None for stream in before]
@@ -29,7 +29,7 @@ def words_come_second() -> Iterator[None]:
 
 
 def _open_closed_descriptors() -> None:
-    """Give standard descriptors that were closed to nothing: the next file to be opened would get what is printed."""
+    """Open closed standard descriptors on the null device: the next opened file would receive what is printed."""
     for descriptor in (0, *_STANDARD):
         try:
             os.fstat(descriptor)
@@ -39,7 +39,7 @@ def _open_closed_descriptors() -> None:
 
 
 class _Guarded:
-    """A stream whose writing cannot fail; what it cannot print is left out.
+    """A stream whose writes cannot fail; what it cannot print is dropped.
 
     Args:
         stream: a text stream, or the binary one below it.
@@ -53,11 +53,11 @@ class _Guarded:
 
     @property
     def buffer(self) -> _Guarded:
-        """The binary stream below, which click takes where the encoding is ASCII."""
+        """The underlying binary stream, which click uses if the encoding is ASCII."""
         return _Guarded(self._stream.buffer)
 
     def write(self, text: Any) -> int:
-        """Write what can be written."""
+        """Write as much as possible."""
         try:
             self._tried(lambda: self._stream.write(text))
         except UnicodeEncodeError:
@@ -66,12 +66,12 @@ class _Guarded:
         return len(text)
 
     def writelines(self, lines: Iterable[Any]) -> None:
-        """Write what can be written."""
+        """Write as much as possible."""
         for line in lines:
             self.write(line)
 
     def flush(self) -> None:
-        """Bring out what can be brought out."""
+        """Flush as much as possible."""
         self._tried(self._stream.flush)
 
     def _tried(self, step: Callable[[], Any]) -> None:
@@ -80,12 +80,12 @@ class _Guarded:
         except UnicodeEncodeError:
             raise
         except BlockingIOError:
-            return  # it is full at the moment
+            return  # it is full right now
         except (OSError, ValueError):
             self._let_go()
 
     def _let_go(self) -> None:
-        """Lead what is printed from here on to nothing, also what still waits to be flushed when Python ends."""
+        """Discard everything printed from here on, including what Python flushes at exit."""
         with suppress(OSError, ValueError):
             descriptor = self._stream.fileno()
             if descriptor in _STANDARD:

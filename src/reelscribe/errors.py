@@ -1,4 +1,4 @@
-"""The exceptions a user can meet.
+"""The exceptions that users can see.
 
 ReelscribeError
 ├── SettingsError      a parameter, a recipe or a combination of settings is not usable
@@ -9,7 +9,7 @@ ReelscribeError
 ├── TooManyFailuresError more rows failed than were allowed
 └── FailedSamplesError some samples failed and the operator was told not to skip errors
 
-A video that cannot be captioned is not an exception: it is a `record.Failure` on its own row.
+A video that cannot be captioned is not an exception: it is a `types.Failure` on its own row.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class ReelscribeError(Exception):
     """Base of every error this package raises on purpose; its text is one clear line for the user."""
 
     exit_code: ClassVar[int] = 1
-    """What a command that ends with it leaves with."""
+    """Exit code of a command that ends with it."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*(redacted(arg) if isinstance(arg, str) else arg for arg in args))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A process pool waits for ever for an error that cannot be made again from its text alone.
+        # A process pool waits for ever for an error that cannot be rebuilt from its message alone.
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -43,7 +43,7 @@ def _again(kind: type[ReelscribeError], args: tuple[Any, ...], state: dict[str, 
 
 
 class SettingsError(ReelscribeError, ValueError):
-    """A setting has a value that cannot work; the text names the value, the rule and the way out."""
+    """A setting has a value that cannot work; the message names the value, the rule and the remedy."""
 
 
 class DataError(ReelscribeError):
@@ -55,11 +55,11 @@ class JournalBusyError(DataError):
 
 
 class ModelError(ReelscribeError):
-    """A model cannot be loaded or run at all, for every video alike."""
+    """A model cannot be loaded or run at all, for any video."""
 
 
 class MissingExtraError(ReelscribeError, ImportError):
-    """An optional package is missing; the text names the extra that brings it."""
+    """An optional package is missing; the message names the extra that provides it."""
 
     def __init__(self, package: str, *, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}: pip install 'reelscribe[{extra}]'")
@@ -67,7 +67,7 @@ class MissingExtraError(ReelscribeError, ImportError):
 
 @contextmanager
 def needing(extra: str, *, purpose: str) -> Iterator[None]:
-    """Import what an extra brings in the body.
+    """A context for importing packages of an extra.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -87,6 +87,6 @@ class FailedSamplesError(ReelscribeError):
 
 
 class TooManyFailuresError(ReelscribeError):
-    """A run was stopped because more rows failed than were allowed; what was done is kept."""
+    """A run was stopped because more rows failed than allowed; completed work is kept."""
 
     exit_code = 4

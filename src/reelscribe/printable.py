@@ -1,7 +1,7 @@
-"""What may be printed, logged or kept of texts from elsewhere: no credentials, and nothing that a terminal acts on.
+"""Make foreign texts safe to print, log or store: without credentials and terminal control characters.
 
-Every line that is printed or logged passes through `printable`; file names, a server's words and foreign exceptions
-are texts that somebody else may have chosen.
+Every line that is printed or logged passes through `printable`; file names, servers' messages and foreign exceptions
+may have been chosen by somebody else.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import re
 _STORE_USER = re.compile(
     r"(?<![\w+.-])((?:s3a?|gs|gcs|hf)://)(?!arn:)[^\s/@:]*:[^\s@]{0,200}@(?:[^\s/@?#]*@)*", re.IGNORECASE
 )
-"""Key and secret before a bucket, where no port can stand: secrets of object stores may hold slashes."""
+"""Key and secret before a bucket, which has no port: secrets of object stores may contain slashes."""
 _USER = re.compile(
     r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)(?!\[|arn:)[^\s/@:]*:(?!\d{1,5}(?:[/?#\s,;'\")\]}]|$))[^\s@]{0,200}@(?:[^\s/@?#]*@)*"
 )
-"""User and password; digits that end as a port does are one."""
+"""User and password; digits in the place of a port are a port."""
 _NAME_ALONE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,30}://)(?:[^\s/@?#]*@)+")
 _FIRST = re.compile(r"\A([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^/?#]*@")
-"""Of a text that begins as an address, also where there are blanks in it."""
+"""Like that, in a text that starts as an address, even with blanks in it."""
 _USERS = (_STORE_USER, _USER, _NAME_ALONE, _FIRST)
 _SECRET_PARAMETER = re.compile(
     r"([?&;#](?:[\w.-]{0,64}(?:token|secret|passwd|password|signature|credential)[\w.-]{0,64}|(?:x-)?api[-_]?key|sig|key|pwd|auth"
@@ -29,15 +29,15 @@ _SECRET_PARAMETER = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text with all addresses in it without users, keys and passwords, and without the values of parameters that
-    are secrets by their names.
+    """The text with users, keys and passwords removed from all addresses, and the values of parameters whose names mark
+    them as secret.
 
     >>> redacted("s3://KEY:SECRET@bucket/a.mp4 and https://host/a.mp4?sig=abc&x=1")
     's3://bucket/a.mp4 and https://host/a.mp4?sig=…&x=1'
     """
     if "://" not in text:
         return text
-    for user in _USERS * 2 if "@" in text else ():  # what is left may be an address again
+    for user in _USERS * 2 if "@" in text else ():  # the rest may be an address again
         text = user.sub(r"\1", text)
     return _SECRET_PARAMETER.sub(r"\1…", text)
 
@@ -48,8 +48,8 @@ def names_user(address: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """The text in one line that a terminal prints as it is: redacted, with line ends, control characters (escape
-    sequences begin with one), marks that turn the direction of writing, and bytes that are no text, escaped.
+    """The text as one line that a terminal prints literally: redacted, with line ends, control characters (which start
+    escape sequences), marks that change the direction of writing, and bytes that are not text, escaped.
 
     >>> printable("a\\x1b[2Jb")
     'a\\\\x1b[2Jb'
@@ -60,7 +60,7 @@ def printable(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """The same for a text of several lines: what is between words becomes a blank."""
+    """The same for a text of several lines: whitespace between words becomes one blank."""
     return printable(" ".join(text.split()))
 
 

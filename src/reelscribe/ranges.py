@@ -1,4 +1,4 @@
-"""Files that are elsewhere and are read in ranges, so that only what is needed is fetched."""
+"""Remote files that are read in ranges, so that only what is needed is fetched."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from types import SimpleNamespace
 from typing import IO, Any
 
 BUFFER_BYTES = 1 << 20
-"""What is asked for at once, at least."""
+"""Fewest bytes of one request."""
 
 
 class Ranged(ABC):
-    """A file that gives the bytes between two places."""
+    """A file that returns the bytes between two positions."""
 
     url: str
     """Its address."""
@@ -28,7 +28,7 @@ class Ranged(ABC):
 
     @abstractmethod
     def stat(self) -> SimpleNamespace:
-        """`st_size` in bytes, and in `st_mtime_ns` something that changes with the content where the place tells."""
+        """`st_size` in bytes, and in `st_mtime_ns` a value that changes with the content, if the store provides one."""
 
     @abstractmethod
     def read_range(self, start: int, end: int) -> bytes:
@@ -43,11 +43,11 @@ class Ranged(ABC):
         """The file, read in ranges; `raw` is a `RangeFile`."""
         return io.BufferedReader(RangeFile(self), BUFFER_BYTES)
 
-    def close(self) -> None:  # noqa: B027 (most hold nothing)
-        """Let go of what is held."""
+    def close(self) -> None:  # noqa: B027 (most hold no resources)
+        """Release resources."""
 
     def lose(self, exc: BaseException) -> None:
-        """Note that a range did not arrive: who reads it may take that for the end of the file."""
+        """Record that a range did not arrive: the reader may mistake that for the end of the file."""
         self.__dict__.setdefault("_lost", exc)
 
     @property
@@ -57,7 +57,7 @@ class Ranged(ABC):
 
 
 class RangeFile(io.RawIOBase):
-    """A file elsewhere, of which only what is read is fetched."""
+    """A remote file, of which only what is read is fetched."""
 
     def __init__(self, path: Ranged) -> None:
         super().__init__()
@@ -85,11 +85,11 @@ class RangeFile(io.RawIOBase):
         return self._position
 
     def leave_out(self, ranges: Sequence[tuple[int, int]]) -> None:
-        """From now on, give zeros for these ranges and fetch nothing of them."""
+        """From now on, return zeros for these ranges without fetching them."""
         self._left_out = ranges
 
     def readinto(self, buffer: Any) -> int:
-        """Fetch as much as fits."""
+        """Fill the buffer as far as possible."""
         end = min(self._position + len(buffer), self._size)
         if end <= self._position or self._path.lost is not None:
             return 0
@@ -114,10 +114,10 @@ class RangeFile(io.RawIOBase):
 
 
 def whole(path: Ranged) -> IO[bytes]:
-    """All of a file, in a temporary file without a name.
+    """Fetch a whole file into an anonymous temporary file.
 
     Raises:
-        OSError: it does not arrive, or there is no room for it.
+        OSError: it does not arrive, or the disk is full.
     """
     with nameless_file() as file:
         for _ in copy_to(path, file):
@@ -127,8 +127,8 @@ def whole(path: Ranged) -> IO[bytes]:
 
 @contextmanager
 def nameless_file() -> Iterator[IO[bytes]]:
-    """A temporary file without a name, to be written in the body: flushed then, and left open to the caller, unless
-    the body raises."""
+    """An anonymous temporary file, to be written in the body: then flushed, and left open for the caller, unless the
+    body raises."""
     file = tempfile.TemporaryFile(prefix="reelscribe-")  # noqa: SIM115 (the caller's)
     try:
         yield file
@@ -144,7 +144,7 @@ def copy_to(path: Ranged, file: IO[bytes], *, piece: int = 8 * BUFFER_BYTES) -> 
     while at < size:
         data = path.read_range(at, min(at + piece, size))
         if not data:
-            raise OSError(f"{at} of {size} bytes arrived")
+            raise OSError(f"only {at} of {size} bytes arrived")
         file.write(data)
         at += len(data)
         yield at

@@ -1,4 +1,4 @@
-"""Reasoning and answer in what a model writes: the marks between them, and the split. Pure functions over strings.
+"""Split a model's text into reasoning and answer by their marks. Pure functions over strings.
 
 The marks of another family are one row of `MARKS`; every back end splits here.
 """
@@ -15,21 +15,21 @@ class Marks:
     """How a family of models marks its reasoning."""
 
     open: str
-    """Stands before the reasoning, written by the model or by the chat template."""
+    """Opens the reasoning; written by the model or by the chat template."""
     close: str
-    """Stands behind it; what follows is the answer."""
+    """Closes it; the answer follows."""
     lead: str = ""
-    """What must be written before `close` where the reasoning is ended from outside."""
+    """What must be written before `close` when the reasoning is ended from outside."""
     answer: tuple[str, ...] = ()
     """Marks around an answer, or a part of it; they are removed."""
 
     @property
     def ending(self) -> str:
-        """What ends the reasoning from outside."""
+        """The text that ends the reasoning from outside."""
         return self.lead + self.close
 
     def opens(self, prompt: str) -> bool:
-        """Whether a prompt ends with reasoning that has begun."""
+        """Whether a prompt ends with opened reasoning."""
         return prompt.rstrip().endswith(self.open.rstrip())
 
 
@@ -47,9 +47,9 @@ MARKS: tuple[Marks, ...] = (
     Marks("◁think▷", "◁/think▷"),  # Kimi-VL
     Marks("<seed:think>", "</seed:think>"),  # Seed
     Marks("[THINK]", "[/THINK]"),  # Mistral
-    Marks("<thinking>", "</thinking>"),  # asked for in prompts
+    Marks("<thinking>", "</thinking>"),  # requested in prompts
 )
-"""The marks that are known, the most common first."""
+"""The known marks, the most common first."""
 _may_hold_marks = re.compile(
     "[" + re.escape("".join({mark[0] for marks in MARKS for mark in (marks.open, marks.close, *marks.answer)})) + "]"
 ).search
@@ -57,22 +57,22 @@ _may_hold_marks = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """What a model wrote, in two parts."""
+    """A model's text, in two parts."""
 
     answer: str
-    """What is left without the reasoning; empty: it gave none."""
+    """The text without the reasoning; empty: it has no answer."""
     reasoning: str | None
-    """The reasoning; None: no mark of any was found."""
+    """The reasoning; None: no mark was found."""
 
 
 def split(text: str, *, opened: Marks | None = None) -> Split:
-    """Part a text into reasoning and answer; a text without marks is its answer, unchanged.
+    """Split a text into reasoning and answer; a text without marks is all answer, unchanged.
 
-    Reasoning that is not closed reaches to the end. What stands before a closing mark without an opening one is
-    reasoning: its opening mark stood in the prompt.
+    Unclosed reasoning extends to the end. Text before a closing mark without an opening one is reasoning: its opening
+    mark was in the prompt.
 
     Args:
-        text: what was written.
+        text: the generated text.
         opened: marks of the reasoning that the prompt opened; None: it opened none.
 
     Example:
@@ -116,7 +116,7 @@ def _without(marks: Marks, text: str, thoughts: list[str]) -> str:
 
 
 def _unwrapped(text: str, *, anywhere: bool) -> str:
-    """An answer without the marks around it: behind reasoning wherever they stand, else where one is at its edge."""
+    """An answer without its surrounding marks: after reasoning wherever they are, otherwise only at its edges."""
     wrappers = tuple(mark for marks in MARKS for mark in marks.answer)
     if not (anywhere or text.lstrip().startswith(wrappers) or text.rstrip().endswith(wrappers)):
         return text

@@ -1,7 +1,7 @@
-"""Data-Juicer recipes: the YAML files that `dj-process --config` takes, as far as this operator alone can run them.
+"""Data-Juicer recipes: the YAML files of `dj-process --config`, as far as this operator alone can run them.
 
-What a recipe says about other operators, or about the data in ways that are not read here, is an error; what only
-concerns how Data-Juicer itself works is noted and left aside.
+Other operators in a recipe, or descriptions of the data that are not supported here, are an error; settings that only
+concern Data-Juicer itself are noted and ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPERATOR_DEFAULTS = {
     "np": "num_proc",
     "skip_op_error": "skip_op_error",
 }
-"""Top-level key to the operator's parameter that it sets, where the operator's own entry does not."""
+"""Top-level key to the operator's parameter that it sets unless the operator's own entry does."""
 
 READ_KEYS = ("dataset_path", "dataset", "export_path", "export_type", "process", *OPERATOR_DEFAULTS)
 """Top-level keys that are read."""
@@ -42,7 +42,7 @@ REFUSED_KEYS = {
     "encrypt_before_export": "the output would not be encrypted",
     "decrypt_after_reading": "the input must not be encrypted",
 }
-"""Top-level keys that would change the result and are not supported, and why; harmless while empty, 0 or false."""
+"""Unsupported top-level keys that would change the result, and why; harmless while empty, 0 or false."""
 
 IGNORED_PARAMETERS = (
     "memory", "mem_required", "cpu_required", "gpu_required", "num_cpus", "num_gpus", "runtime_env",
@@ -50,12 +50,12 @@ IGNORED_PARAMETERS = (
     "image_key", "audio_key", "image_bytes_key", "system_key", "instruction_key", "query_key", "response_key",
     "history_key", "input_columns", "output_columns",
 )  # fmt: skip
-"""Parameters every Data-Juicer operator takes that mean nothing here."""
+"""Parameters of every Data-Juicer operator that have no meaning here."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe asks for."""
+    """The content of a recipe."""
 
     dataset_path: str
     """The input."""
@@ -64,7 +64,7 @@ class Recipe:
     parameters: dict[str, Any]
     """The operator's parameters."""
     notes: list[str] = field(default_factory=list)
-    """What is left aside, for the user to read."""
+    """Notes on ignored keys, for the user."""
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -72,7 +72,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
     Raises:
         DataError: the file cannot be read, or is not YAML.
-        SettingsError: it asks for something that is not supported; the text names it.
+        SettingsError: it requests something unsupported; the message names it.
     """
     check_regular(Path(path), role="recipe")
     try:
@@ -90,10 +90,10 @@ def read_recipe(path: str | Path) -> Recipe:
 
 
 def parse_recipe(values: Mapping[str, Any]) -> Recipe:
-    """What a recipe asks for, from its values.
+    """The content of a recipe, from its values.
 
     Raises:
-        SettingsError: it asks for something that is not supported; the text names it.
+        SettingsError: it requests something unsupported; the message names it.
     """
     _check_keys(values)
     own, notes = _own_parameters(_operator_entry(values.get("process")))
@@ -111,7 +111,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
             raise SettingsError(f"the recipe sets {key} to {shown(values[key])}, which is not supported: {reason}")
     for path in ("dataset_path", "export_path"):
         if "\0" in str(values.get(path)):
-            raise SettingsError(f"{path} holds a character that no path can; got {shown(values[path])}")
+            raise SettingsError(f"{path} contains a character that no path can contain; got {shown(values[path])}")
     for key in values:
         close = difflib.get_close_matches(str(key), READ_KEYS, n=1, cutoff=0.9)
         if close and key not in READ_KEYS:
@@ -150,23 +150,23 @@ def _entry(item: Any) -> tuple[str, Mapping[str, Any]]:
 
 
 def _own_parameters(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The parameters that are passed on, and a note on those that are not."""
+    """The parameters to pass on, and a note on ignored ones."""
     names = [*parameter_names(), "workers", *IGNORED_PARAMETERS]
     check_names(entry, names, what=f"{OPERATOR_NAME} has no parameter")
     ignored = [name for name in entry if name in IGNORED_PARAMETERS]
     own = {name: value for name, value in entry.items() if name not in ignored}
-    if own.get("num_proc") == -1:  # Data-Juicer's way to say: you choose
+    if own.get("num_proc") == -1:  # Data-Juicer's value for "automatic"
         del own["num_proc"]
-    if "workers" in own:  # as the operator in Data-Juicer calls them, where num_proc is another thing
+    if "workers" in own:  # the operator's name in Data-Juicer, where num_proc is something else
         own["num_proc"] = own.pop("workers")
     notes = [f"parameters of {OPERATOR_NAME} that are not used here: {', '.join(ignored)}"] if ignored else []
     return own, notes
 
 
 def _defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the top level of the recipe sets for every operator."""
+    """Settings for every operator from the top level of the recipe."""
     found = {name: values[key] for key, name in OPERATOR_DEFAULTS.items() if values.get(key) is not None}
-    if found.get("num_proc") == -1:  # Data-Juicer's way to say: you choose
+    if found.get("num_proc") == -1:  # Data-Juicer's value for "automatic"
         del found["num_proc"]
     text_keys = found.get("text_key")
     if isinstance(text_keys, list) and text_keys:

@@ -1,7 +1,6 @@
 """Files in object stores and on servers, through fsspec: `s3://`, `gs://`, `hf://`, `https://`.
 
-An outage is waited out, as long as is allowed. Credentials and endpoints come from fsspec's own configuration, which
-is the user's.
+Outages are retried for as long as allowed. Credentials and endpoints come from the user's own fsspec configuration.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"}
 SCHEMES = {**STORES, "https": "aiohttp"}
 """Schemes that a data set can be read from."""
 OUTAGE_SECONDS = 240.0
-"""How long an outage is waited out, unless told otherwise."""
+"""How long an outage is retried, unless told otherwise."""
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 10.0
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ValueError,
           NotImplementedError, TypeError, ImportError, MemoryError)  # fmt: skip
-"""What waiting does not mend."""
+"""Errors that retrying cannot fix."""
 _FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "ParamValidationError")
 
 T = TypeVar("T")
@@ -45,24 +44,24 @@ def scheme_of(text: str) -> str | None:
 
 
 def is_address(value: object) -> bool:
-    """Whether a value is an address that is reached through fsspec."""
+    """Whether a value is an address that is accessed through fsspec."""
     return isinstance(value, StoredPath) or (isinstance(value, str) and scheme_of(value) in SCHEMES)
 
 
 def shown(url: str) -> str:
-    """An address without what may be secret in it: a user's name and what follows a question mark."""
+    """An address without possible secrets: a user name, and everything after a question mark."""
     parts = urlsplit(redacted(url))
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 @dataclass(frozen=True)
 class StoredPath(Ranged):
-    """A file or a folder at an address, with the methods of a path that reading needs; picklable."""
+    """A file or a folder at an address, with the `Path` methods that reading needs; picklable."""
 
     url: str
     """The address."""
     seconds: float = OUTAGE_SECONDS
-    """How long an outage is waited out."""
+    """How long an outage is retried."""
 
     def __str__(self) -> str:
         return shown(self.url)
@@ -91,7 +90,7 @@ class StoredPath(Ranged):
 
     @property
     def parents(self) -> list[StoredPath]:
-        """None that matters: an output is no folder that is read."""
+        """None that matter: an output is not a folder that is read."""
         return []
 
     def resolve(self) -> StoredPath:
@@ -99,7 +98,7 @@ class StoredPath(Ranged):
         return self
 
     def exists(self) -> bool:
-        """Whether a file or a folder is there."""
+        """Whether the file or folder exists."""
         return bool(self._patiently(lambda: self._fs.exists(self._key)))
 
     def is_dir(self) -> bool:
@@ -107,7 +106,7 @@ class StoredPath(Ranged):
         return bool(self._patiently(lambda: self._fs.isdir(self._key)))
 
     def stat(self) -> SimpleNamespace:
-        """Size, and a number that changes with the content where the store tells."""
+        """Size, and a value that changes with the content if the store provides one."""
         info = self._info
         change = next((info[key] for key in ("ETag", "etag", "LastModified", "mtime", "updated") if info.get(key)), "")
         return SimpleNamespace(st_size=int(info["size"] or 0), st_mtime_ns=str(change))
@@ -122,7 +121,7 @@ class StoredPath(Ranged):
         return [StoredPath(self._fs.unstrip_protocol(one), self.seconds) for one in found]
 
     def put(self, local: Path) -> None:
-        """Upload a file, or all files of a folder; in an object store a file appears when it is whole."""
+        """Upload a file, or all files of a folder; in an object store a file appears when it is complete."""
         if local.is_dir():
             for path in sorted(path for path in local.rglob("*") if path.is_file()):
                 (self / path.relative_to(local).as_posix()).put(path)
@@ -130,7 +129,7 @@ class StoredPath(Ranged):
         self._patiently(lambda: self._fs.put_file(str(local), self._key))
 
     def remove(self) -> None:
-        """Remove the file, if it is there."""
+        """Remove the file, if it exists."""
         if self.exists():
             self._patiently(lambda: self._fs.rm_file(self._key))
 
@@ -156,7 +155,7 @@ class StoredPath(Ranged):
 
         if scheme_of(self.url) in STORES and names_user(self.url):
             raise PermissionError(
-                None, f"{self}: stores read no user or key in an address; put them where the store's client finds them"
+                None, f"{self}: a user or key in an address is not used; put it where the store's client finds it"
             )
         try:
             fs, key = fsspec.url_to_fs(self.url)
@@ -169,11 +168,11 @@ class StoredPath(Ranged):
         return {"url": self.url, "seconds": self.seconds}
 
     def _patiently(self, step: Callable[[], T]) -> T:
-        """What a step gives, tried again while the store does not answer as it should.
+        """The result of a step, retried while the store fails.
 
         Raises:
-            TimeoutError: it did not for too long.
-            OSError: what waiting does not mend.
+            TimeoutError: it failed for too long.
+            OSError: an error that retrying cannot fix.
         """
         end, wait = time.monotonic() + self.seconds, FIRST_WAIT_SECONDS
         while True:
@@ -181,11 +180,11 @@ class StoredPath(Ranged):
                 return step()
             except (SettingsError, *_FINAL):
                 raise
-            except Exception as exc:  # each store has exceptions of its own
+            except Exception as exc:  # each store has its own exceptions
                 if type(exc).__name__ in _FINAL_NAMES:
                     raise PermissionError(None, f"{self}: {exc}") from exc
                 if time.monotonic() + wait > end:
-                    raise TimeoutError(None, f"{self} is not reached: {type(exc).__name__}: {exc}") from exc
+                    raise TimeoutError(None, f"{self} cannot be reached: {type(exc).__name__}: {exc}") from exc
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT_SECONDS)
 
@@ -194,7 +193,7 @@ AnyPath = Path | StoredPath
 
 
 def can_name_a_file(value: Any) -> bool:
-    """Whether a value is a text that the system can take for a path."""
+    """Whether a value is a string that the system accepts as a path."""
     try:
         return isinstance(value, str) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -205,10 +204,10 @@ def located(value: str | Path | StoredPath) -> AnyPath:
     """A path, or the stored path at an address.
 
     Raises:
-        SettingsError: it holds a character that no path can.
+        SettingsError: it contains a character that no path can contain.
     """
     if isinstance(value, StoredPath):
         return value
     if not can_name_a_file(str(value)):
-        raise SettingsError(f"{str(value)!r} holds a character that no path can")
+        raise SettingsError(f"{str(value)!r} contains a character that no path can contain")
     return StoredPath(value.rstrip("/")) if isinstance(value, str) and is_address(value) else Path(value)

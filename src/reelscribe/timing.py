@@ -1,6 +1,6 @@
-"""How long each stage of a run is at work, and which of them binds it.
+"""How long each stage of a run is busy, and which of them limits it.
 
-Clocks that stages in any thread can hold, and plain figures.
+Thread-safe clocks for stages, and plain figures.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Self
 
 
 class BusyClock:
-    """Adds up the time in which those who hold it are at work.
+    """Adds up the time during which its holders are busy.
 
     >>> clock = BusyClock()
     >>> with clock:
@@ -25,7 +25,7 @@ class BusyClock:
 
     Args:
         now: seconds on a clock that only goes forward.
-        places: how many can be at work side by side; while one of two is, half of the time counts.
+        places: how many can be busy at the same time; while one of two is, half of the time counts.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic, *, places: int = 1) -> None:
@@ -47,7 +47,7 @@ class BusyClock:
 
     @contextmanager
     def held(self, places: int) -> Iterator[None]:
-        """Hold so many places while the body runs."""
+        """Occupy so many places while the body runs."""
         self._hold(places)
         try:
             yield
@@ -66,14 +66,14 @@ class BusyClock:
 
     @property
     def seconds(self) -> float:
-        """Seconds at work so far, spans that have not ended included."""
+        """Busy seconds so far, including unfinished spans."""
         with self._lock:
             self._count()
             return self._seconds
 
 
 NEARLY_FULL = 0.8
-"""A stage that is at work for this share of a run binds it; below, the stages wait for one another."""
+"""A stage that is busy for this share of a run limits it; below that, the stages wait for one another."""
 ADVICE = {
     "decode": "more --workers, or fewer frames (--fps, --max-frames, --time-tolerance)",
     "prepare": "fewer or smaller frames (--max-frames, --max-pixels)",
@@ -81,7 +81,7 @@ ADVICE = {
     "rows": "a faster disk for the input, or Parquet",
     "write": "a faster disk for the output",
 }
-"""Stage to what lets it do more."""
+"""Stage to advice for speeding it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,49 +91,49 @@ class Stage:
     name: str
     """`rows` (read and planned), `decode`, `prepare` (patches and tokens), `model`, or `write`."""
     busy_seconds: float
-    """Time at work, summed over its workers."""
+    """Busy time, summed over its workers."""
     workers: int = 1
-    """How many work side by side."""
+    """How many work in parallel."""
     advice: str | None = None
-    """What lets it do more; None: what does so on one machine."""
+    """Advice for speeding it up; None: the default for one machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageTimes:
-    """How long each stage of a run was at work."""
+    """How long each stage of a run was busy."""
 
     seconds: float
     """Length of the run."""
     stages: tuple[Stage, ...]
-    """The stages, in the order that a row passes them."""
+    """The stages, in the order in which a row passes them."""
 
     def with_stage(self, stage: Stage, *, seconds: float) -> StageTimes:
-        """The same run with one more stage at its end, and its length with that."""
+        """The same run with one more stage at its end, its length included."""
         return StageTimes(seconds, (*self.stages, stage))
 
     def with_advice(self, name: str, advice: str) -> StageTimes:
-        """The same run, whose stage of this name has another advice."""
+        """The same run with other advice for the stage of this name."""
         told = (replace(stage, advice=advice) if stage.name == name else stage for stage in self.stages)
         return StageTimes(self.seconds, tuple(told))
 
     def share(self, stage: Stage) -> float:
-        """The part of the run in which a stage was at work, 0 to 1."""
+        """The share of the run in which a stage was busy, 0 to 1."""
         return stage.busy_seconds / (self.seconds * stage.workers) if self.seconds else 0.0
 
     @property
     def binding(self) -> Stage | None:
-        """The stage that was at work for the largest part; None without stages."""
+        """The stage that was busy for the largest share; None without stages."""
         return max(self.stages, key=self.share, default=None)
 
     def line(self) -> str:
-        """One line for a person: the binding stage, the others, and what would help."""
+        """One line for the user: the limiting stage, the others, and what would help."""
         first = self.binding
         if first is None or not first.busy_seconds:
             return "nothing to do"
         others = sorted((stage for stage in self.stages if stage is not first), key=self.share, reverse=True)
         told = ", ".join([self._told(first), *(self._told(stage) for stage in others if self.share(stage) >= 0.05)])
         if self.share(first) < NEARLY_FULL:
-            return f"mostly {first.name}, no stage was always at work: {told}"
+            return f"mostly {first.name}, no stage was busy all the time: {told}"
         return f"{first.name}-bound: {told}: {first.advice or ADVICE[first.name]}"
 
     def _told(self, stage: Stage) -> str:

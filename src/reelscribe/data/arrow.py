@@ -1,7 +1,7 @@
-"""Rows as Arrow tables and back: types from values, wider types where values ask for them, errors that name the field.
+"""Convert rows to Arrow tables and back: types from values, widened where needed, errors that name the field.
 
-A value that Python cannot hold (a time that no date has, a text that is not UTF-8) stays the scalar that it is in
-Arrow, so that it comes out as it came.
+A value that Python cannot hold (a time out of range, a text that is not UTF-8) stays an Arrow scalar, so that it is
+written as it came.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..types import BadRow, Failure, Sample
 from .base import BYTES_PER_VALUE, MAX_ROW_BYTES, too_large
 
 PLAIN_EXTENSIONS = ("pyarrow", "datasets", "lance")
-"""Packages whose extension types make plain values. Those of others need not: Ray's, which a process has as soon as Ray
-Data is imported, un-pickle what is in a file."""
+"""Packages whose extension types give plain values. Those of others may not: Ray's, which are registered as soon as Ray
+Data is imported, unpickle data from a file."""
 
 
 def plain(rows: Any) -> Any:
-    """A table or a batch that is safe to make values of: types of other packages are what they are stored as."""
+    """A table or a batch whose values are safe to read: types of other packages become their storage type."""
     schema = plain_schema(rows.schema)
     if schema is rows.schema or schema.equals(rows.schema):
         return rows
@@ -68,11 +68,11 @@ _LISTS = {
     "is_list_view": "list_view",
     "is_large_list_view": "large_list_view",
 }
-"""How Arrow calls a test for a type of lists, and what makes that type."""
+"""Arrow's test for a list type, and its constructor."""
 
 
 def add_new_fields(schema: Any, new_fields: NewFields) -> Any:
-    """A schema with the fields a run adds; a field that is there keeps its type, unless it is null throughout."""
+    """A schema with the fields a run adds; an existing field keeps its type, unless it is null throughout."""
     import pyarrow as pa
 
     base = pa.schema([]) if schema is None else schema
@@ -92,8 +92,8 @@ def plain_rows(batches: Iterable[Any], *, where: str, max_row_bytes: int = MAX_R
     A row with a value that Python cannot hold is a `BadRow`.
 
     Args:
-        batches: what was read, one behind the other.
-        where: name of the file, for texts.
+        batches: what was read, in order.
+        where: name of the file, for messages.
         max_row_bytes: the largest row that is turned into Python values.
 
     Raises:
@@ -116,7 +116,7 @@ def _rows_of_batch(batch: Any, first: int, where: str, max_row_bytes: int) -> It
         rows = batch.to_pylist()
     except MemoryError:
         raise
-    except Exception:  # of any type's conversion: the row that it belongs to is looked for
+    except Exception:  # any type's conversion may raise: then its row is searched for
         rows = (_row_of(batch.slice(i, 1), first + i, where) for i in range(batch.num_rows))
     yield from rows
 
@@ -128,7 +128,7 @@ def _is_within(batch: Any, max_row_bytes: int) -> bool:
 
 
 def _count(array: Any) -> int:
-    """Values in an array, those inside of lists too."""
+    """Number of values in an array, including those inside lists."""
     import pyarrow as pa
 
     if isinstance(array, pa.ChunkedArray):
@@ -146,7 +146,7 @@ def _count(array: Any) -> int:
 
 
 def _row_of(batch: Any, number: int, where: str) -> Sample:
-    """The one row of a batch; what Python cannot hold stays an Arrow scalar."""
+    """The only row of a batch; what Python cannot hold stays an Arrow scalar."""
     fields: Sample = {}
     problems = []
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
@@ -165,7 +165,7 @@ def _row_of(batch: Any, number: int, where: str) -> Sample:
 def scalar_value(value: Any) -> Any:
     """An Arrow scalar as something that JSON can hold; any other value as it is.
 
-    A text that is not UTF-8 has lone surrogates for its bytes; a time that no date has is its number.
+    A text that is not UTF-8 gets lone surrogates for its bytes; a time out of range becomes its number.
     """
     arrow = sys.modules.get("pyarrow")
     if arrow is None or not isinstance(value, arrow.Scalar):
@@ -189,14 +189,14 @@ def merge_schemas(schemas: Sequence[Any], *, where: str) -> Any:
     """A schema that can hold the rows of all.
 
     Raises:
-        DataError: two types of one field have no common one.
+        DataError: two types of one field have no common type.
     """
     import pyarrow as pa
 
     try:
         return pa.unify_schemas(list(schemas), promote_options="permissive")
     except pa.ArrowException as exc:
-        raise DataError(f"{where} do not fit together: {exc}") from exc
+        raise DataError(f"{where} have incompatible schemas: {exc}") from exc
 
 
 def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: str) -> Any:
@@ -205,11 +205,11 @@ def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: 
     Args:
         rows: plain values; a field that a row lacks is null.
         known: schema of columns whose types are fixed, or at least as wide as this.
-        first_row: index of the first row in its file, for the error's text.
-        where: name of the file, for the error's text.
+        first_row: index of the first row in its file, for error messages.
+        where: name of the file, for error messages.
 
     Raises:
-        DataError: values that have no common type, with the names of field and rows.
+        DataError: values without a common type; the message names the field and rows.
     """
     import pyarrow as pa
 
@@ -222,7 +222,7 @@ def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: 
             column = _column(values, known.field(place).type if place >= 0 else None)
         except MemoryError:
             raise
-        except Exception as exc:  # what a value of any kind and Arrow make of each other
+        except Exception as exc:  # any value may make Arrow raise anything
             span = f"field {name!r} of rows {first_row} to {first_row + len(rows) - 1}"
             raise DataError(f"cannot write {span} to {where!r}: {exc}") from exc
         fields.append(known.field(place).with_type(column.type) if place >= 0 else pa.field(name, column.type))
@@ -231,14 +231,14 @@ def rows_to_table(rows: Sequence[Sample], known: Any, *, first_row: int, where: 
 
 
 def _ordered(names: dict[str, None], known: Any) -> list[str]:
-    """Names in the rows' order, or in the known one where that has them all."""
+    """Names in the rows' order, or in the known order if that has them all."""
     if all(name in known.names for name in names):
         return list(known.names)
     return list(names)
 
 
 def _column(values: list[Any], known: Any) -> Any:
-    """An array of the known type if the values fit, else of the narrowest type that holds both."""
+    """An array of the known type if the values fit, otherwise of the narrowest type that holds both."""
     import pyarrow as pa
 
     if known is not None and _fits(values, known):
@@ -261,7 +261,7 @@ def _common_type(left: Any, right: Any) -> Any:
 
 
 def _array(values: list[Any], type_: Any) -> Any:
-    """An array as Arrow makes it; lone surrogates are written as escapes, empty objects as null (Parquet has none)."""
+    """An array built by Arrow; lone surrogates are escaped, empty objects become null (Parquet has none)."""
     import pyarrow as pa
 
     try:
@@ -274,14 +274,14 @@ def _array(values: list[Any], type_: Any) -> Any:
 
 
 def _fits(values: Sequence[Any], type_: Any) -> bool:
-    """Whether a type is settled and takes the values as they are."""
+    """Whether a type is settled and accepts the values as they are."""
     import pyarrow as pa
 
     return not contains(type_, pa.types.is_null) and all(_is_kept(value, type_) for value in values)
 
 
 def _is_kept(value: Any, type_: Any) -> bool:
-    """Whether a type keeps all of a value; where it does not, Arrow would drop keys and fractions in silence."""
+    """Whether a type keeps all of a value; if not, Arrow would silently drop keys and fractions."""
     import pyarrow as pa
 
     if value is None or (isinstance(value, pa.Scalar) and value.type == type_):

@@ -1,4 +1,4 @@
-"""What every format has in common: sources of rows, sinks for rows, and the choice of one by the name of a path."""
+"""Common base of all formats: sources of rows, sinks for rows, and the choice of one by a path's name."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ __all__ = [
 ]
 
 LeaveOut = Callable[[AnyPath], bool]
-"""Whether a file of a folder, or of a pattern, is no part of the input."""
+"""Whether a file of a folder, or of a pattern, is excluded from the input."""
 BYTES_PER_VALUE = 16
-"""A row holds at most one value for so many bytes of the limit: an empty list takes three bytes in a file, and some
-twenty times as many in memory."""
+"""A row may hold one value per so many bytes of the limit: an empty list takes three bytes in a file, and about twenty
+times as many in memory."""
 
 
 def too_large(what: str, *, limit_bytes: int) -> DataError:
-    """The error for a row that is over the limit."""
+    """The error for a row that exceeds the limit."""
     size = f"{limit_bytes / 2**20:,.0f} MiB" if limit_bytes >= 2**20 else f"{limit_bytes:,} bytes"
     return DataError(
-        f"{what}; a row may have {size} and {limit_bytes // BYTES_PER_VALUE:,} values: take it out, or give a larger "
+        f"{what}; a row may have {size} and {limit_bytes // BYTES_PER_VALUE:,} values: remove it, or raise "
         "--max-row-bytes (max_row_bytes)"
     )
 
 
 def check_regular(path: AnyPath, *, role: str) -> None:
-    """Stop before something is opened that is neither a file nor a folder: a pipe would be waited for.
+    """Refuse to open anything but a file or a folder: a pipe would block.
 
     Raises:
         DataError: it is a pipe, a socket or a device.
@@ -60,7 +60,7 @@ def check_regular(path: AnyPath, *, role: str) -> None:
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
-        return  # what is wrong with it is found where it is opened
+        return  # any error shows when it is opened
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return
     kinds = {
@@ -75,10 +75,10 @@ def check_regular(path: AnyPath, *, role: str) -> None:
 
 @contextmanager
 def understanding(path: AnyPath, *, as_: str) -> Iterator[None]:
-    """Turn whatever a library raises while it reads a file into a `DataError` that names the file.
+    """Turn any exception of a library that reads a file into a `DataError` that names the file.
 
     Raises:
-        DataError: the file is not what its name says.
+        DataError: the file is not of the expected format.
     """
     try:
         with reading(path):
@@ -86,7 +86,7 @@ def understanding(path: AnyPath, *, as_: str) -> Iterator[None]:
     except ReelscribeError:
         raise
     except BaseException as exc:
-        # a panic of a library in Rust is no `Exception`, and Arrow has a `MemoryError` for sizes that a file makes up
+        # a panic of a Rust library is not an `Exception`, and Arrow raises `MemoryError` for bogus sizes in a file
         if not isinstance(exc, Exception) and type(exc).__name__ != "PanicException":
             raise
         if isinstance(exc, MemoryError) and type(exc).__name__ != "ArrowMemoryError":
@@ -99,34 +99,34 @@ def _first_line(exc: BaseException) -> str:
 
 
 class Source(Protocol):
-    """Rows of a data set; it can be iterated more than once and holds no more than a piece of it in memory."""
+    """Rows of a data set; can be iterated more than once and holds only a piece of it in memory."""
 
     path: AnyPath
     """The file or folder it reads."""
     folder: AnyPath
-    """What relative video paths are relative to."""
+    """Folder that relative video paths are relative to."""
 
     def __iter__(self) -> Iterator[Sample]:
-        """The rows in the order of the file; `DataError` for what cannot be read."""
+        """The rows in file order; `DataError` for anything that cannot be read."""
 
     def fields(self) -> list[str] | None:
-        """Names of all fields where they are known without reading rows, else None."""
+        """Names of all fields if known without reading rows, else None."""
 
     def count(self) -> int | None:
-        """Number of rows where that is cheap to know, else None."""
+        """Number of rows if cheap to find, else None."""
 
     def schema(self) -> Any:
-        """The Arrow schema of the rows where the format has one, else None."""
+        """The Arrow schema of the rows if the format has one, else None."""
 
     def files(self) -> Sequence[AnyPath]:
         """The files that are read for rows."""
 
 
 class Sink(Protocol):
-    """Takes rows; the final name appears at `commit`, and leaving the context without it removes what was written."""
+    """Writes rows; the final name appears at `commit`, and leaving the context without it removes the output."""
 
     def __enter__(self) -> Self:
-        """Open a temporary file beside the final name."""
+        """Open a temporary file next to the final name."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -137,58 +137,58 @@ class Sink(Protocol):
         """Raise `DataError` if the format cannot hold the values of this row; writes nothing."""
 
     def write(self, row: Sample) -> None:
-        """Take one row."""
+        """Write one row."""
 
     def finish(self) -> None:
-        """Bring everything to the temporary file; only `commit` may follow."""
+        """Flush everything to the temporary file; only `commit` may follow."""
 
     def commit(self, name: str | None = None) -> None:
-        """Finish, if that is still to do, and give the file its final name, or another one in the same folder."""
+        """Finish, if not yet done, and give the file its final name, or another one in the same folder."""
 
 
 WHOLE = TimeWindow()
-"""All of a video."""
+"""The window of a whole video."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What formats that set videos and captions apart must know of the rows; plain values."""
+    """What formats that store videos or captions separately must know about the rows; plain values."""
 
     video_field: str | None = None
-    """Field with the one video of a row; None: rows have lists of videos."""
+    """Field with the single video of a row; None: rows have lists of videos."""
     caption_field: str | None = None
     """Field with the captions."""
     root: AnyPath | None = None
-    """What relative video paths are relative to."""
+    """Folder that relative video paths are relative to."""
     with_videos: bool = False
-    """Whether the videos themselves go to the output."""
+    """Whether the videos themselves are copied to the output."""
     limits: ReadLimits = DEFAULT_LIMITS
     """Which videos may be read."""
     keep: Callable[[Sample, Path, list[str]], list[str]] | None = None
-    """Takes a row of a videofolder's table, the file for its captions and the captions, and gives those to write: a
+    """Takes a row of a videofolder's table, the file for its captions and the captions, and returns those to write: a
     file that a person has edited keeps its own."""
     window_fields: tuple[str, str] | None = None
-    """Fields of a row's own start and end; None: rows are about whole videos."""
+    """Fields with a row's own start and end; None: rows are about whole videos."""
     window: TimeWindow = WHOLE
-    """The part of a video that a row is about where it does not say."""
+    """The window of rows without their own."""
     cut: str | None = None
-    """How the parts of videos are cut out, a key of `video.cutting.CUTS`; None: they are not."""
+    """How parts of videos are cut out, a key of `video.cutting.CUTS`; None: they are not."""
     pieces: Path | None = None
-    """Where they lie until the output is made."""
+    """Folder for them until the output is made."""
     replaces: bool = False
-    """Whether videos of the same name that are there may be replaced."""
+    """Whether existing videos of the same name may be replaced."""
 
 
 DEFAULT_LAYOUT = Layout()
 
 
 class UpTo(io.RawIOBase):
-    """The bytes of a local file that were there when it was opened as an input: what is appended later is left out.
+    """The bytes of a local file at the time it was opened as an input: data appended later is ignored.
 
     Args:
         path: the file.
-        size: its size then; None: all of it.
-        whole_lines: whether a line that had begun then is read to its end.
+        size: its size at that time; None: all of it.
+        whole_lines: whether a line that was incomplete then is read to its end.
     """
 
     def __init__(self, path: Path, size: int | None, *, whole_lines: bool = False) -> None:
@@ -202,7 +202,7 @@ class UpTo(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, as far as there is something left."""
+        """Fill a buffer, as far as data is left."""
         view = memoryview(buffer)
         if self._left is None:
             return self._file.readinto(view) or 0
@@ -226,7 +226,7 @@ class UpTo(io.RawIOBase):
 
 
 def size_now(path: AnyPath) -> int | None:
-    """The size of a local regular file; None: it is another kind of thing."""
+    """The size of a local regular file; None: it is something else."""
     if not isinstance(path, Path):
         return None
     try:
@@ -238,7 +238,7 @@ def size_now(path: AnyPath) -> int | None:
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A source that holds no row that is larger than this in memory."""
+    """A source with a limit on the size of a row in memory."""
 
     max_row_bytes: int
     """The largest row that is read, as it is stored."""
@@ -246,7 +246,7 @@ class Bounded(Protocol):
 
 @runtime_checkable
 class Pictured(Protocol):
-    """A source whose samples may have a still picture in place of a video."""
+    """A source whose samples may have a still picture instead of a video."""
 
     images: bool
     """Whether such a picture is the sample's video."""
@@ -254,7 +254,7 @@ class Pictured(Protocol):
 
 @runtime_checkable
 class KnowsBytes(Protocol):
-    """A source that knows without reading rows which of its columns hold bytes."""
+    """A source that knows without reading rows which of its columns contain bytes."""
 
     def binary_columns(self) -> Iterable[str]:
         """Their names."""
@@ -262,46 +262,46 @@ class KnowsBytes(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
-    """A format: what reads it, and what writes it; either may be missing.
+    """A format: its source and its sink; either may be missing.
 
-    An output is made of parts, each a whole file that holds rows, which are joined under the final name.
+    An output is made of parts, each a complete file of rows, which are joined under the final name.
 
     >>> Format(name="lines", suffixes=(".lines",), written=(".lines",), source=LinesSource, sink=LinesSink)
     """
 
     name: str
-    """How it is called."""
+    """Its name."""
     suffixes: tuple[str, ...] = ()
     """Suffixes of the files that are read."""
     source: Callable[..., Source] | None = None
-    """Reads a file, given its path, or, where `many` names them, the files of a folder, given that and them."""
+    """Reads a file, given its path, or, for `many`, the files of a folder, given the folder and the files."""
     many: str | None = None
-    """What several files are called that make one data set in a folder, or by a pattern; None: they never do."""
+    """Name for several files that make up one data set in a folder, or by a pattern; None: they never do."""
     folder_source: Callable[[AnyPath], Source | None] | None = None
-    """Reads a folder that is a data set itself; gives None where the folder is something else."""
+    """Reads a folder that is a data set itself; returns None if the folder is something else."""
     written: tuple[str, ...] = ()
     """Suffixes of outputs."""
     is_named: bool = False
     """Whether `--format` names it; the output is then named by a folder."""
     sink: Callable[..., Sink] | None = None
-    """Writes a whole file, given its path, `schema` and `new_fields`; None: outputs are made of parts alone."""
+    """Writes a whole file, given its path, `schema` and `new_fields`; None: outputs are made only of parts."""
     part_sink: Callable[..., Sink] | None = None
     """Writes a part, given its path, `schema`, `new_fields` and `layout`; None: parts are JSON lines."""
     part: str = "jsonl"
     """Suffix of a part, without its dot."""
     join: Callable[[Sequence[Path], Path, Layout], None] | None = None
-    """Writes the rows of at least one part, in their order, under the final name; None: `sink` takes them all."""
+    """Writes the rows of one or more parts, in order, under the final name; None: `sink` takes them all."""
     part_rows: int | None = None
-    """Rows of the input in a part; None: what the run says."""
+    """Rows of the input in a part; None: the run's default."""
     is_own_folder: Callable[[Path], bool] | None = None
-    """For an output that is a folder: whether one that is there holds nothing but such an output; else None."""
+    """For a folder output: whether an existing folder holds only such an output; else None."""
     table: Callable[[Path], Path] | None = None
-    """For an output that lies among local videos: the file that the run writes there, given the output as it is named.
-    It has a row a video, and may hold parts of videos that are cut out."""
+    """For an output among local videos: the file that the run writes there, given the output's name. It has one row per
+    video, and may include parts of videos that are cut out."""
     holds_videos: bool = False
-    """Whether it has room for the videos of other files."""
+    """Whether it can include videos from other files."""
     needs_one_video: bool = False
-    """Whether rows must have one video each where it holds them."""
+    """Whether rows must have one video each if videos are included."""
     holds_bytes: bool = False
     """Whether values of rows may be bytes."""
     has_types: bool = False
@@ -309,19 +309,19 @@ class Format:
     has_relative_paths: bool = False
     """Whether paths of videos in the output are relative to it."""
     captioned_rows: Callable[[Path], Iterator[tuple[Sample, str | None]]] | None = None
-    """Reads an output whose samples are files of their own: each row, and the text beside it; else None."""
+    """Reads an output whose samples are separate files: each row, and the text next to it; else None."""
     check_installed: Callable[[], object] | None = None
-    """Stops where a package is missing that the output is joined with; None: it needs none of an extra."""
+    """Raises if a package that joins the output is missing; None: it needs no extra."""
 
     @property
     def label(self) -> str:
-        """What names it on the command line: its name, or its first suffix."""
+        """Its name on the command line: its name, or its first suffix."""
         return self.name if self.is_named else self.written[0]
 
 
 @contextmanager
 def reading(path: AnyPath) -> Iterator[None]:
-    """Turn what the operating system says while a file is read into a `DataError`."""
+    """Turn an operating system error while reading a file into a `DataError`."""
     try:
         yield
     except (OSError, EOFError, zlib.error) as exc:
@@ -330,7 +330,7 @@ def reading(path: AnyPath) -> Iterator[None]:
 
 @contextmanager
 def writing(path: AnyPath) -> Iterator[None]:
-    """Turn what the operating system says while a file is written into a `DataError`."""
+    """Turn an operating system error while writing a file into a `DataError`."""
     try:
         yield
     except OSError as exc:

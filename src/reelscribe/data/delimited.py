@@ -1,6 +1,6 @@
-"""Comma- and tab-separated files with a header line: every value is a string, or null where nothing is written.
+"""Comma- and tab-separated files with a header line: every value is a string, or null if empty.
 
-Written, a list or an object is its JSON, as Python's and other readers of such columns expect it.
+Lists and objects are written as JSON, as readers of such columns expect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DelimitedSource:
         self.folder = path.parent
         self._delimiter = DELIMITERS[path.suffix.lower()]
         self.size = size_now(path)
-        """Bytes of a local file that are read: what is appended later is left out."""
+        """Bytes of a local file that are read: data appended later is ignored."""
         self.max_row_bytes = max_row_bytes
 
     def __iter__(self) -> Iterator[Sample]:
@@ -76,7 +76,7 @@ class DelimitedSource:
         return None
 
     def schema(self) -> Any:
-        """All values are strings, which the rows say themselves."""
+        """Not needed: all values are strings."""
         return None
 
     def files(self) -> Sequence[AnyPath]:
@@ -85,7 +85,7 @@ class DelimitedSource:
 
 
 class _Lines:
-    """The lines of a file for the csv module, within the limit of a row, which may take several."""
+    """The lines of a file for the csv module, within the limit of a row, which may span several."""
 
     def __init__(self, file: io.TextIOWrapper, where: str, delimiter: str, max_row_bytes: int) -> None:
         self._file = file
@@ -96,7 +96,7 @@ class _Lines:
         self.start_row()
 
     def start_row(self) -> None:
-        """What comes is another row."""
+        """Start counting a new row."""
         self._length = self._values = 0
 
     def __iter__(self) -> Self:
@@ -110,12 +110,12 @@ class _Lines:
         self._length += len(line)
         self._values += line.count(self._delimiter)
         if self._length > self.max_row_bytes or self._values > self.max_row_bytes // BYTES_PER_VALUE:
-            raise too_large(f"{self._where}:{self._number} is of a larger row", limit_bytes=self.max_row_bytes)
+            raise too_large(f"{self._where}:{self._number} belongs to a larger row", limit_bytes=self.max_row_bytes)
         return line
 
 
 def _texts(path: AnyPath, size: int | None) -> io.TextIOWrapper:
-    """The text of a file as it was at this size."""
+    """The text of a file up to this size."""
     file = path.open("rb") if size is None else open_up_to(path, size, whole_lines=True)
     return io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
 
@@ -147,7 +147,7 @@ class DelimitedSink:
         self._lines.check(row)
 
     def write(self, row: Sample) -> None:
-        """Take one row."""
+        """Write one row."""
         self._lines.write(row)
 
     def finish(self) -> None:
@@ -174,7 +174,7 @@ def join_delimited(parts: Sequence[Path], output: Path, _layout: Layout = DEFAUL
 
 
 def write_table(parts: Sequence[Path], target: Path, *, delimiter: str) -> None:
-    """The rows of files of JSON lines as a table, with the fields of all in the order they come up."""
+    """The rows of JSON lines files as a table, with all fields in order of appearance."""
     with writing(target), target.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         table = csv.writer(file, delimiter=delimiter, lineterminator="\n")
         names = list(dict.fromkeys(name for row in _rows(parts) for name in row))
@@ -189,7 +189,7 @@ def _rows(parts: Iterable[Path]) -> Iterator[Sample]:
 
 
 def _cell(value: Any) -> Any:
-    """Texts and numbers as they are; truth values and what is nested as JSON; null as nothing."""
+    """Strings and numbers as they are; booleans and nested values as JSON; null as an empty field."""
     return json.dumps(value, ensure_ascii=False) if isinstance(value, (bool, list, dict)) else value
 
 

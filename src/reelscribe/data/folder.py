@@ -1,4 +1,4 @@
-"""A folder of videos, or a single one: a row for each file."""
+"""A folder of videos, or a single one: one row per file."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ VIDEO_SUFFIXES = (
     ".ivf", ".obu", ".av1", ".vc1", ".y4m", ".mjpeg", ".mjpg", ".dv", ".dif", ".rm", ".rmvb", ".nut", ".wtv", ".nsv",
     ".gxf", ".lxf", ".ty", ".viv", ".apng", ".avif", ".webp",
 )  # fmt: skip
-"""What counts as a video by its name, in any case."""
+"""Suffixes of videos, in any case."""
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm",
     ".pbm", ".pnm",
 )  # fmt: skip
-"""What counts as a still picture, where those are captioned."""
+"""Suffixes of still pictures, if those are captioned."""
 _IS_OTHER: dict[str, Callable[[bytes], bool]] = {
     **dict.fromkeys((".mod", ".nut", ".dif", ".tp", ".ty"), is_source_or_music),
     ".avif": lambda head: still_kind(head) is not None,
     ".webp": lambda head: not is_animated_webp(head),
 }
-"""Suffixes that files have which are no videos, and what tells those by their first bytes."""
+"""Suffixes that files other than videos also have, and the test that detects those by their first bytes."""
 DOUBTFUL_SUFFIXES = frozenset(_IS_OTHER)
 """Suffixes of videos and of other things."""
 VIDEO_FIELD = "video"
 SUFFIXES_TOLD = 12
-"""Suffixes of files that are passed over listed one by one."""
+"""Most suffixes of skipped files that are listed individually."""
 
 
 class VideoFileSource:
@@ -75,12 +75,12 @@ class VideoFileSource:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a folder holds, hidden files left out."""
+    """The files in a folder, without hidden ones."""
 
     files: list[Any]
     """Paths of the files that are taken, sorted."""
     passed_over: dict[str, int]
-    """How many files are not, by their suffix in lower case; an empty one for names without."""
+    """How many files are not, by lower-case suffix; empty for names without one."""
 
 
 def is_video(suffix: str, head: Callable[[], bytes]) -> bool:
@@ -88,7 +88,7 @@ def is_video(suffix: str, head: Callable[[], bytes]) -> bool:
 
     Args:
         suffix: in lower case.
-        head: gives the first bytes; called only where the suffix leaves a doubt.
+        head: returns the first bytes; called only if the suffix is ambiguous.
     """
     return suffix in VIDEO_SUFFIXES and not (suffix in _IS_OTHER and _IS_OTHER[suffix](head()))
 
@@ -96,7 +96,7 @@ def is_video(suffix: str, head: Callable[[], bytes]) -> bool:
 def list_stored(
     root: StoredPath, suffixes: Collection[str], *, images: bool = False, leave_out: LeaveOut | None = None
 ) -> Listing:
-    """The same as `list_files` for a folder of an object store; `.webp` counts as a still picture, unseen."""
+    """Like `list_files`, for a folder in an object store; `.webp` counts as a still picture without being read."""
     shown = (path for path in root.files() if not any(part.startswith(".") for part in path.url.split("/")))
     return _listing(_without(shown, leave_out), suffixes, images=images, head=_stored_head)
 
@@ -110,7 +110,7 @@ def list_files(
 
     Args:
         root: the folder.
-        suffixes: what is taken besides videos, in any case.
+        suffixes: suffixes taken besides those of videos, in any case.
         images: whether still pictures are taken too.
         leave_out: files that are neither taken nor counted.
 
@@ -124,7 +124,7 @@ def list_files(
 
 
 def passed_over_text(passed_over: Mapping[str, int]) -> str:
-    """Numbers of files by suffix, as one text.
+    """Numbers of files by suffix, as one string.
 
     >>> passed_over_text({".psd": 1, ".txt": 2})
     '3 files (.txt 2, .psd 1)'
@@ -154,7 +154,7 @@ def _listing(paths: Iterable[Any], suffixes: Collection[str], *, images: bool, h
 
 
 def _head(path: Path) -> bytes:
-    """The first bytes of a file; nothing of one that is none, or cannot be read: its row will say so."""
+    """The first bytes of a file; empty if it is not a file or cannot be read: its row will report that."""
     try:
         if not path.is_file():
             return b""
@@ -165,7 +165,7 @@ def _head(path: Path) -> bytes:
 
 
 def _stored_head(path: StoredPath) -> bytes:
-    if path.suffix.lower() == ".webp":  # a request for each would take long where there are many
+    if path.suffix.lower() == ".webp":  # a request per file would take long if there are many
         return b""
     try:
         return path.read_range(0, HEAD_BYTES)

@@ -1,6 +1,6 @@
-"""The tables of formats, and those that follow from them; packages add formats through `reelscribe.formats`.
+"""The table of formats, and tables derived from it; packages add formats through `reelscribe.formats`.
 
-A package's format is looked at where nothing that is built in fits, or where it is named.
+A package's format is considered if no built-in one fits, or if it is named.
 """
 
 from __future__ import annotations
@@ -69,13 +69,13 @@ class Part(Mapping[str, T]):
 
 
 SOURCES: Part[Callable[..., Source]] = Part(lambda row: dict.fromkeys(row.suffixes, row.source) if row.source else {})
-"""Suffix of a file to what reads it."""
+"""Suffix of a file to its source."""
 MANY: Part[Callable[[Any, Sequence[Any]], Source]] = Part(
     lambda row: dict.fromkeys(row.suffixes, row.source) if row.source and row.many else {}
 )
-"""Suffix of files that make one data set, in a folder or by a pattern, to what reads them."""
+"""Suffix of files that make up one data set, in a folder or by a pattern, to their source."""
 SINKS: Part[Callable[..., Sink]] = Part(lambda row: dict.fromkeys(row.written, row.sink) if row.sink else {})
-"""Suffix of a file to what writes it."""
+"""Suffix of a file to its sink."""
 BY_SUFFIX: Part[Format] = Part(lambda row: dict.fromkeys(row.written, row))
 """Suffix of an output to its format."""
 BY_NAME: Part[Format] = Part(lambda row: {row.name: row} if row.is_named else {})
@@ -83,15 +83,15 @@ BY_NAME: Part[Format] = Part(lambda row: {row.name: row} if row.is_named else {}
 
 
 def by_suffix(table: Part[T], path: AnyPath, *, role: str) -> T:
-    """The entry of a table whose key, a suffix such as `.jsonl.gz`, ends the path's name; the longest wins, of those
-    that are built in before those of packages.
+    """The entry of a table whose key, a suffix such as `.jsonl.gz`, ends the path's name; the longest wins, built-in
+    ones before those of packages.
 
     Raises:
-        DataError: no key fits; the text lists them.
+        DataError: no key matches; the message lists them.
     """
     name = path.name.lower()
     for known in (table.built_in, table):
         for suffix in sorted(known, key=len, reverse=True):
             if name.endswith(suffix):
                 return known[suffix]
-    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; known are {', '.join(table)}")
+    raise DataError(f"cannot tell the format of {role} {str(path)!r} from its name; expected one of {', '.join(table)}")

@@ -1,7 +1,7 @@
 """Folders that `datasets.Dataset.save_to_disk` writes and `datasets.load_from_disk` reads.
 
-Values are taken as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded. A folder in an object
-store is streamed by our own code: `load_from_disk` would copy all of it here first.
+Values are read as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded. A folder in an object store
+is streamed by our own code: `load_from_disk` would download all of it first.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .parquet import ParquetSink, file_schema, tables
 from .temporary import TemporaryFolder
 
 STATE, SPLITS, INFO = "state.json", "dataset_dict.json", "dataset_info.json"
-"""Files that tell a data set, one with several splits, and the columns."""
+"""Files that identify a data set, one with several splits, and the columns."""
 MAX_VALUE_BYTES = (1 << 31) - (1 << 20)
-"""Bytes of a value that Arrow's columns of bytes hold; a larger video stays a path."""
+"""Largest value of Arrow's binary columns; a larger video stays a path."""
 MAX_INFO_BYTES = 64 * 2**20
-"""Most bytes of a file that describes a data set."""
+"""Largest description file of a data set."""
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
 
@@ -71,7 +71,7 @@ class HFDatasetSource:
         return list(self._dataset.column_names)
 
     def count(self) -> int | None:
-        """What the folder says."""
+        """From the folder's own metadata."""
         return len(self._dataset)
 
     def schema(self) -> Any:
@@ -79,13 +79,13 @@ class HFDatasetSource:
         return self._dataset.features.arrow_schema
 
     def files(self) -> Sequence[AnyPath]:
-        """Its files; others may lie beside them."""
+        """Its files; others may be next to them."""
         named = [path for path in self._place.iterdir() if path.name in (STATE, INFO) or _is_rows(path)]
         return sorted(path for path in named if path.is_file())
 
 
 def _is_rows(path: Path) -> bool:
-    """Whether a file holds rows, not what `datasets` has computed from them."""
+    """Whether a file has rows, not a cache that `datasets` computed from them."""
     return path.suffix == ".arrow" and not path.name.startswith("cache-")
 
 
@@ -123,7 +123,7 @@ class StoredHFDatasetSource:
         return list(self._features)
 
     def count(self) -> int | None:
-        """Not known without reading."""
+        """Unknown without reading."""
         return None
 
     def schema(self) -> Any:
@@ -131,7 +131,7 @@ class StoredHFDatasetSource:
         return self._features.arrow_schema
 
     def files(self) -> Sequence[AnyPath]:
-        """What it is made of, and its rows."""
+        """Its description, and its rows."""
         return [self._place / STATE, self._place / INFO, *self._arrow_files()]
 
 
@@ -152,7 +152,7 @@ def join_hf_dataset(parts: Sequence[Path], output: Path, layout: Layout = DEFAUL
     """A folder with the rows of Parquet files.
 
     `save_to_disk` itself would put the bytes of all videos that are paths into it, and fail where one is missing. Here
-    paths become relative to the folder, or with videos the bytes of those that have captions go along.
+    paths become relative to the folder, or, with videos, the bytes of those that have captions are included.
     """
     folder = TemporaryFolder(output)
     folder.create()
@@ -183,7 +183,7 @@ def _save(parts: Sequence[Path], folder: Path, videos: _Videos) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Videos:
-    """What becomes of the videos of rows in a saved data set."""
+    """How the videos of rows are stored in a saved data set."""
 
     folder: Path
     """The data set."""
@@ -191,7 +191,7 @@ class _Videos:
     """Which fields hold the video and its captions."""
 
     def features(self, features: Any) -> Any:
-        """The columns, with `Video` for that of the videos where they go along."""
+        """The columns, with `Video` for that of the videos if they are included."""
         from datasets import Features, Video
 
         if not self.layout.with_videos or self.layout.video_field not in features:
@@ -199,7 +199,7 @@ class _Videos:
         return Features({**features, self.layout.video_field: Video()})
 
     def tables(self, table: Any, schema: Any) -> Iterator[Any]:
-        """The same rows with their videos in the form of the data set; few at a time where they have bytes."""
+        """The same rows with their videos in the data set's form; few at a time if they have bytes."""
         import pyarrow as pa
 
         field = self.layout.video_field
@@ -225,12 +225,12 @@ class _Videos:
         return name in row.column_names and bool(row.column(name)[0].as_py())
 
     def _relative(self, video: str | None) -> str | None:
-        """A path relative to the data set, as that is read again; an address as it is."""
+        """A path relative to the data set, as it is read back; an address unchanged."""
         path = self._path(video)
         return video if path is None else Path(os.path.relpath(path, self.folder)).as_posix()
 
     def _path(self, video: str | None) -> Path | None:
-        """The file of a path; None: it lies elsewhere than on this machine."""
+        """The file of a path; None: it is not on this machine."""
         if not video or "://" in video:
             return None
         root = self.layout.root
@@ -255,7 +255,8 @@ class _Videos:
 
 
 def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """What `load_from_disk` wants to know; the fingerprint is of the content, since results are cached under it."""
+    """The state that `load_from_disk` requires; the fingerprint is of the content, since results are cached under
+    it."""
     digest = hashlib.blake2b(digest_size=8)
     for name in names:
         with (folder / name).open("rb") as file:
@@ -274,7 +275,7 @@ def _state(folder: Path, names: Sequence[str]) -> dict[str, Any]:
 def saved_dataset(
     folder: AnyPath, *, max_row_bytes: int = MAX_ROW_BYTES
 ) -> HFDatasetSource | StoredHFDatasetSource | None:
-    """What reads a folder; None: it is no saved data set.
+    """The source for a folder; None: it is not a saved data set.
 
     Raises:
         DataError: it holds several splits.
@@ -300,7 +301,7 @@ def _read_json(file: AnyPath) -> dict[str, Any]:
         raise DataError(f"cannot read {str(file)!r}: {exc}") from exc
     if len(text) > MAX_INFO_BYTES:
         raise DataError(
-            f"{str(file)!r} is larger than {MAX_INFO_BYTES >> 20} MiB, which no description of a data set is"
+            f"{str(file)!r} is larger than {MAX_INFO_BYTES >> 20} MiB, too large for the description of a data set"
         )
     if not isinstance(found, dict):
         raise DataError(f"cannot read {str(file)!r}: it holds no JSON object")

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub by their names, streamed: `hf://datasets/USER/NAME`, with `@REVISION`, and
-`?split=…&name=…` where there are several splits or configurations.
+"""Data sets of the Hugging Face hub by name, streamed: `hf://datasets/USER/NAME`, with `@REVISION`, and
+`?split=…&name=…` if there are several splits or configurations.
 
-What is in the repository, `datasets` finds out: Parquet, JSON lines, CSV, WebDataset, a `videofolder`. Values are taken
+`datasets` finds out what is in the repository: Parquet, JSON lines, CSV, WebDataset, a `videofolder`. Values are read
 as they are stored: a video is `{"path", "bytes"}`, and nothing is decoded or fetched for it.
 """
 
@@ -29,8 +29,8 @@ _SETTINGS = ("split", "name")
 
 
 class HubSource:
-    """The rows of one split of a data set on the hub, at the revision that is its newest when it is opened; `path` has
-    that revision, so that what comes later finds the same rows."""
+    """The rows of one split of a data set on the hub, at its newest revision when it is opened; `path` has that
+    revision, so that later readers find the same rows."""
 
     def __init__(self, path: StoredPath, *, max_row_bytes: int = MAX_ROW_BYTES) -> None:
         self.max_row_bytes = max_row_bytes
@@ -40,7 +40,7 @@ class HubSource:
         query = urlsplit(path.url).query
         given = parse_qs(query)
         if unknown := given.keys() - set(_SETTINGS):
-            raise DataError(f"{str(path)!r} takes ?split=… and &name=…; got {', '.join(sorted(unknown))}")
+            raise DataError(f"{str(path)!r} accepts only ?split=… and &name=…; got {', '.join(sorted(unknown))}")
         self.path: AnyPath = path
         self._repository = found[1]
         self._split, self._name = (given[key][-1] if key in given else None for key in _SETTINGS)
@@ -73,32 +73,32 @@ class HubSource:
             wrong = f"has no split {split!r}" if split else "has several splits"
             raise DataError(f"{str(self.path)!r} {wrong}; name one with ?split=…: {', '.join(names)}")
         found = splits[split]
-        return found.decode(False) if found.features else found  # what has no features yet holds nothing to decode
+        return found.decode(False) if found.features else found  # without features there is nothing to decode
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Turn what `datasets` and the hub say into a `DataError`."""
+        """Turn errors of `datasets` and the hub into a `DataError`."""
         try:
             yield
         except (ReelscribeError, MemoryError):
             raise
-        except Exception as exc:  # each of the formats has its own
+        except Exception as exc:  # each format has its own
             told = str(exc).strip().partition("\n")[0] or type(exc).__name__
             hint = "; name one with ?name=…" if "Config name is missing" in told else ""
             raise DataError(f"cannot read {str(self.path)!r} from the hub: {told}{hint}") from exc
 
     def fields(self) -> list[str] | None:
-        """The columns, where they are known without reading rows."""
+        """The columns, if known without reading rows."""
         return list(self._dataset.column_names) if self._dataset.column_names else None
 
     def count(self) -> int | None:
-        """What the repository says, if it does."""
+        """As given by the repository, if it is."""
         splits = self._dataset.info.splits
         known = splits.get(str(self._dataset.split)) if splits else None
         return (known.num_examples or None) if known else None
 
     def schema(self) -> Any:
-        """The schema of its features, where they are known."""
+        """The schema of its features, if known."""
         return self._dataset.features.arrow_schema if self._dataset.features else None
 
     def files(self) -> Sequence[AnyPath]:
@@ -107,5 +107,5 @@ class HubSource:
 
 
 def is_hub_dataset(path: StoredPath) -> bool:
-    """Whether an address is that of a whole data set, not of a file or a folder in it."""
+    """Whether an address is of a whole data set, not of a file or a folder in it."""
     return _REPOSITORY.fullmatch(path.url) is not None

@@ -1,6 +1,6 @@
-"""The rows of a data set as a run takes them, opened once, and what is known of them before anything is asked.
+"""The rows of a data set as a run reads them, opened once, and the facts known about them in advance.
 
-Whatever has to be found out from rows is found out in one go from the first of them; a run then reads on from there.
+Facts that depend on rows are determined once from the first rows; a run then reads on from there.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .base import Source
 from .folder import IMAGE_SUFFIXES
 
 MAX_HEAD_BYTES = 64 << 20
-"""Bytes of rows that are kept for the run; where more are needed to know the form, they are read again."""
+"""Bytes of rows that are kept for the run; if more are needed to determine the form, they are read again."""
 
 
 class Head:
-    """The first rows of a source, in a file that stays open; iterating gives those that were not looked at yet.
+    """The first rows of a source, in a file that stays open; iterating gives those that were not examined yet.
 
     Args:
         source: the rows.
@@ -38,9 +38,9 @@ class Head:
         self._kept: deque[Sample] | None = deque()
         self._room = MAX_HEAD_BYTES
         self.first: Sample | None = None
-        """The first row; None: nobody has looked, or there is none."""
+        """The first row; None: not examined, or there is none."""
         self.fields: dict[str, None] = {}
-        """Names of the fields of the rows that were looked at, in the order they came up."""
+        """Names of the fields of the examined rows, in order of appearance."""
 
     def __iter__(self) -> Iterator[Sample]:
         for row in self._rows:
@@ -57,17 +57,17 @@ class Head:
             self._kept = None
 
     def look_for(self, name: str) -> None:
-        """Look at rows up to the first that has this field."""
+        """Examine rows up to the first that has this field."""
         if name not in self.fields:
             next((row for row in self if name in row), None)
 
     @property
     def is_whole(self) -> bool:
-        """Whether all rows that were looked at are kept."""
+        """Whether all examined rows are kept."""
         return self._kept is not None
 
     def all_rows(self) -> Iterator[Sample]:
-        """Every row from the first; once, and where `is_whole`."""
+        """Every row from the first; once, and only if `is_whole`."""
         assert self._kept is not None
         while self._kept:
             yield self._kept.popleft()
@@ -82,31 +82,31 @@ class Head:
 
 @dataclass(frozen=True)
 class Input:
-    """The input of a run: its rows, and the facts that checks and the run go by."""
+    """The input of a run: its rows, and the facts that checks and the run use."""
 
     source: Source
-    """What reads the rows."""
+    """The source of the rows."""
     limit: int | None
     """How many rows are taken; None: all."""
     form: RowForm
     """The form of the rows."""
     fields: list[str]
-    """Names of the fields, as far as they are known: all where the format has them, else those of the rows up to the
-    first that tells the form and the first with its own prompt."""
+    """Names of the fields, as far as known: all if the format has them, else those of the rows up to the first that
+    shows the form and the first with its own prompt."""
     first: Sample | None
     """The first row; None: there is none."""
     _heads: list[Head] = field(default_factory=list, repr=False, compare=False)
-    """What is open; nothing once the rows were taken."""
+    """The open file; None once the rows were taken."""
     _size: Any = field(default=None, repr=False, compare=False)
-    """Up to where the file was to be read when it was opened."""
+    """How far the file was to be read when it was opened."""
 
     @classmethod
     def open(cls, source: Source, names: FieldNames, *, limit: int | None = None) -> Input:
-        """Open a source and look at as many rows as tell what there is to know.
+        """Open a source and examine as many rows as needed.
 
         Args:
             source: the rows.
-            names: how the fields are called.
+            names: names of the fields.
             limit: how many rows are taken; None: all.
 
         Raises:
@@ -121,21 +121,21 @@ class Input:
 
     @cached_property
     def count(self) -> int | None:
-        """Rows of the source where that is cheap to know, whatever the limit; else None."""
+        """Number of rows of the source if cheap to find, whatever the limit; else None."""
         return self.source.count()
 
     @property
     def total(self) -> int | None:
-        """Rows that are taken, where that is known."""
+        """Number of rows that are taken, if known."""
         if self.limit is None or self.count is None:
             return self.limit if self.count is None else self.count
         return min(self.limit, self.count)
 
     def rows(self, start: int = 0) -> Iterator[Sample]:
-        """The rows from this one on: the first time out of the file that is open, later out of a new one.
+        """The rows from this one on: the first time from the open file, later from a new one.
 
-        A file at an address is opened anew, since a server may have let go of it while a model was loading; and so is
-        one that is to be read further than when it was opened.
+        A file at an address is reopened, since a server may have dropped the connection while a model was loading; so
+        is one that is to be read further than when it was opened.
         """
         heads, self._heads[:] = list(self._heads), []
         for head in heads:
@@ -146,12 +146,12 @@ class Input:
         return islice(self.source, start, self.limit)
 
     def close(self) -> None:
-        """Close what is open and will not be read."""
+        """Close the file if it will not be read."""
         while self._heads:
             self._heads.pop().close()
 
 
 def _still_pictures(fields: Iterable[str]) -> str:
-    """How still pictures of a tar shard are taken, where there are some."""
+    """The hint on still pictures of a tar shard, if it has some."""
     has_images = any(f".{name.rpartition('.')[2]}" in IMAGE_SUFFIXES for name in fields)
     return "; still pictures are captioned with --allow-images (allow_images)" if has_images else ""

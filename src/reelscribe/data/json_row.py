@@ -1,4 +1,4 @@
-"""One object of JSON to a row; one that Python or other formats cannot hold becomes a `BadRow` with its own text."""
+"""Parse one JSON object to a row; one that Python or other formats cannot hold becomes a `BadRow` with its text."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ..types import BadRow, Failure
 from .base import BYTES_PER_VALUE, too_large
 
 MAX_DEPTH = 200
-"""Lists and objects inside each other that a row may have: what handles rows goes down level by level."""
+"""Deepest nesting of a row: code that handles rows is recursive."""
 COUNTED_BYTES = 2**20
-"""The values of shorter lines need not be counted."""
+"""In shorter lines values need not be counted."""
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]', re.DOTALL)
 
 
 class _RepeatedError(Exception):
-    """A name that an object holds twice."""
+    """A duplicate name in an object."""
 
 
 def check_values(line: bytes, *, limit_bytes: int, where: str) -> None:
-    """Stop before a line is read whose values would take many times its bytes.
+    """Refuse a line whose values would take many times its bytes in memory.
 
     Raises:
-        DataError: it holds too many.
+        DataError: it has too many.
     """
     if len(line) < COUNTED_BYTES and len(line) < limit_bytes // BYTES_PER_VALUE:
         return
@@ -34,13 +34,13 @@ def check_values(line: bytes, *, limit_bytes: int, where: str) -> None:
 
 
 def read_row(text: str, *, where: str) -> Any:
-    """The value of a line of JSON.
+    """Parse a line of JSON.
 
-    An object that is nested too deeply, holds a name twice, or a number with too many digits is a `BadRow`.
+    An object that is nested too deeply, has a duplicate name, or a number with too many digits becomes a `BadRow`.
 
     Args:
         text: the line.
-        where: the place of the line, for the row's problem.
+        where: the position of the line, for the message.
 
     Raises:
         ValueError: it is not JSON.
@@ -53,7 +53,7 @@ def read_row(text: str, *, where: str) -> Any:
         return _bad_row(text, f"{where} holds the name {exc.args[0]!r} more than once in one object")
     except RecursionError:
         return _bad_row(text, f"{where}: {_too_deep(text)}")
-    except ValueError as exc:  # of numbers with thousands of digits
+    except ValueError as exc:  # numbers with thousands of digits
         return _bad_row(text, f"{where}: {str(exc).partition(';')[0]}")
     if _may_be_deep(text) and _depth(text) > MAX_DEPTH:
         return _bad_row(text, f"{where}: {_too_deep(text)}")
@@ -82,12 +82,12 @@ def _may_be_deep(text: str) -> bool:
 
 
 def _bad_row(text: str, problem: str) -> Any:
-    """The row with the values that can be read, and the text of those that cannot."""
+    """A row with the values that can be read, and the text of those that cannot."""
     start = text.lstrip()[:1]
     if start != "{":
         raise ValueError(problem)
     fields = {name: _value(part) for name, part in _fields(text)}
-    one_line = text.strip().replace("\r", " ").replace("\n", " ")  # inside of texts JSON has escapes for them
+    one_line = text.strip().replace("\r", " ").replace("\n", " ")  # inside strings JSON escapes them
     return BadRow(fields, failure=Failure("bad_sample", problem), line=one_line.encode("utf-8", "surrogatepass"))
 
 
@@ -103,7 +103,7 @@ def _value(part: str) -> Any:
 
 
 def _depth(text: str) -> int:
-    """Lists and objects inside each other at the deepest place."""
+    """The deepest nesting of lists and objects."""
     depth = deepest = 0
     for token in _TOKEN.finditer(text):
         mark = token[0]
@@ -125,7 +125,7 @@ def _fields(text: str) -> Iterator[tuple[str, str]]:
     for token in _TOKEN.finditer(text):
         mark = token[0]
         if mark in "]}" and (not open_marks or open_marks.pop() != {"]": "[", "}": "{"}[mark]):
-            raise ValueError(f"a bracket at character {token.start()} closes nothing")
+            raise ValueError(f"unmatched closing bracket at character {token.start()}")
         if len(open_marks) == 1 and open_marks[0] == "{":
             if name is None and mark.startswith('"'):
                 key = mark
@@ -140,6 +140,6 @@ def _fields(text: str) -> Iterator[tuple[str, str]]:
             if name is not None:
                 yield name, text[start : token.start()].strip()
             if text[token.end() :].strip():
-                raise ValueError(f"there is more behind the object, at character {token.end()}")
+                raise ValueError(f"extra data after the object, at character {token.end()}")
             return
     raise ValueError("its brackets are not closed")

@@ -1,4 +1,4 @@
-"""JSON lines, plain or compressed: one object a line, UTF-8."""
+"""JSON lines, plain or compressed: one object per line, UTF-8."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .temporary import FileSink, TemporaryFile
 COUNT_LIMIT_BYTES = 256 * 2**20
 """Lines are counted for the progress bar in files up to this size."""
 READ_BYTES = 2**18
-"""Bytes that are read at once."""
+"""Bytes read at a time."""
 
 
 def _read_plain(path: AnyPath, size: int | None) -> io.BufferedIOBase:
@@ -46,13 +46,13 @@ def _read_zst(path: AnyPath, size: int | None) -> io.BufferedIOBase:
 
 
 def open_up_to(path: AnyPath, size: int, *, whole_lines: bool = False) -> io.BufferedReader:
-    """A local file as it was at this size, see `UpTo`."""
+    """A local file up to this size, see `UpTo`."""
     assert isinstance(path, Path)
     return io.BufferedReader(UpTo(path, size, whole_lines=whole_lines), READ_BYTES)
 
 
 class _GzipUpTo(gzip.GzipFile):
-    """A gzip file that closes the file under it."""
+    """A gzip file that also closes its underlying file."""
 
     def __init__(self, under: io.BufferedReader) -> None:
         self._under = under
@@ -81,14 +81,14 @@ def _write_zst(path: Path) -> io.BufferedIOBase:
 
 
 class _NamelessGzipFile(gzip.GzipFile):
-    """A gzip file without name and time in its header: the same rows are the same bytes."""
+    """A gzip file without name and time in its header: equal rows give equal bytes."""
 
     def __init__(self, path: Path) -> None:
         self._under = path.open("wb")
         super().__init__(filename="", mode="wb", fileobj=self._under, mtime=0)
 
     def close(self) -> None:
-        """Close the file, and the one under it."""
+        """Close the file, and the underlying one."""
         try:
             super().close()
         finally:
@@ -104,13 +104,13 @@ WRITERS: dict[str, Opener] = {".gz": _write_gz, ".zst": _write_zst}
 
 
 class JsonlSource:
-    """The objects of a file with one JSON object a line; blank lines are skipped, and so is what is appended later."""
+    """The objects of a file with one JSON object per line; blank lines and data appended later are skipped."""
 
     def __init__(self, path: AnyPath, *, max_row_bytes: int | None = MAX_ROW_BYTES) -> None:
         self.path = path
         self.folder = path.parent
         self.size = size_now(path)
-        """Bytes of a local file that are read: what is appended later is left out."""
+        """Bytes of a local file that are read: data appended later is ignored."""
         self._open = READERS.get(path.suffix.lower(), _read_plain)
         self.max_row_bytes = max_row_bytes
 
@@ -121,7 +121,7 @@ class JsonlSource:
                     yield self._row(line, number)
 
     def _lines(self, file: io.BufferedIOBase) -> Iterator[bytes]:
-        """The lines, none of which is held before it is known to be within the limit."""
+        """The lines, none of which is held in memory before it is known to be within the limit."""
         if self.max_row_bytes is None:
             yield from file
             return
@@ -180,9 +180,9 @@ def _array_hint(value: Any) -> str:
 
 
 class JsonlSink(FileSink):
-    """Writes one JSON object a line, valid whatever the strings hold: lone surrogates are escaped.
+    """Writes one JSON object per line, valid whatever the strings contain: lone surrogates are escaped.
 
-    NaN and infinities, which JSON has not, become null; dates become ISO strings; bytes are an error.
+    NaN and infinities, which JSON lacks, become null; dates become ISO strings; bytes are an error.
     """
 
     def __init__(self, path: Path, **_unused: Any) -> None:
@@ -230,7 +230,7 @@ class JsonlSink(FileSink):
 
 
 def join_lines(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """One file, compressed as its name says, of the lines of plain files."""
+    """Join the lines of plain files into one file, compressed according to its name."""
     temporary = TemporaryFile(output)
     temporary.create()
     try:
@@ -248,11 +248,11 @@ def encode_row(row: Sample, *, number: int, path: Path) -> bytes:
 
     Args:
         row: plain values.
-        number: index of the row in the file, for the error's text.
-        path: the file, for the error's text.
+        number: index of the row in the file, for error messages.
+        path: the file, for error messages.
 
     Raises:
-        DataError: a value that JSON cannot hold, with the names of its field and row.
+        DataError: a value that JSON cannot hold; the message names its field and row.
     """
     if isinstance(row, BadRow) and row.line is not None:
         return _extended(row)
@@ -264,7 +264,7 @@ def encode_row(row: Sample, *, number: int, path: Path) -> bytes:
 
 
 def _extended(row: BadRow) -> bytes:
-    """The line that a row came as, with the fields that the run adds behind its own."""
+    """A row's original line, with the fields that the run adds after its own."""
     assert row.line is not None
     line = row.line.strip()
     if not row.added:
@@ -291,7 +291,7 @@ def _fits(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """The JSON form of the values other formats bring."""
+    """The JSON form of values from other formats."""
     if isinstance(value, (datetime.date, datetime.time)):
         return value.isoformat()
     if isinstance(value, datetime.timedelta):

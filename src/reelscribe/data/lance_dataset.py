@@ -1,5 +1,5 @@
-"""Lance data sets: folders whose name ends in `.lance`. The package `pylance` is an extra; in object stores it reads
-itself, with the settings of its environment (`AWS_ENDPOINT_URL`, …)."""
+"""Lance data sets: folders whose name ends in `.lance`. The package `pylance` is an extra; it uses its own reader for
+object stores, with settings from the environment (`AWS_ENDPOINT_URL`, …)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .temporary import TemporaryFolder
 READ_ROWS = 64
 """Rows that are turned into Python values at once: they may hold videos."""
 VERSIONS = "_versions"
-"""Folder that tells a Lance data set."""
+"""Folder that identifies a Lance data set."""
 
 
 class LanceSource:
@@ -59,13 +59,13 @@ class LanceSource:
             return plain_schema(self._dataset.schema)
 
     def files(self) -> Sequence[AnyPath]:
-        """The files of its versions: a change adds one."""
+        """The files of its versions: every change adds one."""
         versions = self._place / VERSIONS
         return versions.files() if isinstance(versions, StoredPath) else sorted(versions.glob("*"))
 
 
 def join_lance(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """A data set of the rows of Parquet files."""
+    """Write a data set of the rows of Parquet files."""
     import pyarrow as pa
 
     schema = file_schema(parts[-1])

@@ -1,6 +1,6 @@
-"""Names that a run chooses itself in a folder that may hold anything: nothing is written through a link there.
+"""Checks for names that a run chooses itself, in a folder that may contain anything: nothing is written through a link.
 
-A path that the user names is another matter: where that is a link, it is followed.
+A path that the user names is different: if it is a link, it is followed.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from ..errors import DataError
 
 
 def check_file(path: Path, what: str) -> None:
-    """See that a file of this name can be written, or replaced, without touching anything else.
+    """Check that a file of this name can be written, or replaced, without touching anything else.
 
     Args:
-        path: a name that the run chose; what lies above it is not looked at.
-        what: how the message calls it.
+        path: a name that the run chose; its parent folders are not checked.
+        what: its description in messages.
 
     Raises:
-        DataError: a link, a folder, or no regular file is there.
+        DataError: a link, a folder, or anything but a regular file is there.
     """
     mode = _mode(path, what)
     if mode is None or stat.S_ISREG(mode):
         return
     if stat.S_ISLNK(mode):
         raise DataError(_link(path, what))
-    kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    kind = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
     raise DataError(f"{what} {str(path)!r} is {kind}, where a file must go: move it away")
 
 
 def check_folder(path: Path, what: str) -> None:
-    """See that a folder of this name is there, or can be made.
+    """Check that a folder of this name exists, or can be created.
 
     Raises:
-        DataError: a link, or no folder, is there.
+        DataError: a link, or something other than a folder, is there.
     """
     mode = _mode(path, what)
     if mode is None or stat.S_ISDIR(mode):
         return
     if stat.S_ISLNK(mode):
         raise DataError(_link(path, what))
-    raise DataError(f"{what} {str(path)!r} is no folder, where a folder must go: move it away")
+    raise DataError(f"{what} {str(path)!r} is not a folder, where a folder must go: move it away")
 
 
 def check_folders(path: Path, base: Path, what: str) -> None:
-    """`check_folder` for a folder and those above it, up to `base`, which is not looked at itself."""
+    """`check_folder` for a folder and its parents, up to `base`, which is not checked itself."""
     for folder in reversed([path, *path.parents]):
         if folder != base and folder.is_relative_to(base):
             check_folder(folder, what)
 
 
 def check_tree(root: Path, what: str) -> None:
-    """See that a folder, if it is there, holds files and folders alone at any depth: no links, and nothing that waits
-    when it is opened, as a pipe does.
+    """Check that a folder, if it exists, has only files and folders at any depth: no links, and nothing that blocks
+    when opened, such as a pipe.
 
     Raises:
-        DataError: it holds something else, or it is no folder.
+        DataError: it has something else, or it is not a folder.
     """
     check_folder(root, what)
     for folder, _, _ in os.walk(root):
@@ -68,21 +68,21 @@ def check_tree(root: Path, what: str) -> None:
 
 
 def check_sole_name(path: Path, what: str) -> None:
-    """See that a file that is changed in place has no other name, under which it may be somebody's.
+    """Check that a file that is changed in place has no other name, under which somebody may use it.
 
     Raises:
-        DataError: it has, or it is no regular file.
+        DataError: it has one, or it is not a regular file.
     """
     check_file(path, what)
     if os.path.lexists(path) and path.lstat().st_nlink > 1:
         raise DataError(
             f"{what} {str(path)!r} has a second name elsewhere (a hard link), and would be changed there too: "
-            "remove it, or put a copy in its place"
+            "remove it, or replace it by a copy"
         )
 
 
 def _mode(path: Path, what: str) -> int | None:
-    """What is there; None: nothing."""
+    """The mode of what exists there; None: nothing."""
     try:
         return path.lstat().st_mode
     except FileNotFoundError:
@@ -97,6 +97,6 @@ def _link(path: Path, what: str) -> str:
     except OSError:
         target = ""
     return (
-        f"{what} {str(path)!r} is a link{target}, and nothing is written through links that lie in the folder: "
-        "remove it, or put what it leads to in its place"
+        f"{what} {str(path)!r} is a link{target}, and nothing is written through links in the folder: "
+        "remove it, or replace it by its target"
     )

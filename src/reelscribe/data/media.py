@@ -1,6 +1,6 @@
-"""The videos of rows, for outputs that hold them: only what was captioned, through the checks that reading makes.
+"""The videos of rows, for outputs that include them: only captioned ones, with the same checks as reading.
 
-What lies elsewhere than on this machine is never fetched for an output.
+Remote videos are never fetched for an output.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from .folder import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 
 def captioned_video(row: Sample, layout: Layout) -> Any:
-    """The value of a row's video where videos go to the output and this one has captions, else None."""
+    """The value of a row's video if videos are included in the output and this one has captions, else None."""
     if not layout.with_videos or layout.video_field is None or layout.caption_field is None:
         return None
     return row.get(layout.video_field) if row.get(layout.caption_field) else None
 
 
 def video_suffix(video: Any) -> str | None:
-    """The suffix of a video value in small letters, without its dot; None: it has none that videos, or still
-    pictures, have."""
+    """The lower-case suffix of a video value, without its dot; None: it has no suffix of videos or still pictures."""
     if isinstance(video, bytes):
         return "mp4"
     name = video.get("path") if isinstance(video, dict) else video
@@ -36,9 +35,9 @@ def video_suffix(video: Any) -> str | None:
 
 @contextmanager
 def opened_video(video: Any, layout: Layout) -> Iterator[IO[bytes] | None]:
-    """The bytes of a video value; None where it is not on this machine, or may not, or cannot, be read as a video.
+    """The bytes of a video value; None if it is not on this machine, or may not or cannot be read as a video.
 
-    The file is checked once it is open (`VideoSource.file`): what comes under its name later is not what is copied.
+    The file is checked once it is open (`VideoSource.file`): a later replacement is not what is copied.
 
     Raises:
         DataError: an open file cannot be read.
@@ -60,7 +59,7 @@ def opened_video(video: Any, layout: Layout) -> Iterator[IO[bytes] | None]:
 
 
 def copy_video(video: Any, layout: Layout, target: Path) -> bool:
-    """Copy a video value to a file; false, and nothing is done, where `opened_video` gives None."""
+    """Copy a video value to a file; False, and nothing is done, if `opened_video` returns None."""
     with opened_video(video, layout) as file:
         if file is None:
             return False

@@ -1,8 +1,8 @@
-"""Names of the members of a tar shard, from the keys and fields of rows: safe to extract on any system, and such that
-`webdataset` groups members again as they were written.
+"""Names of the members of a tar shard, from the keys and fields of rows: safe to extract on any system, and grouped by
+`webdataset` as they were written.
 
-What is not safe is percent-encoded, so that `urllib.parse.unquote(name, errors="surrogatepass")` gives a key or a field
-back, unless it was too long and was cut. Pure functions; nothing here knows what members hold.
+Anything unsafe is percent-encoded, so that `urllib.parse.unquote(name, errors="surrogatepass")` gives a key or a field
+back, unless it was too long and was cut. Pure functions over names.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from .folder import DOUBTFUL_SUFFIXES, VIDEO_SUFFIXES
 
 KEY_BYTES, FIELD_BYTES = 190, 54
 """Longest folder, or base of a name, and longest field: with a number and a dot they fit into the 255 bytes that file
-systems take."""
+systems allow."""
 PATH_BYTES = 1000
 """Longest key with its folders."""
 EMPTY_FIELD = "%empty"
 """Stands for a field without a name."""
 RESERVED = ("json", "txt", EMPTY_FIELD)
-"""What members that the format itself names are called."""
+"""Names of members that the format itself defines."""
 _VIDEOS = frozenset(VIDEO_SUFFIXES) - DOUBTFUL_SUFFIXES
-"""What would be read as the video of the sample."""
+"""Names that would be read as the sample's video."""
 
-# Control characters, line separators and lone surrogates; what Windows has other uses for; and a percent sign that
+# Control characters, line separators and lone surrogates; characters reserved on Windows; and a percent sign that
 # would be taken for the start of an escape.
 _UNSAFE = r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\\:*?\"<>|]|%(?=[0-9A-Fa-f]{2})"
 _KEY = re.compile(
     _UNSAFE
-    + r"|(?<![^/])/|/(?![^/])"  # a slash at an end, or next to another: an absolute name, a folder without one
-    + r"|\."  # `.`, `..`; the first dot of a base ends the key; and a folder with one could be called like a member
+    + r"|(?<![^/])/|/(?![^/])"  # a slash at an end, or next to another: an absolute name, an unnamed folder
+    + r"|\."  # `.`, `..`; the first dot of a base ends the key; and a folder with a dot could be named like a member
     + r"| (?=/)"  # Windows drops spaces at the end of a name
     + r"|\A_(?=_[^/]*__/)"  # skipped by `webdataset`, as metadata
-    + r"|(?<![^/])[cpanl](?=(?:on|rn|ux|ul|om[0-9¹²³]|pt[0-9¹²³]) *(?:[./]|\Z))",  # devices of Windows
+    + r"|(?<![^/])[cpanl](?=(?:on|rn|ux|ul|om[0-9¹²³]|pt[0-9¹²³]) *(?:[./]|\Z))",  # Windows devices
     re.IGNORECASE,
 )
 _FIELD = re.compile(_UNSAFE + r"|/|\A_|[. ]\Z|_(?=_\Z)")
@@ -44,7 +44,7 @@ _ENDS_INSIDE_ESCAPE = re.compile(r"%[0-9A-Fa-f]?\Z")
 
 
 def key_name(key: str) -> str:
-    """What the members of a sample are called up to their first dot: the key itself where that is safe.
+    """The name of a sample's members up to their first dot: the key itself if that is safe.
 
     >>> key_name("clips/a"), key_name("/etc/../a.b")
     ('clips/a', '%2Fetc/%2E%2E/a%2Eb')
@@ -54,12 +54,12 @@ def key_name(key: str) -> str:
 
 
 def field_names(fields: Iterable[str], *, video: str | None = None) -> dict[str, str]:
-    """What the members of the fields of one row are called after that dot: the fields themselves where that is safe,
-    and readers that ignore case or forms of Unicode can tell them apart.
+    """The names of the members of one row's fields after that dot: the fields themselves if that is safe, and readers
+    that ignore case or Unicode forms can distinguish them.
 
     Args:
         fields: those with members, and those that are null: `fields_by_suffix` does not know which is which.
-        video: what the member of the video is called.
+        video: the name of the video's member.
     """
     names: dict[str, str] = {}
     taken = {video}
@@ -73,7 +73,7 @@ def field_names(fields: Iterable[str], *, video: str | None = None) -> dict[str,
 
 
 def fields_by_suffix(fields: Iterable[str]) -> dict[str, str]:
-    """For each suffix that `webdataset` can give for the members of these fields, the field."""
+    """The field for each suffix that `webdataset` may return for the members of these fields."""
     found: dict[str, str] = {}
     for field in sorted(fields, key=_is_odd):
         found[_wholly_escaped(field)] = field
@@ -82,10 +82,10 @@ def fields_by_suffix(fields: Iterable[str]) -> dict[str, str]:
 
 
 def unclear_fields(names: Mapping[str, str], nulls: Iterable[str]) -> set[str]:
-    """The fields that the suffixes of their members do not tell, where these and the fields that are null may be meant.
+    """The fields that are not determined by the suffixes of their members, given that null fields are also candidates.
 
     Args:
-        names: fields with members, and what these are called.
+        names: fields with members, and the members' names.
         nulls: fields that are null.
     """
     unclear = {field for field, name in names.items() if name != field or field != field.lower()}
@@ -98,7 +98,7 @@ def _is_odd(field: str) -> tuple[bool, str]:
 
 
 def folded(name: str) -> str:
-    """What two names share that are one file on systems that ignore case and forms of Unicode."""
+    """A key that is equal for names that are one file on systems that ignore case and Unicode forms."""
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -114,12 +114,12 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def _escape_low(found: re.Match[str]) -> str:
-    """The same in small letters: `webdataset` makes all letters of a suffix small."""
+    """The same in lower case: `webdataset` lower-cases suffixes."""
     return _escape(found).lower()
 
 
 def _wholly_escaped(field: str) -> str:
-    """A field with its first letter escaped, and all others but small letters and digits: no other has this name."""
+    """A field with its first letter and everything but lower-case letters and digits escaped: a unique name."""
     if not field:
         return EMPTY_FIELD
     first = re.sub(r"(?s).", _escape_low, field[:1])
@@ -127,7 +127,7 @@ def _wholly_escaped(field: str) -> str:
 
 
 def _cut(name: str, most_bytes: int) -> str:
-    """A name that is short enough: the end of one that is not becomes a digest of it."""
+    """A name that is short enough: the end of a longer one is replaced by its digest."""
     data = name.encode()
     if len(data) <= most_bytes:
         return name
@@ -137,9 +137,9 @@ def _cut(name: str, most_bytes: int) -> str:
 
 
 class DistinctNames:
-    """Numbers for names that were there before, also where only their case or form of Unicode differs.
+    """Numbers for repeated names, including those that differ only in case or Unicode form.
 
-    It keeps 64 bits of each name: where they agree by chance, a name gets a number that needs none.
+    It keeps 64 bits of each name: on a chance collision a name gets an unnecessary number.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class DistinctNames:
         self._numbers: dict[int, int] = {}
 
     def distinct(self, name: str) -> tuple[str, bool]:
-        """The name, with a number where one like it was there before; and whether this very name was."""
+        """The name, with a number if a similar one came before; and whether exactly this name did."""
         mark, exact = _mark(folded(name)), _mark(name)
         if mark not in self._first:
             self._first[mark] = mark if exact == mark else exact

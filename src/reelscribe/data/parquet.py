@@ -34,7 +34,7 @@ READ_ROWS = 1024
 READ_VALUES = 512 * 1024
 """Most values in such a batch."""
 DICTIONARY_BYTES = 2**28
-"""Most bytes that the texts of a batch may come to where rows share them in the file."""
+"""Most bytes of the texts of a batch if rows share them in the file."""
 GROUP_ROWS = 8192
 """Rows in a written row group."""
 GROUP_BYTES = 64 * 2**20
@@ -42,7 +42,7 @@ GROUP_BYTES = 64 * 2**20
 
 
 class ParquetSource:
-    """The rows of a Parquet file, or of the files of a folder, one behind the other."""
+    """The rows of a Parquet file, or of the files of a folder in order."""
 
     def __init__(
         self, path: AnyPath, files: Sequence[AnyPath] | None = None, *, max_row_bytes: int = MAX_ROW_BYTES
@@ -63,11 +63,11 @@ class ParquetSource:
         return list(self.schema().names)
 
     def count(self) -> int | None:
-        """The sum of what the files' footers say."""
+        """The sum of the counts in the files' footers."""
         return sum(int(footer.num_rows) for footer, _ in self._footers)
 
     def schema(self) -> Any:
-        """The schema of the file; of a folder, one that holds all of its files' rows."""
+        """The schema of the file; for a folder, one that can hold all of its files' rows."""
         return merge_schemas([schema for _, schema in self._footers], where=f"the files of {str(self.path)!r}")
 
     def files(self) -> Sequence[AnyPath]:
@@ -75,7 +75,7 @@ class ParquetSource:
         return self._files
 
     def binary_columns(self) -> list[str]:
-        """Columns that hold bytes in some row, as far as the footers say."""
+        """Columns that may contain bytes, according to the footers."""
         return sorted({name for footer, schema in self._footers for name in _binary_columns(footer, schema)})
 
     @cached_property
@@ -83,7 +83,7 @@ class ParquetSource:
         return [self._checked_footer(path) for path in self._files]
 
     def _checked_footer(self, path: AnyPath) -> tuple[Any, Any]:
-        """What the end of a file says, unless it is of rows that must not be read."""
+        """A file's footer, unless its rows exceed the limit."""
         footer, schema = _footer(path)
         twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
         if twice:
@@ -114,7 +114,7 @@ def _binary_columns(footer: Any, schema: Any) -> set[str]:
 
 
 def _completed(row: Sample, empty: Sample) -> Sample:
-    """A row with all columns of the data set."""
+    """Complete a row with all columns of the data set."""
     whole = {**empty, **row}
     return BadRow(whole, failure=row.failure) if isinstance(row, BadRow) else whole
 
@@ -132,7 +132,7 @@ def _batches(path: AnyPath) -> Iterator[Any]:
 
 
 def _batch_rows(footer: Any) -> int:
-    """Rows that are decoded at once: as many as come to a bounded size, also where rows share a long text."""
+    """Rows that are decoded at once: as many as fit a bounded size, even if rows share a long text."""
     size = values = shared = 0
     for i in range(footer.num_row_groups):
         group = footer.row_group(i)
@@ -158,9 +158,9 @@ def _open(path: AnyPath) -> Iterator[Any]:
 class ParquetSink(FileSink):
     """Writes one Parquet file in row groups of bounded size.
 
-    The types of known columns are kept; those of other fields come from their values. When a later value does not
-    fit (a column was all null so far, a new field comes up, whole numbers become decimals), the groups written so
-    far are copied into the wider type.
+    The types of known columns are kept; those of other fields come from their values. When a later value does not fit
+    (a column was all null so far, a new field appears, integers become decimals), the groups written so far are copied
+    into the wider type.
     """
 
     def __init__(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None, **_unused: Any) -> None:
@@ -183,7 +183,7 @@ class ParquetSink(FileSink):
         rows_to_table([row], self._known, first_row=self._rows, where=str(self.path))
 
     def write(self, row: Sample) -> None:
-        """Take one row; a full group is written."""
+        """Add one row; a full group is written."""
         self._group.append(row)
         self._group_bytes += _weight(row)
         if len(self._group) >= GROUP_ROWS or self._group_bytes >= GROUP_BYTES:
@@ -214,7 +214,7 @@ class ParquetSink(FileSink):
         self._group, self._group_bytes = [], 0
 
     def _widen(self, schema: Any) -> None:
-        """Go on with a wider schema, taking the groups written so far along."""
+        """Continue with a wider schema, converting the groups written so far."""
         import pyarrow.parquet as pq
 
         self._close()
@@ -241,7 +241,7 @@ class ParquetSink(FileSink):
 
 
 def join_parquet(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """One file of the row groups of several, in their order; the last one's types hold those of all before it."""
+    """Join the row groups of several files into one, in order; the last one's types include those of all before it."""
     import pyarrow.parquet as pq
 
     temporary = TemporaryFile(output)
@@ -260,7 +260,7 @@ def tables(path: Path, schema: Any, *, where: Path) -> Iterator[Any]:
     """The row groups of a file, in the types of a schema.
 
     Raises:
-        DataError: the schema cannot hold them; the text says that `where` cannot be written.
+        DataError: the schema cannot hold them; the message names `where`.
     """
     for table in _groups(path):
         yield _widened(table, schema, where)
@@ -298,7 +298,7 @@ def _cast(table: Any, schema: Any) -> Any:
 
 
 def _weight(value: Any) -> int:
-    """About how many bytes a value takes."""
+    """The approximate size of a value in bytes."""
     if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, dict):

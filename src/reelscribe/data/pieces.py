@@ -1,5 +1,5 @@
-"""The parts of videos that rows are about: their names, and where they lie until the output is made. Nothing here
-reads a video."""
+"""The parts of videos that rows are about: their names, and where they are stored until the output is made. Nothing
+here reads a video."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..types import TimeWindow
 from .temporary import TemporaryFile
 
 CUTS = ("copy", "exact")
-"""How a part is cut out: `copy` takes the encoded frames from the key frame before it on, `exact` encodes anew."""
+"""How a part is cut out: `copy` copies the encoded frames from the preceding key frame on, `exact` re-encodes."""
 SECOND_DIGITS = 5
-"""Least digits of whole seconds in a name, so that names of one day sort by time."""
+"""Fewest digits of whole seconds in a name, so that names within a day sort by time."""
 OPEN_END = "end"
 RECEIPT = ".json"
-"""Suffix of what tells a part that this run put into the output."""
+"""Suffix of receipts for parts that this run put into the output."""
 KEPT_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".ts", ".mts", ".m2ts"})
-"""Containers that a copied part stays in; from any other it goes to Matroska, which holds nearly every codec."""
+"""Containers that a copied part keeps; any other becomes Matroska, which supports nearly every codec."""
 
 
 def piece_name(window: TimeWindow) -> str:
-    """What the name of a part has after the video's own, without its suffix: different windows never share it.
+    """What a part's name adds to the video's, without its suffix: unique for every window.
 
-    Seconds stand with at least five digits before the point, which is written `_`, and as many after it as they have;
-    an open start is left out, an open end is `end`. Names of one video sort by start, then by end.
+    Seconds have at least five digits before the decimal point, which is written `_`, and as many after it as needed; an
+    open start is left out, an open end is `end`. Names of one video sort by start, then by end.
 
     >>> piece_name(TimeWindow(10, 20)), piece_name(TimeWindow(10.25, None)), piece_name(TimeWindow(None, 0.5))
     ('00010-00020', '00010_25-end', '-00000_5')
@@ -54,28 +54,28 @@ def piece_suffix(suffix: str, cut: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a video to be cut out, and where it is on its way to the output."""
+    """A part of a video to be cut out, and its temporary and final place."""
 
     source: Path
     """The video."""
     window: TimeWindow
     """The part."""
     cut: str
-    """How, one of `CUTS`."""
+    """How it is cut, one of `CUTS`."""
     target: Path
     """Its name in the output."""
     waiting: Path
-    """Where it lies until the output is made."""
+    """Where it is stored until the output is made."""
 
     @property
     def is_there(self) -> bool:
-        """Whether it need not be cut: it waits, or is in the output as this run put it there; and its video has not
+        """Whether it need not be cut: it is stored, or in the output as this run put it there; and its video has not
         changed since."""
         return self._waits or self._kept() == [self.cut, _state(self.source), _state(self.target)]
 
     @property
     def is_own(self) -> bool:
-        """Whether what is in the output is what this run put there, whatever its video is now."""
+        """Whether the file in the output is the one this run put there, whether or not its video has changed."""
         state = _state(self.target)
         return state is not None and self._kept()[-1:] == [state]
 
@@ -85,7 +85,7 @@ class Piece:
         return made is not None and (changed is None or made[-1] >= changed)
 
     def _kept(self) -> list[Any]:
-        """What the receipt says: how it was cut, and the states of the video and the part."""
+        """The receipt: how it was cut, and the states of the video and the part."""
         try:
             kept = json.loads(self._receipt.read_text("ascii"))
         except (OSError, ValueError):
@@ -96,12 +96,12 @@ class Piece:
         self._receipt.write_text(json.dumps([self.cut, _state(self.source), _state(made)]), "ascii")
 
     def place(self) -> None:
-        """Give it its name in the output; a crash at any moment leaves one of both."""
+        """Move it to its name in the output; a crash at any moment leaves one of the two."""
         self._note(self.waiting)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         try:
             self.waiting.replace(self.target)
-        except OSError:  # another file system is mounted below the output's folder
+        except OSError:  # another file system is mounted inside the output's folder
             self._copy_over()
 
     def _copy_over(self) -> None:
@@ -121,7 +121,7 @@ class Piece:
 
 
 def waiting_path(folder: Path, target: Path, cut: str) -> Path:
-    """Where a part lies until the output is made.
+    """Where a part is stored until the output is made.
 
     Args:
         folder: the run's folder for them.
@@ -133,15 +133,14 @@ def waiting_path(folder: Path, target: Path, cut: str) -> Path:
 
 
 def remove_waiting(folder: Path) -> None:
-    """Remove parts that the output has no place for: their captions failed."""
+    """Remove parts that are not in the output because their captions failed."""
     for path in folder.glob("*") if folder.is_dir() else ():
         if path.suffix != RECEIPT:
             path.unlink()
 
 
 def _changed_ns(video: Path) -> int | None:
-    """When a video, or what has its name, was last changed: another one of an earlier time may have taken its place.
-    None: it is not there."""
+    """When a video, or its name, last changed: an older file may have replaced it. None: it does not exist."""
     try:
         status = video.stat()
         return max(status.st_mtime_ns, status.st_ctime_ns, video.lstat().st_ctime_ns)
@@ -150,7 +149,7 @@ def _changed_ns(video: Path) -> int | None:
 
 
 def _state(path: Path) -> Any:
-    """What changes when a file does; None: it is not there. Renaming keeps it."""
+    """A value that changes when a file does; None: it does not exist. Renaming keeps it."""
     try:
         status = path.lstat()
     except OSError:

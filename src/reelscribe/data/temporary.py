@@ -1,4 +1,4 @@
-"""A file, or a folder, that appears under its final name only when it is whole."""
+"""A file, or a folder, that appears under its final name only when it is complete."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..errors import DataError
 from .base import writing
 
 LONGEST_LABEL = 200
-"""Bytes of a final name that are part of a temporary one: file systems allow 255, with what is added."""
+"""Bytes of a final name that a temporary one includes: file systems allow 255 in all."""
 
 
 _MARK = r"\.\d+-[0-9a-f]{6}"
-"""What tells the names of one process from those of others."""
+"""The part of a name that is unique to a process."""
 
 
 def remove_leftovers(*finals: Path) -> None:
-    """Remove what processes that were killed left of these files; only where no other process can be writing them."""
+    """Remove leftovers of killed processes for these files; only if no other process can be writing them."""
     for final in finals:
         target = final.resolve()
         ours = re.compile(rf"\.+{re.escape(_label(target.name))}{_MARK}\.(part|jsonl)({_MARK}\.part)?")
@@ -40,13 +40,13 @@ def _beside(final: Path) -> Path:
 
 
 def _label(name: str) -> str:
-    """The name, or a digest of one that leaves no room for more."""
+    """The name, or its digest if it is too long to extend."""
     data = os.fsencode(name)
     return name if len(data) <= LONGEST_LABEL else hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 class FileSink:
-    """A sink that writes to a temporary file; what is not committed is removed when its context ends."""
+    """A sink that writes to a temporary file, which is removed when its context ends without a commit."""
 
     path: Path
     _temporary: TemporaryFile
@@ -67,11 +67,11 @@ class FileSink:
 
 
 class TemporaryFile:
-    """A name beside the final one to write to; `commit` renames it, `discard` removes it.
+    """A temporary name next to the final one; `commit` renames it, `discard` removes it.
 
     Args:
         final: the final name.
-        follow: whether a link of that name is followed, and its target replaced; else the link itself would be.
+        follow: whether a link of that name is followed, and its target replaced; otherwise the link itself is replaced.
     """
 
     def __init__(self, final: Path, *, follow: bool = True) -> None:
@@ -80,7 +80,7 @@ class TemporaryFile:
         self._done = False
 
     def create(self) -> None:
-        """Make the folder and the empty file, so that a place that cannot be written to shows at once."""
+        """Create the folder and the empty file, so that an unwritable place fails at once."""
         with writing(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
             if self.final.is_dir():
@@ -88,7 +88,7 @@ class TemporaryFile:
             self.path.touch(exist_ok=False)
 
     def commit(self, name: str | None = None) -> None:
-        """Bring the bytes to the disk and give the file its final name, or another one in the same folder."""
+        """Flush the bytes to disk and give the file its final name, or another one in the same folder."""
         with writing(self.final):
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
@@ -102,14 +102,14 @@ class TemporaryFile:
 
 
 class TemporaryFolder:
-    """The same for a folder; one that is there is replaced."""
+    """The same for a folder; an existing one is replaced."""
 
     def __init__(self, final: Path) -> None:
         self.final = final.resolve()
         self.path = _beside(self.final)
 
     def create(self) -> None:
-        """Make the folder, so that a place that cannot be written to shows at once."""
+        """Create the folder, so that an unwritable place fails at once."""
         with writing(self.final):
             self.final.parent.mkdir(parents=True, exist_ok=True)
             if self.final.is_file():

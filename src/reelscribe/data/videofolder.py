@@ -1,8 +1,8 @@
-"""Captions as trainers of video models expect them: a `.txt` beside each clip, and `metadata.jsonl` or `metadata.csv`.
+"""Captions as trainers of video models expect them: a `.txt` next to each clip, and `metadata.jsonl` or `metadata.csv`.
 
 The table is in the `videofolder` layout of the `datasets` library: `file_name` relative to its folder, `caption`, and
-the fields of the row. A row with a time window of its own is about a part of its video, and its files are named by it.
-A video that got no caption is in neither. What is there already stays, and nothing is written through links.
+the fields of the row. A row with a time window of its own is about a part of its video, and its files are named after
+it. A video without a caption is in neither. Existing files are kept, and nothing is written through links.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .pieces import Piece, piece_name, piece_suffix, waiting_path
 from .temporary import TemporaryFile
 
 METADATA = "metadata.jsonl"
-"""The table, where the output is named by its folder."""
+"""The table, if the output is named by its folder."""
 NAMES = (METADATA, "metadata.csv")
-"""What the table can be called."""
+"""Names of the table."""
 FILE_NAME, CAPTION = "file_name", "caption"
 CARD = "README.md"
-"""What tells `datasets` and the hub how the folder is loaded."""
+"""The card that tells `datasets` and the hub how to load the folder."""
 LONGEST_NAME = 255
-"""Bytes of a name that file systems allow."""
+"""Longest name, in bytes, that file systems allow."""
 WAYS_OUT = "move it away, or replace it (--overwrite)"
 
 
@@ -56,7 +56,7 @@ def metadata_path(output: Path) -> Path:
 
 
 def join_videofolder(parts: Sequence[Path], output: Path, layout: Layout) -> None:
-    """Captions, and videos if they are wanted, in their places, then the card and the table."""
+    """Write captions, and videos on request, to their places, then the card and the table."""
     suffixes = set[str]()
     with _lines(output) as lines:
         for part in parts:
@@ -88,8 +88,8 @@ def place_of(row: Sample, folder: Path, layout: Layout) -> Place:
     """Where the video and the captions of a row go.
 
     Raises:
-        DataError: the video is no file, or lies elsewhere and is not to be copied.
-        SettingsError: the row's time window is none.
+        DataError: the video is not a file, or is elsewhere and not copied.
+        SettingsError: the row's time window is invalid.
     """
     video = row[layout.video_field or ""]
     source, name = video_path(video, layout), planned_name(video, folder, layout)
@@ -104,7 +104,7 @@ def place_of(row: Sample, folder: Path, layout: Layout) -> Place:
 
 
 def _window(row: Sample, layout: Layout) -> tuple[TimeWindow, bool]:
-    """The part of its video that a row is about, and whether it says so itself."""
+    """The part of its video that a row is about, and whether the row itself gives it."""
     fields = layout.window_fields
     if fields is None:
         return layout.window, False
@@ -136,17 +136,17 @@ def _piece(place: Place, base: Path, layout: Layout) -> Piece | None:
 
 
 def check_videos(rows: Iterable[Sample], output: Path, layout: Layout, *, fresh: bool) -> None:
-    """Stop before videos are captioned whose captions could not be placed.
+    """Check before captioning that all captions can be placed.
 
     Args:
         rows: the rows of the source.
         output: the table.
         layout: which fields hold the video and its window, and whether videos are copied or cut.
-        fresh: whether what is there is none of this run's own.
+        fresh: whether no existing file is this run's own.
 
     Raises:
-        DataError: a video is no file, or lies elsewhere; two rows share a name; another file is there already, or a
-            link, or a folder.
+        DataError: a video is not a file, or is elsewhere; two rows share a name; another file, a link, or a folder
+            already exists.
     """
     if layout.video_field is None:
         raise DataError("a videofolder needs rows with one video each; these have lists of videos")
@@ -158,7 +158,7 @@ def check_videos(rows: Iterable[Sample], output: Path, layout: Layout, *, fresh:
 
 
 class _Check:
-    """Whether rows can be placed, given what is there and the rows before them."""
+    """Checks whether rows can be placed, given existing files and earlier rows."""
 
     def __init__(self, folder: Path, layout: Layout, *, fresh: bool) -> None:
         self._folder, self._base = folder, folder.resolve()
@@ -168,7 +168,7 @@ class _Check:
         self._known_ways = set[Path]()
 
     def row(self, row: Sample, video: Any) -> None:
-        """Raise `DataError` if this one cannot be."""
+        """Raise `DataError` if this row cannot be placed."""
         try:
             place = place_of(row, self._folder, self._layout)
         except SettingsError:  # the row fails, and has no place
@@ -187,7 +187,7 @@ class _Check:
             raise DataError(_shared(other, video, path, self._layout))
         check_file(path, "the caption file")
         if self._fresh and path.exists():
-            raise DataError(f"{str(path)!r} is there already: {WAYS_OUT}")
+            raise DataError(f"{str(path)!r} already exists: {WAYS_OUT}")
 
     def _check_video(self, place: Place) -> None:
         target = self._base / place.name
@@ -200,7 +200,7 @@ class _Check:
         if piece is not None:
             check_file(target, "the part of a video")
             if os.path.lexists(target) and not (piece.is_own or self._layout.replaces):
-                raise DataError(f"{str(target)!r} is there already: {WAYS_OUT}")
+                raise DataError(f"{str(target)!r} already exists: {WAYS_OUT}")
         elif other is None and target != place.source:
             _check_copy(place.source, target, layout=self._layout, shallow=not self._fresh)
 
@@ -211,7 +211,7 @@ class _Check:
 
 
 class _Names:
-    """Names in a folder, and whose they are."""
+    """Names in a folder, and their owners."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -219,7 +219,7 @@ class _Names:
         self._exact = dict[str, str]()
 
     def put(self, name: str, owner: Any) -> Any:
-        """Take a name for an owner; who has it already, or on this file system one that counts as the same."""
+        """Reserve a name for an owner; returns its previous owner, or that of a name equal on this file system."""
         same = unicodedata.normalize("NFC", name).casefold()
         if name not in self._owners and same in self._exact and ignores_case(self._folder):
             name = self._exact[same]
@@ -231,7 +231,7 @@ class _Names:
 
 
 def ignores_case(folder: Path) -> bool:
-    """Whether names that differ in case alone are one, in a folder or where it will be."""
+    """Whether a folder, or the place where it will be, ignores case in names."""
     there = next((place for place in (folder, *folder.parents) if place.is_dir()), None)
     with suppress(OSError), tempfile.NamedTemporaryFile(prefix=".reelscribe-A", dir=there) as file:
         return Path(file.name).with_name(Path(file.name).name.swapcase()).exists()
@@ -256,18 +256,18 @@ def _check_copy(source: Path, target: Path, *, layout: Layout, shallow: bool) ->
     """
     if not os.path.lexists(target):
         return True
-    if not source.exists() or _is_same(source, target, shallow=shallow):  # what does not exist fails as a row
+    if not source.exists() or _is_same(source, target, shallow=shallow):  # a missing video fails as a row
         return False
     check_file(target, "the copy of a video")
-    if not layout.replaces:  # the rest of a resumed run need not be replaced
+    if not layout.replaces:  # leftovers of a resumed run need not be replaced
         ways_out = "move it away" if shallow else WAYS_OUT
-        raise DataError(f"{str(target)!r} is there already, and is another video than {str(source)!r}: {ways_out}")
+        raise DataError(f"{str(target)!r} already exists, and is a different video from {str(source)!r}: {ways_out}")
     return True
 
 
 def _is_same(one: Path, other: Path, *, shallow: bool) -> bool:
-    """Whether two files hold the same; with `shallow` the same size and time of change are enough."""
-    filecmp.clear_cache()  # it goes by times, too
+    """Whether two files have the same content; with `shallow` equal size and modification time are enough."""
+    filecmp.clear_cache()  # it uses modification times, too
     try:
         return one.samefile(other) or filecmp.cmp(one, other, shallow=shallow)
     except OSError:
@@ -285,7 +285,7 @@ def _lines(output: Path) -> Iterator[JsonlSink]:
 
 
 def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
-    """The row of the table, once its caption lies beside its video."""
+    """The row of the table, once its caption is next to its video."""
     assert layout.video_field is not None
     assert layout.caption_field is not None
     captions = row[layout.caption_field] or []
@@ -304,7 +304,7 @@ def _placed(row: Sample, folder: Path, layout: Layout) -> Sample | None:
         return None
     check_folders((base / place.name).parent, base, "the folder")
     lacking = _place_video(place, base, layout)
-    if lacking is not None and is_failed:  # the text is a person's, and stays without its video
+    if lacking is not None and is_failed:  # the text is the user's, and stays without its video
         return None
     if lacking is not None:
         raise DataError(lacking)
@@ -318,9 +318,9 @@ def table_row(row: Sample, name: str | None, captions: Sequence[str], layout: La
 
     Args:
         row: the row of the output, with the fields of the video and of the captions.
-        name: the video relative to the folder; None: it has no place there.
-        captions: those that were kept.
-        layout: how its fields are called.
+        name: the video relative to the folder; None: it is not placed there.
+        captions: the kept ones.
+        layout: the names of its fields.
     """
     rest = {field: value for field, value in row.items() if field not in (layout.caption_field, layout.video_field)}
     made = {} if name is None else {FILE_NAME: name}
@@ -330,7 +330,7 @@ def table_row(row: Sample, name: str | None, captions: Sequence[str], layout: La
 
 
 def _beside_ours(row: Sample) -> Sample:
-    """The fields of the row; those that are called like ours get another name."""
+    """The fields of the row; those with our names are renamed."""
     made = dict(row)
     for name in (FILE_NAME, CAPTION):
         if name in made:
@@ -342,27 +342,27 @@ def _beside_ours(row: Sample) -> Sample:
 
 
 def _place_video(place: Place, base: Path, layout: Layout) -> str | None:
-    """See that the video, or its part, has its name in the folder; a sentence where there is none to place."""
+    """Place the video, or its part, under its name in the folder; returns a message if there is none to place."""
     target, piece = base / place.name, _piece(place, base, layout)
     if piece is None:
         if target == place.source or not _check_copy(place.source, target, layout=layout, shallow=True):
             return None
         is_copied = _copy(place.source, target, layout)
-        return None if is_copied else f"cannot copy {str(place.source)!r}: it is gone, or may not be read any more"
+        return None if is_copied else f"cannot copy {str(place.source)!r}: it is gone or no longer readable"
     if not piece.waiting.is_file():
         return (
-            None if piece.is_own else f"the part {str(target)!r} was cut and is gone: start from scratch (--overwrite)"
+            None if piece.is_own else f"the part {str(target)!r} was cut but is gone: start from scratch (--overwrite)"
         )
     check_file(target, "the part of a video")
     if os.path.lexists(target) and not (piece.is_own or layout.replaces):
-        raise DataError(f"{str(target)!r} is there already: {WAYS_OUT}")
+        raise DataError(f"{str(target)!r} already exists: {WAYS_OUT}")
     with writing(target):
         piece.place()
     return None
 
 
 def caption_lines(text: Path) -> list[str] | None:
-    """The captions in a `.txt`, whatever its line ends and blanks are; None: there is no such file."""
+    """The captions in a `.txt`, whatever its line ends and blanks; None: the file does not exist."""
     try:
         read = text.read_text("utf-8-sig", "replace")
     except FileNotFoundError:
@@ -378,17 +378,17 @@ def sidecar(video: Path) -> Path:
 
 
 def planned_name(video: Any, folder: Path, layout: Layout) -> str:
-    """The path of a video relative to the folder, where it lies or will be copied to.
+    """The path of a video relative to the folder, where it is or will be copied to.
 
     Raises:
-        DataError: it lies elsewhere and is not to be copied, or is no path.
+        DataError: it is elsewhere and not copied, or is not a path.
     """
     path, base = video_path(video, layout), folder.resolve()
     if path.is_relative_to(base):
         return path.relative_to(base).as_posix()
     if not layout.with_videos:
         raise DataError(
-            f"the video {str(path)!r} lies outside of {str(folder)!r}: name the folder with the videos as the output, "
+            f"the video {str(path)!r} is outside {str(folder)!r}: name the folder with the videos as the output, "
             "or have them copied (--with-videos)"
         )
     root = (layout.root if isinstance(layout.root, Path) else path.parent).resolve()
@@ -399,7 +399,7 @@ def video_path(video: Any, layout: Layout) -> Path:
     """The file of a video value.
 
     Raises:
-        DataError: it is no path.
+        DataError: it is not a path.
     """
     if isinstance(video, dict) and video.get("bytes") is None:
         video = video.get("path")
@@ -412,7 +412,7 @@ def video_path(video: Any, layout: Layout) -> Path:
 
 
 def _copy(path: Path, target: Path, layout: Layout) -> bool:
-    """Copy a video with its time of change; false: it is gone, or may not be read any more."""
+    """Copy a video with its modification time; False: it is gone or no longer readable."""
     temporary = TemporaryFile(target, follow=False)
     temporary.create()
     try:
@@ -440,9 +440,9 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _write_card(output: Path, suffixes: Iterable[str]) -> None:
-    """Say how the folder is loaded, unless it has a card that is not of such a run.
+    """Write the card, unless the folder has one that no such run wrote.
 
-    Without it, `datasets` takes the format that most files have, which are texts.
+    Without it, `datasets` chooses the most frequent format, which is text.
     """
     path = output.with_name(CARD)
     if os.path.lexists(path) and not _is_own_card(path):
@@ -462,7 +462,7 @@ def card(patterns: Sequence[str]) -> str:
 
 
 def _is_own_card(path: Path) -> bool:
-    """Whether a card is as such a run writes it, and may be written again."""
+    """Whether a card is as such a run writes it, and may be rewritten."""
     try:
         text = "" if path.is_symlink() else path.read_text("utf-8")
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""WebDataset: tar shards whose members share a key for each sample, such as `a.mp4`, `a.txt`, `a.json`.
+"""WebDataset: tar shards whose members share one key per sample, such as `a.mp4`, `a.txt`, `a.json`.
 
 In: a row is `__key__`, the fields of the `.json` member, the video as `{"path", "bytes"}`, the `.txt` member as `text`,
-and any other member under its suffix. Out: the row as `.json`, its captions as `.txt`, and its video if asked. Where a
-key or a field is no name that a member may have, the `.json` has it as it was.
+and any other member under its suffix. Out: the row as `.json`, its captions as `.txt`, and its video on request. If a
+key or a field is not a valid member name, the `.json` has the original.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ KEY = "__key__"
 TEXT_FIELD = "text"
 """Field of the `.txt` member."""
 MAX_HEADER_BYTES = 2**20
-"""Most bytes of a header in front of a member: a long name, or what PAX has to say of it."""
+"""Largest header before a member: a long name, or PAX records."""
 _HEADERS = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE,
             tarfile.SOLARIS_XHDTYPE)  # fmt: skip
 _META = re.compile(r"__[^/]*__($|/)")
-"""Names of members that tell of the shard, which `webdataset` leaves out too."""
+"""Names of members with metadata about the shard, which `webdataset` also skips."""
 _JSON, _TEXT = "json", "txt"
 _SPACE = " \t\r\n"
 
 
 class TarSource:
-    """The samples of a shard, or of several, one behind the other."""
+    """The samples of one or more shards, in order."""
 
     def __init__(
         self, path: AnyPath, files: Sequence[AnyPath] | None = None, *, max_row_bytes: int = MAX_ROW_BYTES
@@ -69,7 +69,7 @@ class TarSource:
         self.max_row_bytes = max_row_bytes
         """The largest sample that is read."""
         self.images = False
-        """Whether the still picture of a sample without a video is its video."""
+        """Whether a still picture counts as the video of a sample without one."""
 
     def __iter__(self) -> Iterator[Sample]:
         for path in self._files:
@@ -84,7 +84,7 @@ class TarSource:
         return None
 
     def schema(self) -> Any:
-        """None: values are of any kind."""
+        """None: values are of any type."""
         return None
 
     def files(self) -> Sequence[AnyPath]:
@@ -102,11 +102,13 @@ def _samples(path: AnyPath, max_row_bytes: int, *, images: bool) -> Iterator[Sam
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is bounded, and that is no sparse file: a few bytes would stand for any number."""
+    """A member whose header is bounded, and that is not a sparse file, in which a few bytes could expand to any
+    size."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _HEADERS and self.size > MAX_HEADER_BYTES:
-            raise DataError(f"{str(tar.name or 'a tar shard')!r} has a header of {self.size:,} bytes; that is no name")
+            shard = str(tar.name or "a tar shard")
+            raise DataError(f"{shard!r} has a header of {self.size:,} bytes, too large for a name")
         if self.type == tarfile.GNUTYPE_SPARSE:
             raise DataError(_sparse(self.name))
         member: tarfile.TarInfo = super()._proc_member(tar)  # type: ignore[misc]
@@ -114,11 +116,11 @@ class _Member(tarfile.TarInfo):
 
 
 def _sparse(name: str) -> str:
-    return f"the member {name!r} is a sparse file, which is not read; pack it without --sparse"
+    return f"the member {name!r} is a sparse file, which is not supported; pack it without --sparse"
 
 
 def _members(file: Any, path: AnyPath, max_row_bytes: int) -> Iterator[dict[str, Any]]:
-    """Name and bytes of each file of a shard, as `tar_file_iterator` of `webdataset` gives them, within the limit."""
+    """Name and bytes of each file of a shard, as from `webdataset`'s `tar_file_iterator`, within the limit."""
     from webdataset.tariterators import base_plus_ext
 
     if not file.peek(1):
@@ -157,7 +159,7 @@ def _row(sample: dict[str, Any], path: AnyPath, max_row_bytes: int, *, images: b
         elif suffix == _TEXT:
             row.setdefault(TEXT_FIELD, data.decode("utf-8", "replace").strip(_SPACE) if data else "")
         else:
-            if fields is None:  # a field that its suffix does not tell stands as null in the row
+            if fields is None:  # a field that its suffix does not determine is null in the row
                 fields = fields_by_suffix(name for name, value in row.items() if value is None)
             field = fields.get(suffix, suffix)
             row[field] = data if row.get(field) is None else row[field]
@@ -176,14 +178,14 @@ def _head(data: bytes) -> bytes:
 
 
 def _still(members: Mapping[str, bytes]) -> str | None:
-    """The suffix of the first still picture, where there is one and no video."""
+    """The suffix of the first still picture, if there is one and no video."""
     if any(is_video(_last(suffix), partial(_head, data)) for suffix, data in members.items()):
         return None
     return next((suffix for suffix in members if _last(suffix) in IMAGE_SUFFIXES), None)
 
 
 def _video_name(row: Sample) -> str:
-    """`video`; a second one of the same sample would be lost silently, so it has another name."""
+    """`video`; a second one in the same sample gets another name, so that it is not silently lost."""
     return (
         VIDEO_FIELD
         if not isinstance(row.get(VIDEO_FIELD), dict) or row[VIDEO_FIELD].get("bytes") is None
@@ -232,7 +234,7 @@ def _captioned(key: str, found: dict[str, bytes], path: Path) -> tuple[Sample, s
 
 
 class TarSink(FileSink):
-    """Writes one shard; the same rows are the same bytes."""
+    """Writes one shard; equal rows give equal bytes."""
 
     def __init__(self, path: Path, *, layout: Layout = DEFAULT_LAYOUT, **_unused: Any) -> None:
         self.path = path
@@ -281,8 +283,7 @@ class TarSink(FileSink):
         self._temporary.commit(name)
 
     def _name(self, row: Sample) -> tuple[str, str]:
-        """What the members are called, and the key it stands for: the row's own, made different from all before it; a
-        number where it has none."""
+        """The name of the members, and its key: the row's own, made unique; a number if it has none."""
         own = row.get(KEY)
         key = own if isinstance(own, str) and own else f"{self._prefix}{self._rows:06}"
         plain = key_name(key)
@@ -290,7 +291,7 @@ class TarSink(FileSink):
         return name, key + name[len(plain) :] if is_same else key
 
     def _text_members(self, row: Sample, *, key: str | None) -> dict[str, bytes]:
-        """The members but the video; `key` goes into the `.json` where the members' name does not tell it."""
+        """The members except the video; `key` goes into the `.json` if the members' name does not give it."""
         video_field = self._layout.video_field or VIDEO_FIELD
         data = {name: value for name, value in row.items() if name not in (KEY, video_field)}
         data = {name: value for name, value in data.items() if isinstance(value, bytes)}
@@ -315,7 +316,7 @@ class TarSink(FileSink):
         return None if field is None else row.get(field)
 
     def _video_member(self, row: Sample) -> dict[str, bytes]:
-        """The video under its suffix, if videos are wanted and it has captions; one that is gone is left out."""
+        """The video under its suffix, if videos are included and it has captions; a missing one is left out."""
         video = captioned_video(row, self._layout)
         suffix = video_suffix(video)
         if suffix is None:
@@ -325,7 +326,7 @@ class TarSink(FileSink):
 
 
 def without_bytes(value: Any) -> Any:
-    """A video value with its bytes left out: they are a member of their own, or stay behind."""
+    """A video value without its bytes: they are a separate member, or left out."""
     if isinstance(value, bytes):
         return None
     if isinstance(value, dict) and set(value) == {"path", "bytes"}:
@@ -334,7 +335,7 @@ def without_bytes(value: Any) -> Any:
 
 
 def join_tar(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """One shard of the members of several; samples of the same name get different ones."""
+    """Join the members of several shards into one; samples with equal names are renamed."""
     temporary = TemporaryFile(output)
     temporary.create()
     names = DistinctNames()
@@ -367,12 +368,12 @@ def _join(part: Path, joined: tarfile.TarFile, names: DistinctNames) -> None:
 
 
 def _with_key(row: bytes, name: str, made: str) -> bytes:
-    """The `.json` of a sample whose members are called otherwise now, with the key that they stand for.
+    """The `.json` of a sample whose members were renamed, with its key.
 
     Args:
         row: the object, as `TarSink` writes it.
-        name: what the members were called.
-        made: the same with the number that its key gets, too.
+        name: the members' old name.
+        made: the new name, with the number that the key gets too.
     """
     text = row.decode("utf-8")
     start = f'{{"{KEY}": '
@@ -383,7 +384,7 @@ def _with_key(row: bytes, name: str, made: str) -> bytes:
 
 
 def join_shards(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_LAYOUT) -> None:
-    """A folder with a shard for each part."""
+    """Make a folder with one shard per part."""
     folder = TemporaryFolder(output)
     folder.create()
     try:
@@ -396,7 +397,7 @@ def join_shards(parts: Sequence[Path], output: Path, _layout: Layout = DEFAULT_L
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under another name, or a copy where that is not possible."""
+    """Link a file under another name, or copy it if that is not possible."""
     try:
         os.link(source, target)
     except OSError:
@@ -410,7 +411,7 @@ def captioned_shards(folder: Path) -> Iterator[tuple[Sample, str | None]]:
 
 
 def is_shards(folder: Path) -> bool:
-    """Whether a folder holds shards and nothing else."""
+    """Whether a folder has only shards."""
     return all(path.suffix == ".tar" and path.is_file() for path in folder.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""From a scene to pixels and to an mp4 file.
+"""Render a scene to pixels and to an mp4 file.
 
 `render` draws the frames of a scene at any moments and any size; `render_clip` draws, encodes and writes a whole clip
 that is determined by its seed. Nothing here knows a model.
@@ -23,9 +23,9 @@ Plane = NDArray[np.float32]
 CLIP_STREAM = 1
 """First word of every clip's seed sequence; training uses another, so a clip's seed is never a training seed."""
 EVALUATION_SEEDS = 1_000_000
-"""First seed of the clips that accuracy is measured on."""
+"""First seed of the clips for measuring accuracy."""
 DEMO_SEEDS = 2_000_000
-"""First seed of the clips that a demonstration renders."""
+"""First seed of the clips of a demonstration."""
 
 FRAME_RATES = (8, 10, 12, 15, 20, 24, 25, 30)
 

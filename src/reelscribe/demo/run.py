@@ -1,4 +1,5 @@
-"""The demonstration: render clips the bundled model has never seen, caption them, and say which captions are true."""
+"""The demonstration: render clips the bundled model has never seen, caption them, and report which captions are
+true."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ def run_demo(folder: Path, *, clips: int, candidates: int, seed: int, console: C
         console: where the table is printed.
 
     Returns:
-        0 when every clip got a caption, 3 when some failed; a wrong caption is no failure.
+        0 if every clip got a caption, 3 if some failed; a wrong caption is not a failure.
 
     Raises:
         MissingExtraError: what runs the model is not installed.

@@ -1,7 +1,7 @@
 """What a rendered scene shows, and the sentences that are true of it.
 
-A `Scene` knows one or two coloured things, how they move in normalised time (0 is the start of the clip, 1 its end) and
-what lies behind them. It knows nothing of pixels, frame rates or files; `reelscribe.demo.render` does. `caption` and
+A `Scene` has one or two coloured things, how they move in normalised time (0 is the start of the clip, 1 its end) and
+their background. It knows nothing about pixels, frame rates or files; `reelscribe.demo.render` does. `caption` and
 `accepted_captions` put a scene into words, `parse_caption` turns such words back into `Facts`.
 """
 
@@ -75,7 +75,7 @@ PLACEMENT_ATTEMPTS = 30
 
 @dataclass(frozen=True)
 class Track:
-    """Where a thing is at a row of moments; every field is an array with one entry a moment."""
+    """Where a thing is at given moments; every field is an array with one entry per moment."""
 
     x: NDArray[np.float32]
     """Centre, as a fraction of the width."""
@@ -108,9 +108,9 @@ class Thing:
     end_radius: float
     """Radius after the action."""
     begins: float = 0.0
-    """Normalised time at which the action begins; for appearing and disappearing the moment itself."""
+    """Normalised time at which the action starts; for appearing and disappearing the moment itself."""
     ends: float = 1.0
-    """Normalised time at which the action is over."""
+    """Normalised time at which the action ends."""
     half_bounces: float = 1.0
     """How often a bouncing thing goes down and up again."""
 
@@ -151,7 +151,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """What lies behind the things."""
+    """The background of the things."""
 
     rgb: Rgb
     """Mean colour."""
@@ -169,24 +169,24 @@ class Background:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a caption claims, free of wording."""
+    """What a caption claims, independent of wording."""
 
     kind: Kind
-    """One thing, two events in order, or an action beside a still thing."""
+    """One thing, two events in order, or an action next to a still thing."""
     things: tuple[tuple[str, str, str], ...]
     """Colour, shape and action of each thing, in the order of the sentence."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things before a background."""
+    """One or two things in front of a background."""
 
     kind: Kind
-    """How the things belong together."""
+    """How the things are related."""
     things: tuple[Thing, ...]
     """The acting thing first."""
     background: Background
-    """What lies behind them."""
+    """The background of them."""
 
     @property
     def facts(self) -> Facts:
@@ -203,7 +203,7 @@ class SceneMix:
     then: float = 0.36
     """Share of scenes with one event after the other."""
     beside: float = 0.22
-    """Share of scenes with an action beside a still thing."""
+    """Share of scenes with an action next to a still thing."""
     second_disappears: float = 0.25
     """Among two events: how often the second thing disappears rather than appears."""
     both_disappear: float = 0.0
@@ -236,9 +236,9 @@ def sample_scene(
 ) -> Scene:
     """Draw a scene whose things never touch.
 
-    `action` fixes what the first thing does. `triples` says which colour-shape-action combinations may be drawn:
-    `trained` has no held-out triple, `novel` always has one as its first thing, `any` does not look. `aspect` is width
-    by height of the clip that will be rendered; distances are kept in its pixels.
+    `action` fixes what the first thing does. `triples` selects which colour-shape-action combinations may be drawn:
+    `trained` has no held-out triple, `novel` always has one as its first thing, `any` has no restriction. `aspect` is
+    width by height of the clip that will be rendered; distances are kept in its pixels.
     """
     drawn_kind: Kind = kind or _draw_kind(rng, mix)
     for _ in range(SCENE_ATTEMPTS):
@@ -286,7 +286,7 @@ def _allowed(names: Sequence[tuple[str, str, str]], triples: Triples) -> bool:
 def _place_apart(
     rng: np.random.Generator, kind: Kind, names: Sequence[tuple[str, str, str]], aspect: float
 ) -> tuple[Thing, ...] | None:
-    """Place the named things, moving one of them until they never touch; None when that does not come about."""
+    """Place the named things, moving one of them until they never touch; None if that fails."""
     if kind == "single":
         return (_place(rng, names[0], "alone"),)
     roles: tuple[Role, Role] = ("first", "second") if kind == "then" else ("beside", "beside")
@@ -369,7 +369,7 @@ def _radius(rng: np.random.Generator, role: Role) -> float:
 
 
 def _times(rng: np.random.Generator, action: str, role: Role) -> tuple[float, float]:
-    """When the action begins and ends; two events are kept apart so that their order can be seen."""
+    """When the action starts and ends; two events are kept apart so that their order is visible."""
     sudden = action in ("appear", "disappear")
     if role == "second":
         return float(rng.uniform(0.55, 0.74)), 1.0
@@ -456,7 +456,7 @@ _SENTENCE = re.compile(
 
 
 def parse_caption(text: str) -> Facts | None:
-    """Turn a caption in any accepted wording back into facts; None when it is no such sentence.
+    """Turn a caption in any accepted wording back into facts; None if it is not such a sentence.
 
     >>> parse_caption("A red circle grows, then a blue square appears.").things
     (('red', 'circle', 'grow'), ('blue', 'square', 'appear'))

@@ -1,4 +1,4 @@
-"""Adapters of models, such as LoRAs: where one is, which model it belongs to, and what is in it.
+"""Model adapters such as LoRAs: where one is, which model it belongs to, and what it contains.
 
 Reads files that peft saves; the weights are put into a model by whoever runs it.
 """
@@ -18,16 +18,16 @@ from .chat import resolve_model
 from .names import ModelName, hub_arguments, local_folder, read_model_name
 
 CONFIG = "adapter_config.json"
-"""What makes a folder an adapter's."""
+"""The file that marks a folder as an adapter."""
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Files that peft saves an adapter's weights to."""
 MODEL_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf")
-"""How files are called that hold a whole model's weights."""
+"""Names of files with a whole model's weights."""
 PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
-"""Files without one of which a folder holds no processor."""
+"""A folder with a processor has at least one of these files."""
 CHAT_TEMPLATE = "chat_template.jinja"
 _OF_WORDS = re.compile(r"\b(language_model|text_model|lm_head)\b|^base_model\.model\.(model\.)?(layers|embed_tokens)\b")
-"""Modules of a model that read and write tokens; others look at pictures."""
+"""Modules of a model that read and write tokens; the others process pictures."""
 _ITS_FILES = ["adapter_*", "*.json", "*.jinja", "*.txt", "*.model"]
 _FOR_FILES = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
@@ -39,7 +39,7 @@ class Adapter:
     folder: Path
     """Where they are."""
     config: Mapping[str, Any]
-    """What its `adapter_config.json` says."""
+    """The content of its `adapter_config.json`."""
 
     @property
     def rank(self) -> int:
@@ -48,7 +48,7 @@ class Adapter:
         return max(int(rank) for rank in ranks)
 
     def looks_and_writes(self) -> tuple[bool, bool]:
-        """Whether it changes how the model looks at pictures, and how it reads and writes."""
+        """Whether it changes the part of the model that reads pictures, and the part that reads and writes text."""
         names = _weight_names(self.folder)
         writes = [bool(_OF_WORDS.search(name)) for name in names]
         return not all(writes), any(writes)
@@ -63,16 +63,16 @@ class Checkpoint:
     hub: Mapping[str, Any]
     """Which of its files to read: arguments of `from_pretrained`."""
     adapter: Adapter | None = None
-    """What is put into it; its folder may be the model's."""
+    """The adapter to load into it; its folder may be the model's."""
 
     @property
     def is_apart(self) -> bool:
-        """Whether an adapter lies elsewhere than its model: transformers puts one that lies beside it in by itself."""
+        """Whether an adapter is not in its model's folder: one that is, transformers loads by itself."""
         return self.adapter is not None and self.adapter.folder != Path(self.base).absolute()
 
     @property
     def processor(self) -> tuple[str, Mapping[str, Any]]:
-        """Where the processor is, and how it is read: with the adapter, where it was saved with one."""
+        """Where the processor is, and how to load it: from the adapter, if it was saved with one."""
         own = self.adapter
         if own is None or not any((own.folder / name).is_file() for name in PROCESSOR_FILES):
             return self.base, self.hub
@@ -80,22 +80,22 @@ class Checkpoint:
 
     @property
     def chat_template(self) -> str | None:
-        """The chat template that was saved with an adapter; None: there is none."""
+        """The chat template that was saved with an adapter; None: it has none."""
         path = None if self.adapter is None else self.adapter.folder / CHAT_TEMPLATE
         return path.read_text("utf-8") if path is not None and path.is_file() else None
 
 
 def find_checkpoint(name: str, hub: Mapping[str, Any], *, adapter: str | None) -> Checkpoint:
-    """What the model `name` is loaded from: itself, or the model that it is an adapter of.
+    """Where the model `name` is loaded from: itself, or, for an adapter, its base model.
 
     Args:
         name: a bundled model, a name on the hub, or a local folder, of a model or of an adapter.
         hub: arguments of `from_pretrained` that say which files to read.
-        adapter: an adapter to put into the model, a folder or a name on the hub.
+        adapter: an adapter to load into the model, a folder or a name on the hub.
 
     Raises:
-        ModelError: an adapter is not there, does not say what it belongs to, or there are two.
-        SettingsError: `adapter` is no name.
+        ModelError: an adapter does not exist, names no base model, or there are two.
+        SettingsError: `adapter` is not a name.
     """
     folder = resolve_model(name)
     own = _adapter_of(folder, hub)
@@ -103,27 +103,28 @@ def find_checkpoint(name: str, hub: Mapping[str, Any], *, adapter: str | None) -
         return Checkpoint(folder, hub, None if adapter is None else _named_adapter(adapter, hub))
     if adapter is not None:
         raise ModelError(
-            f"it is an adapter, or brings one ({CONFIG}), and model_params names another ({adapter!r}); one can be used"
+            f"it is an adapter, or contains one ({CONFIG}), and model_params names another ({adapter!r}); only one "
+            "can be used"
         )
     if _is_whole(Path(folder)):
         return Checkpoint(folder, hub, own)
     base, base_hub = _base_of(own, hub if local_folder(folder) else {**hub, "revision": None})
     if _adapter_of(base, base_hub) is not None:
-        raise ModelError(f"it is an adapter of {base!r}, which brings an adapter itself; merge the two first")
+        raise ModelError(f"it is an adapter of {base!r}, which itself contains an adapter; merge those two first")
     return Checkpoint(base, base_hub, own)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a folder with an adapter holds the model, too."""
+    """Whether a folder with an adapter also has the model."""
     files = [path.name for pattern in MODEL_WEIGHTS for path in folder.glob(pattern)]
     return (folder / "config.json").is_file() and any(not name.startswith("adapter_") for name in files)
 
 
 def base_name(folder: Path, options: Mapping[str, Any]) -> ModelName | None:
-    """The model that the adapter in a folder belongs to; None: it holds no adapter, or its model as well.
+    """The base model of the adapter in a folder; None: it has no adapter, or its model as well.
 
     Raises:
-        ModelError: it does not say so.
+        ModelError: the adapter names none.
     """
     place = folder / str(options.get("subfolder") or "")
     if not (place / CONFIG).is_file() or _is_whole(place):
@@ -133,11 +134,11 @@ def base_name(folder: Path, options: Mapping[str, Any]) -> ModelName | None:
 
 
 def _base_of(adapter: Adapter, hub: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The model that an adapter belongs to, and which of its files to read."""
+    """An adapter's base model, and which of its files to read."""
     named = adapter.config.get("base_model_name_or_path")
-    way_out = f"name its model, and the adapter with model_params adapter={adapter.folder}"
+    way_out = f"name its base model, and give the adapter as model_params adapter={adapter.folder}"
     if not named or not isinstance(named, str):
-        raise ModelError(f"it is an adapter, and its {CONFIG} does not say of which model; {way_out}")
+        raise ModelError(f"it is an adapter whose {CONFIG} names no base model; {way_out}")
     beside = local_folder(str(adapter.folder / named)) if named.startswith(".") else None
     try:
         meant = read_model_name(str(beside or named))
@@ -150,7 +151,7 @@ def _base_of(adapter: Adapter, hub: Mapping[str, Any]) -> tuple[str, dict[str, A
 
 
 def _adapter_of(folder: str, hub: Mapping[str, Any]) -> Adapter | None:
-    """The adapter in a folder, or in a repository on the hub; None: there is none, or nobody knows."""
+    """The adapter in a folder, or in a repository on the hub; None: there is none, or it is unknown."""
     from transformers.utils.peft_utils import find_adapter_config_file
 
     if local_folder(folder) is None:
@@ -166,13 +167,13 @@ def _named_adapter(name: str, hub: Mapping[str, Any]) -> Adapter:
     meant = read_model_name(name)
     folder = local_folder(meant.name)
     if folder is None:
-        resolve_model(meant.name)  # a path that leads nowhere
+        resolve_model(meant.name)  # a path that does not exist
         folder = _fetched(meant.name, hub_arguments(meant, hub))
     return _read(folder)
 
 
 def _fetched(name: str, hub: Mapping[str, Any]) -> Path:
-    """The folder of this machine that holds a repository's adapter."""
+    """The local folder with a repository's adapter."""
     from huggingface_hub import snapshot_download
 
     arguments = {key: value for key, value in hub.items() if key in _FOR_FILES and value is not None}
@@ -191,7 +192,7 @@ def _read(folder: Path) -> Adapter:
     """The adapter in a folder.
 
     Raises:
-        ModelError: it is not whole.
+        ModelError: it is incomplete.
     """
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -214,7 +215,7 @@ def _weight_names(folder: Path) -> list[str]:
 
 
 def check_peft(adapter: Adapter) -> None:
-    """Stop where the package is missing without which transformers would leave an adapter out.
+    """Check that peft is installed, without which transformers would ignore an adapter.
 
     Raises:
         MissingExtraError: peft is not installed.
@@ -228,19 +229,19 @@ def check_peft(adapter: Adapter) -> None:
 
 
 def put_into(model: Any, adapter: Adapter) -> None:
-    """Put an adapter into the model that it belongs to.
+    """Load an adapter into its base model.
 
     Raises:
-        ModelError: it belongs to another.
+        ModelError: it belongs to another model.
     """
     check_complete(model.load_adapter(str(adapter.folder)).to_dict(), adapter)
 
 
 def check_complete(report: Mapping[str, Any], adapter: Adapter) -> None:
-    """Stop where an adapter and its model do not fit together, and a part of it would be left out.
+    """Check that an adapter and its model fit together, so that no part of it is ignored.
 
     Raises:
-        ModelError: saying which part.
+        ModelError: they do not; the message names the part.
     """
     for kind, what in (("missing_keys", "lacks weights of"), ("unexpected_keys", "has no place for")):
         found = sorted(report.get(kind) or ())
@@ -248,5 +249,5 @@ def check_complete(report: Mapping[str, Any], adapter: Adapter) -> None:
             who = "the adapter" if kind == "missing_keys" else "the model"
             raise ModelError(
                 f"the adapter {str(adapter.folder)!r} does not fit: {who} {what} {found[0]} and {len(found) - 1} "
-                "others; it was trained from another model, or is not complete"
+                "others; it was trained for another model, or is incomplete"
             )

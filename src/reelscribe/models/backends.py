@@ -1,4 +1,4 @@
-"""The table of back ends: all that other modules must know of each, as values; the captioners are loaded on use.
+"""The table of back ends: everything that other modules must know about each; the captioners are loaded on use.
 
 Packages add rows through the entry points `reelscribe.backends`.
 """
@@ -31,7 +31,8 @@ def model_gpus(options: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """What others must know of a captioner's class; plain values and functions, none of which loads the model.
+    """What other modules must know about a captioner's class; plain values and functions, none of which loads the
+    model.
 
     >>> Backend(captioner="my_package.captioner:MyCaptioner", packages=("torch",), gpus=model_gpus)  # doctest: +SKIP
     """
@@ -40,44 +41,44 @@ class Backend:
     """`module:class` of the captioner; the class has a class method `from_spec(spec: ModelSpec)`."""
     options: str | None = None
     """`module:class` of the `PromptOptions` that `model_params` must fit; None: the captioner checks them itself, as
-    those do that hand names on to a library."""
+    those do that pass names on to a library."""
     advice: Mapping[str, str] | None = None
-    """Names that `model_params` is given by mistake, and what to say instead."""
+    """Names that are given in `model_params` by mistake, and what to use instead."""
     packages: tuple[str, ...] = ()
-    """Packages whose versions can change a caption, so that they belong to a run's identity. The package that brings
-    the row is one of them by itself."""
+    """Packages whose versions can change a caption, so that they belong to a run's identity. The package that provides
+    the row is always one of them."""
     adapter_packages: tuple[str, ...] = ()
-    """The same, where the model has an adapter."""
+    """Further ones, if the model has an adapter."""
     size_option: str | None = None
-    """Option that says how many videos the model works on at once: `batch_size` sets it."""
+    """Option for how many videos the model works on at once: `batch_size` sets it."""
     size_name: str = "batch size"
-    """What that number is called in a report."""
+    """That number's name in a report."""
     gpus: Callable[[Mapping[str, Any]], float] = no_gpus
     """GPUs that a captioner with these options takes on a cluster."""
     understand: Callable[[ModelSpec], ModelSpec] = lambda spec: spec
-    """The spec with its model as the captioner knows it; `SettingsError` where the name means no model."""
+    """The spec with its model as the captioner names it; `SettingsError` if the name means no model."""
     revision: Callable[[ModelSpec], str | None] = lambda _spec: None
-    """Which version of the model a spec would load, without loading it; None: it cannot be known."""
+    """The version of the model that a spec would load, without loading it; None: unknown."""
     free_options: frozenset[str] = frozenset()
-    """Options that change how fast it is or where it runs, and no caption: a run resumes though they differ."""
+    """Options that affect only its speed or where it runs, not captions: a run resumes if they differ."""
     secret_options: frozenset[str] = frozenset()
     """Free options that are never written down."""
     address_option: str | None = None
     """Option that names the servers that run the model; None: it runs here."""
     rank_option: str | None = None
-    """Option that says which process of a parallel `map` the captioner is in, so that each takes its own device."""
+    """Option for the index of the captioner's process in a parallel `map`, so that each takes its own device."""
     one_per_machine: bool = False
-    """Whether a captioner takes all devices of its machine, so that a second one has none."""
+    """Whether a captioner takes all devices of its machine, leaving none for a second one."""
     default_model: str = DEFAULT_MODEL
-    """The model where none is named."""
+    """The default model."""
     reads_videos: bool = True
-    """Whether the captioner looks at videos, so that reading can start while the model loads."""
+    """Whether the captioner needs frames, so that reading can start while the model loads."""
 
 
 _SECRETS = frozenset({"token", "hf_token", "proxies"})
-"""Options of checkpoints that are never written down: `hf_token` is vLLM's name of `token`."""
+"""Options of checkpoints that are never written down: `hf_token` is vLLM's name for `token`."""
 _LOADING = _SECRETS | {"device", "rank", "cache_dir", "local_files_only", "force_download"}
-"""Options of checkpoints that say where they come from and where they go."""
+"""Options for where checkpoints come from and on which device they run."""
 
 BACKENDS: Table[Backend] = Table(
     GROUP,
@@ -140,7 +141,7 @@ def backend_of(spec: ModelSpec) -> Backend:
     """The row of a spec's back end.
 
     Raises:
-        SettingsError: there is none, or the package that brings it cannot be loaded.
+        SettingsError: it does not exist, or its package cannot be loaded.
     """
     if spec.backend not in BACKENDS:
         raise SettingsError(f"unknown back end {spec.backend!r}; choose from {', '.join(BACKENDS)}")
@@ -148,8 +149,8 @@ def backend_of(spec: ModelSpec) -> Backend:
 
 
 def choose_backend(model_params: Mapping[str, Any], *, enable_vllm: bool, backend: str | None = None) -> str:
-    """The back end that an operator's parameters mean: the one they name, else a server where they name one, else vLLM
-    or transformers.
+    """The back end of an operator's parameters: the named one, else a server if they name one, else vLLM or
+    transformers.
 
     Raises:
         SettingsError: they mean two, or a server that they do not name.
@@ -190,7 +191,7 @@ def spelled(backend: str, model_params: Mapping[str, Any]) -> tuple[bool, str | 
 
 
 def understood(spec: ModelSpec) -> ModelSpec:
-    """The spec with its model as its back end knows it; of a server's model only the server knows the name.
+    """The spec with its model as its back end names it; names of a server's models are left to the server.
 
     Raises:
         SettingsError: the name means no model, or contradicts `model_params`.
@@ -199,12 +200,12 @@ def understood(spec: ModelSpec) -> ModelSpec:
 
 
 def model_revision(spec: ModelSpec) -> str | None:
-    """Which version of a model a spec would load; None where it cannot be known: a server's model, or one that is not
-    in the cache yet."""
+    """The version of the model that a spec would load; None if unknown: a server's model, or one that is not cached
+    yet."""
     row = backend_of(spec)
     try:
         return row.revision(row.understand(spec))
-    except (ModelError, SettingsError):  # told when it is loaded
+    except (ModelError, SettingsError):  # reported when it is loaded
         return None
 
 
@@ -216,13 +217,13 @@ def identity_packages(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def size_options(spec: ModelSpec, batch_size: int) -> dict[str, int]:
-    """What the operator's `batch_size` means to a spec's back end."""
+    """The option that the operator's `batch_size` sets in a spec's back end."""
     option = backend_of(spec).size_option
     return {} if option is None else {option: batch_size}
 
 
 def server_addresses(spec: ModelSpec) -> list[str]:
-    """Addresses of the servers that run a spec's model, as they were given; none where this process runs it."""
+    """Addresses of the servers that run a spec's model, as given; empty if this process runs it."""
     option = backend_of(spec).address_option
     given = None if option is None else spec.options.get(option)
     return [str(one) for one in ([given] if isinstance(given, str) else given or [])]
@@ -232,9 +233,9 @@ def load_captioner(spec: ModelSpec) -> Captioner:
     """Build the captioner a spec describes.
 
     Raises:
-        SettingsError: for an unknown back end, options that it does not take, or a name that means no model.
-        MissingExtraError: when the back end's packages are not installed.
-        ModelError: when the model cannot be loaded.
+        SettingsError: an unknown back end, options that it does not accept, or a name that means no model.
+        MissingExtraError: the back end's packages are not installed.
+        ModelError: the model cannot be loaded.
     """
     row = backend_of(spec)
     spec = row.understand(spec)
@@ -250,10 +251,10 @@ def _check_options(spec: ModelSpec, row: Backend) -> None:
     kind = _object_at(row.options)
     for name in spec.options:
         if name not in kind.model_fields:
-            otherwise = f"there are {', '.join(kind.model_fields)}"
+            otherwise = f"expected one of {', '.join(kind.model_fields)}"
             hint = misplaced(name, row.advice or {}) or close_matches(name, kind.model_fields, otherwise=otherwise)
-            beside = row.address_option or f"the back end {spec.backend!r}"
-            raise SettingsError(f"model_params does not know {name!r} beside {beside}; {hint}")
+            whose = f"a server ({row.address_option})" if row.address_option else f"the back end {spec.backend!r}"
+            raise SettingsError(f"model_params has no option {name!r} for {whose}; {hint}")
     read_options(kind, spec.options)
 
 
@@ -274,6 +275,6 @@ def _brought_captioner(spec: ModelSpec, row: Backend) -> Captioner:
 
 
 def _object_at(place: str) -> Any:
-    """What `module:name` says."""
+    """The object at `module:name`."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -18,11 +18,11 @@ from ..video.frames.moments import FramePolicy, FrameSettings
 
 DEFAULT_MODEL = "Qwen/Qwen3-VL-8B-Instruct"
 SERVED_MODEL = ""
-"""The name that stands for the one model that a server serves, or for the default one where it serves that."""
+"""Placeholder for the one model that a server serves, or for the default one if it serves that."""
 DEFAULT_MAX_TOKENS = 512
 DEFAULT_THINKING_TOKENS = 2048
 SAMPLED_TEMPERATURE = 0.9
-"""Temperature where several candidates are asked for and nobody set one: choosing needs variety."""
+"""Default temperature for several candidates: choosing needs variety."""
 SAMPLED_TOP_P = 0.95
 ALL_BUT_GREEDY = 0.01
 """A model's own temperature at or below this counts as 0."""
@@ -30,7 +30,7 @@ LONGEST_MESSAGE = 300
 """Characters kept of an exception's text; some carry whole pixel arrays."""
 
 SEEDS = 2**62
-"""Seeds that engines and servers are given lie below this: they count up by one a candidate, in 64 bits with a sign."""
+"""Seeds for engines and servers are below this: they count up by one per candidate, as signed 64-bit integers."""
 
 PromptOrder = Literal["video_first", "text_first"]
 
@@ -45,13 +45,13 @@ class GenerationConfig(BaseModel):
     temperature: Annotated[float, Field(ge=0)] | None = None
     """Softmax temperature; 0 is greedy."""
     do_sample: bool | None = None
-    """Whether to draw tokens where `temperature` does not say; true takes the model's own temperature, or 1."""
+    """Whether to sample if `temperature` is not set; true uses the model's own temperature, or 1."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Nucleus: the smallest set of tokens whose probabilities reach this sum."""
+    """Nucleus sampling: the smallest set of tokens whose probabilities reach this sum."""
     top_k: Annotated[int, Field(ge=-1)] | None = None
-    """Only the k likeliest tokens; 0 and -1 switch it off."""
+    """Only the k most likely tokens; 0 and -1 switch it off."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Drop tokens less likely than this share of the likeliest one."""
+    """Drop tokens less likely than this share of the most likely one."""
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
     """Divides the scores of tokens already in the prompt or the text; 1 is off."""
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -63,21 +63,21 @@ class GenerationConfig(BaseModel):
 
 
 HF_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop"}
-"""Names of transformers, and ours for the same."""
+"""Names in transformers to ours."""
 ELSEWHERE = {
     "n": "use caption_num",
     "num_return_sequences": "use caption_num",
-    "num_beams": "beam search is not offered",
+    "num_beams": "beam search is not supported",
 }
-"""Names that `sampling_params` does not take, and why."""
+"""Names that `sampling_params` does not accept, and why."""
 
 
 def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
     """Read `sampling_params` as users write them, with this project's names or Hugging Face's.
 
     Raises:
-        SettingsError: for an unknown name (close matches are named), a value out of range, or two names of
-            one setting that disagree.
+        SettingsError: an unknown name (the message lists close matches), a value out of range, or two names of one
+            setting that disagree.
     """
     values: dict[str, Any] = {}
     for name, value in (params or {}).items():
@@ -101,17 +101,17 @@ def generation_config(params: Mapping[str, Any] | None) -> GenerationConfig:
 
 def _canonical(name: str) -> str:
     if name in ELSEWHERE:
-        raise SettingsError(f"sampling_params does not take {name!r}: {ELSEWHERE[name]}")
+        raise SettingsError(f"sampling_params does not accept {name!r}: {ELSEWHERE[name]}")
     key = HF_NAMES.get(name, name)
     known = [*GenerationConfig.model_fields, *HF_NAMES]
     if key not in known:
         hint = close_matches(name, known, otherwise=f"choose from {', '.join(known)}")
-        raise SettingsError(f"sampling_params does not know {name!r}; {hint}")
+        raise SettingsError(f"sampling_params has no setting {name!r}; {hint}")
     return key
 
 
 def _agreeing(values: dict[str, Any]) -> dict[str, Any]:
-    """The values, with `do_sample: false` said as temperature 0."""
+    """The values, with `do_sample: false` expressed as temperature 0."""
     do_sample, temperature = values.get("do_sample"), values.get("temperature")
     if do_sample is True and temperature == 0:
         raise SettingsError("sampling_params: do_sample=true needs a temperature above 0; got 0")
@@ -121,12 +121,12 @@ def _agreeing(values: dict[str, Any]) -> dict[str, Any]:
 
 
 class PromptOptions(BaseModel):
-    """Parameters of `model_params` that every model takes; back ends add their own."""
+    """Parameters of `model_params` that every model accepts; back ends add their own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     prompt_order: PromptOrder = "video_first"
-    """Which stands first in the user's turn: `video_first` or `text_first`."""
+    """Which comes first in the user's turn: `video_first` or `text_first`."""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further variables for the chat template, e.g. `{"enable_thinking": False}`."""
 
@@ -138,7 +138,7 @@ def read_options(kind: type[Options], params: Mapping[str, Any]) -> Options:
     """A back end's own part of `model_params`.
 
     Raises:
-        SettingsError: for a value that cannot work.
+        SettingsError: a value that cannot work.
     """
     try:
         return kind(**{name: value for name, value in params.items() if name in kind.model_fields})
@@ -147,7 +147,7 @@ def read_options(kind: type[Options], params: Mapping[str, Any]) -> Options:
 
 
 def close_matches(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    """What a message about an unknown name ends with: the known names close to it, or `otherwise`."""
+    """The end of a message about an unknown name: similar known names, or `otherwise`."""
     close = difflib.get_close_matches(name, list(known), n=2)
     return f"did you mean {' or '.join(close)}?" if close else otherwise
 
@@ -165,7 +165,7 @@ def _first_error(exc: ValidationError) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Generation settings with nothing left open, ready for a back end."""
+    """Complete generation settings, ready for a back end."""
 
     max_tokens: int
     """Longest caption, in tokens."""
@@ -186,20 +186,20 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether every candidate is the likeliest continuation."""
+        """Whether every candidate is the most likely continuation."""
         return self.temperature == 0
 
 
 def resolve_sampling(
     config: GenerationConfig, *, num_candidates: int, model_defaults: Mapping[str, Any] | None = None
 ) -> Sampling:
-    """Fill what the user left open from the model's own generation config.
+    """Fill in unset values from the model's own generation config.
 
-    With one candidate the model's defaults rule, whatever they are. With several and a model that decodes greedily
-    by default, in name or in fact, sampling is switched on, so that choosing means something.
+    With one candidate the model's defaults apply, whatever they are. With several and a model that decodes greedily by
+    default, nominally or effectively, sampling is enabled so that candidates differ.
 
     Args:
-        config: what the user asked for.
+        config: the user's settings.
         num_candidates: M.
         model_defaults: the model's `generation_config` as plain values (`do_sample`, `temperature`, …).
     """
@@ -233,7 +233,7 @@ def resolve_sampling(
 
 
 def _samples(own: Mapping[str, Any]) -> bool:
-    """Whether a generation config draws at all: Qwen2.5-VL's says `do_sample` with temperature 1e-6 and `top_k` 1."""
+    """Whether a generation config really samples: Qwen2.5-VL's has `do_sample` with temperature 1e-6 and `top_k` 1."""
     temperature = own.get("temperature")
     drawn = own.get("top_k") != 1 and (temperature is None or temperature > ALL_BUT_GREEDY)
     return drawn and bool(own.get("do_sample", False))
@@ -246,10 +246,10 @@ def _own_temperature(own: Mapping[str, Any]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class ThinkingSettings:
-    """What the user says of reasoning before the answer."""
+    """The user's settings for reasoning before the answer."""
 
     on: bool = False
-    """Whether a model that has a switch for it reasons; one that has none does in any case."""
+    """Whether a model with a switch for it reasons; one without a switch reasons in any case."""
     tokens: int = DEFAULT_THINKING_TOKENS
     """Longest reasoning, in tokens; then it is ended and the answer follows."""
 
@@ -267,9 +267,9 @@ class ModelSpec:
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     """Generation settings."""
     frames: FrameSettings = field(default_factory=FrameSettings)
-    """What the user changes of the model's frame policy."""
+    """The user's changes to the model's frame policy."""
     thinking: ThinkingSettings = field(default_factory=ThinkingSettings)
-    """What the user says of reasoning."""
+    """The user's settings for reasoning."""
 
 
 @runtime_checkable
@@ -278,35 +278,35 @@ class Captioner(Protocol):
 
     @property
     def policy(self) -> FramePolicy | None:
-        """What the model wants to see; None: no clips at all."""
+        """The model's frame policy; None: no clips at all."""
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
         """Pull requests as there is room, yield one result each as they finish, in any order.
 
-        A video that fails is a result with a `Failure`; an exception means a bug or a broken set-up.
+        A failed video is a result with a `Failure`; an exception means a bug or a broken set-up.
         """
 
     def close(self) -> None:
-        """Free the model; the captioner is not used afterwards."""
+        """Free the model; the captioner must not be used afterwards."""
 
 
 def needed_clip(request: CaptionRequest, clip: Clip | None) -> Clip:
-    """The clip of a request, for captioners that look at frames.
+    """The clip of a request, for captioners that require frames.
 
     Raises:
-        TypeError: there is none; the caller did not heed the captioner's policy.
+        TypeError: it has none; the caller ignored the captioner's policy.
     """
     if clip is None:
-        raise TypeError(f"request {request.id} came without a clip; this captioner looks at frames")
+        raise TypeError(f"request {request.id} has no clip; this captioner requires frames")
     return clip
 
 
-# What a captioner may have besides: each of these stands alone, so that one that is given from Python needs none.
+# Optional members of a captioner, each a separate protocol, so that one given from Python needs none.
 
 
 @runtime_checkable
 class Noted(Protocol):
-    """A captioner that says something about itself in the summary of a run."""
+    """A captioner with notes for the summary of a run."""
 
     @property
     def notes(self) -> Sequence[str]:
@@ -324,7 +324,7 @@ class Timed(Protocol):
 
 @runtime_checkable
 class Advised(Protocol):
-    """A captioner that knows what lets its stages do more."""
+    """A captioner with advice for speeding up its stages."""
 
     @property
     def advice(self) -> Mapping[str, str]:
@@ -333,7 +333,7 @@ class Advised(Protocol):
 
 @runtime_checkable
 class Named(Protocol):
-    """A captioner that found out itself which model it has."""
+    """A captioner that determined its model itself."""
 
     @property
     def model(self) -> str:
@@ -345,12 +345,12 @@ class Sized(Protocol):
     """A captioner that works on several videos at once."""
 
     batch_size: int
-    """How many, at most; may be set between streams."""
+    """Most of them; may be set between streams."""
 
 
 @runtime_checkable
 class Preparing(Protocol):
-    """A captioner that prepares videos for its model apart from it."""
+    """A captioner that can prepare videos separately from running its model."""
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[Any]:
         """Prepare them, and do no more."""
@@ -369,15 +369,15 @@ class OnCores(Sized, Protocol):
 
 
 def captioner_notes(captioner: Captioner) -> list[str]:
-    """What a captioner says about itself for the summary of a run."""
+    """A captioner's notes for the summary of a run."""
     return list(captioner.notes) if isinstance(captioner, Noted) else []
 
 
 def captioner_advice(captioner: Captioner) -> dict[str, str]:
-    """What lets a captioner's stages do more."""
+    """A captioner's advice for speeding up its stages."""
     return dict(captioner.advice) if isinstance(captioner, Advised) else {}
 
 
 def captioner_seconds(captioner: Captioner) -> dict[str, float]:
-    """How long a captioner's stages have been at work so far."""
+    """How long a captioner's stages have been busy so far."""
     return dict(captioner.busy_seconds) if isinstance(captioner, Timed) else {}

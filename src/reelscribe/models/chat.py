@@ -1,4 +1,4 @@
-"""What is said to a model and what it wants to see: names, chat messages, frame policies.
+"""Model names, chat messages and frame policies.
 
 Shared by every back end that runs a Hugging Face checkpoint in this process; runs no model itself.
 """
@@ -24,10 +24,10 @@ from .processor_size import least_frames, sized_policy
 Message = dict[str, Any]
 
 TOKENS_PER_FRAME = 1024
-"""Assumed for a model whose rule is not known here."""
+"""Assumed for a model whose rule is unknown."""
 MOST_RESERVED_TOKENS = 1 << 16
-"""Room for a clip of such a model whose processor chooses how many frames it takes: few take as many tokens as could
-be, and a longer one is refused by the engine."""
+"""Room for a clip of such a model if its processor chooses the number of frames: few clips reach the possible maximum,
+and the engine refuses a longer one."""
 TOKENS_PER_TIMESTAMP = 12
 """Room for the marks and times around the frames of an exact family."""
 
@@ -38,7 +38,7 @@ def resolve_model(name: str) -> str:
     """The folder of a bundled model, else `name` as it is: a name on the hub or a local folder.
 
     Raises:
-        ModelError: for a local path that is no folder with a model in it.
+        ModelError: a local path is not a folder with a model.
     """
     if name in BUNDLED_MODELS:
         return str(BUNDLED_MODELS[name])
@@ -54,7 +54,7 @@ def resolve_model(name: str) -> str:
 def _is_file(name: str) -> bool:
     try:
         return Path(name).expanduser().is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, of no known user, or with characters that no path can have
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, or invalid characters
         return False
 
 
@@ -84,7 +84,7 @@ def chat_messages(request: CaptionRequest, *, order: PromptOrder = "video_first"
 
 
 def render_prompt(processor: Any, request: CaptionRequest, options: PromptOptions) -> str:
-    """The text of a request as the model's chat template writes it, with one placeholder for the video."""
+    """The prompt of a request as the model's chat template renders it, with one placeholder for the video."""
     prompt: str = processor.apply_chat_template(
         chat_messages(request, order=options.prompt_order),
         tokenize=False,
@@ -95,14 +95,14 @@ def render_prompt(processor: Any, request: CaptionRequest, options: PromptOption
 
 
 def wants_special_tokens(processor: Any, prompt: str) -> bool:
-    """Whether the tokenizer must add its special tokens: not where the chat template has written them already."""
+    """Whether the tokenizer must add its special tokens: not if the chat template has written them already."""
     bos = processor.tokenizer.bos_token
     return not (bos is not None and prompt.startswith(bos))
 
 
 def frame_arguments(processor: Any) -> dict[str, Any]:
-    """What the processor is told about the frames: they are the ones to show; where the policy is exact, at their
-    final size."""
+    """The processor's arguments for the frames: they are the ones to show; if the policy is exact, at their final
+    size."""
     if not has_exact_policy(processor):
         return {"do_sample_frames": False}
     return {"do_sample_frames": False, "do_resize": False, "cap_pixels_per_frame": cap_pixels_per_frame(processor)}
@@ -113,7 +113,7 @@ def most_video_tokens(policy: FramePolicy, *, exact: bool) -> int:
 
     Args:
         policy: which frames, at which size.
-        exact: whether the sizes of the policy are final; else a frame counts `TOKENS_PER_FRAME`.
+        exact: whether the policy's sizes are final; otherwise a frame counts `TOKENS_PER_FRAME`.
     """
     most = policy.num_frames or policy.max_frames if policy.rule is None else policy.rule.most_frames()
     if not exact and policy.sizer == "fit":
@@ -137,23 +137,23 @@ def _text(text: str) -> dict[str, str]:
 
 
 DEFAULT_FPS = 2.0
-"""Frames per second where a processor names none."""
+"""Frames per second if a processor gives none."""
 DEFAULT_MAX_PIXELS = 1024 * 1024
-"""Largest frame, height x width, for a model whose own rule is not known here; its processor shrinks it further."""
+"""Largest frame, height x width, for a model whose own rule is unknown; its processor shrinks it further."""
 
 
 def policy_from_processor(processor: Any) -> FramePolicy:
-    """What the model behind a transformers processor wants to see.
+    """The frame policy of the model of a transformers processor.
 
-    Exact for the families of `POLICIES`, whose rules `video.sampling` follows. The processors of others are asked: how
-    many frames and which where they sample by themselves, else which frames make up a moderate number.
+    Exact for the families of `POLICIES`, whose rules `video.frames` implements. Other processors are asked: how many
+    frames and which, if they sample themselves, else which frames make up a moderate number.
     """
     video = _own_video_processor(processor)
     return POLICIES.get(type(video).__name__, _other_policy)(video)
 
 
 def _own_video_processor(processor: Any) -> Any:
-    """The video processor with the size that the processor gives it on every call, where it does (Qwen-Omni)."""
+    """The video processor with the size that the processor passes it on every call, if it does (Qwen-Omni)."""
     size = _call_defaults(processor).get("size")
     if size is None:
         return processor.video_processor
@@ -163,8 +163,8 @@ def _own_video_processor(processor: Any) -> Any:
 
 
 def _call_defaults(processor: Any) -> Mapping[str, Any]:
-    """What a processor gives its video processor where nobody says otherwise: an attribute of its own since
-    transformers 5.24, of its arguments' class before."""
+    """A processor's default arguments for its video processor: its own attribute since transformers 5.24, one of its
+    arguments' class before."""
     own = getattr(processor, "videos_kwargs", None)
     if isinstance(own, Mapping):
         return own
@@ -173,14 +173,14 @@ def _call_defaults(processor: Any) -> Mapping[str, Any]:
 
 
 def has_exact_policy(processor: Any) -> bool:
-    """Whether clips arrive as this processor itself would have made them, so that it must not resize them again."""
+    """Whether clips arrive as this processor would make them, so that it must not resize them again."""
     return type(processor.video_processor).__name__ in POLICIES
 
 
 def cap_pixels_per_frame(processor: Any) -> bool:
     """Whether the processor caps the pixels of each frame; unset means it does not.
 
-    Passed explicitly on every call, since transformers warns that what unset means will change; as of 5.24 it has not.
+    Passed explicitly on every call, since transformers warns that the default will change; as of 5.24 it has not.
     """
     return bool(getattr(processor.video_processor, "cap_pixels_per_frame", None))
 
@@ -221,14 +221,14 @@ OTHER_POLICY = FramePolicy(
     multiple=1,
     max_pixels=DEFAULT_MAX_PIXELS,
 )
-"""Frames for a model whose processor is not known: one behind a server."""
+"""Frames for a model whose processor is unknown: one behind a server."""
 
 SAMPLES_WHEN_READING = frozenset({"SmolVLMVideoProcessor"})
-"""Video processors that sample whatever their `do_sample_frames` says, because the whole processor asks them to."""
+"""Video processors that sample whatever their `do_sample_frames` is, because the whole processor tells them to."""
 
 
 def _other_policy(video: Any) -> FramePolicy:
-    """A policy with the processor's own rule for moments, and for sizes where it is known."""
+    """A policy with the processor's own rule for moments, and for sizes if it is known."""
     from .loading import quiet_transformers
 
     with quiet_transformers():

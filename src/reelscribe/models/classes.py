@@ -1,4 +1,4 @@
-"""Which class of transformers runs a checkpoint: its auto class, or the part of a model that sees and writes.
+"""The transformers class that runs a checkpoint: its auto class, or the part of a model that sees and writes.
 
 Knows configs; loads nothing.
 """
@@ -10,11 +10,11 @@ from typing import Any
 from ..errors import ModelError
 
 THINKER = "thinker_config"
-"""Where the config of a model that also speaks has that of the part that sees, hears and writes."""
+"""Key, in the config of a model that also speaks, of the part that sees, hears and writes."""
 
 
 def written_by(config: Any) -> Any:
-    """The config of what sees and writes: the model's own, or that of its thinker (Qwen-Omni)."""
+    """The config of the part that sees and writes: the model's own, or that of its thinker (Qwen-Omni)."""
     return getattr(config, THINKER, None) or config
 
 
@@ -22,7 +22,7 @@ def class_for(config: Any) -> Any:
     """The class that loads a model: transformers' auto class for video models, or the class of its thinker.
 
     Raises:
-        ModelError: when it is no text generator.
+        ModelError: it is not a text generator.
     """
     import transformers as hf
 
@@ -43,5 +43,5 @@ def _class_in(auto: Any, config: Any) -> Any:
 
 
 def hears(model: Any) -> bool:
-    """Whether a model takes sound, which it is not given here."""
+    """Whether a model accepts sound, which it is not given here."""
     return getattr(model.config, "audio_config", None) is not None

@@ -1,6 +1,6 @@
-"""How much a model takes at once: its positions, prompts that are longer, and how many frames fit.
+"""A model's context: its positions, prompts that exceed them, and how many frames fit.
 
-Knows no engine; the length of a prompt comes in as a function.
+Knows no engine; the length of a prompt is passed in as a function.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from ..video.frames.moments import distinct_frames, fewer_frames
 from ..video.frames.policy import FramePolicy
 
 MADE_FOR_TOKENS = {"Qwen2VLVideoProcessor": 24_576}
-"""Class of the video processor to the longest video, in tokens, that the family's authors show it: 24,576 x 28 x 28
-pixels in qwen-vl-utils. transformers bounds each frame instead, so far longer prompts are possible there."""
+"""Class of the video processor to the longest video, in tokens, that the family's authors use: 24,576 x 28 x 28 pixels
+in qwen-vl-utils. transformers limits each frame instead, so far longer prompts are possible there."""
 AUTHORS_MAX_PIXELS = 768 * 28 * 28
 """Largest frame of that reader."""
 _SCALED = frozenset({"linear", "dynamic"})
-"""Kinds of rotary scaling whose factor is not part of `max_position_embeddings`."""
+"""Types of rotary scaling whose factor is not part of `max_position_embeddings`."""
 
 log = logger(__name__)
 
 
 def most_positions(config: Any) -> int | None:
-    """Tokens of prompt and answer together that a model takes, by its config; None where it does not say.
+    """Tokens of prompt and answer together that a model accepts, from its config; None if it gives no limit.
 
     Args:
         config: the model's config, or one of its parts.
@@ -51,12 +51,12 @@ def _scaled(rope: Mapping[str, Any], limit: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a prompt must fit into."""
+    """The space that a prompt must fit into."""
 
     positions: int | None
-    """Tokens of prompt and answer together; None: not known, so everything fits."""
+    """Tokens of prompt and answer together; None: unknown, so everything fits."""
     answer_tokens: int
-    """Tokens that are kept for the answer."""
+    """Tokens reserved for the answer."""
 
     @property
     def room(self) -> int | None:
@@ -64,19 +64,19 @@ class Context:
         return None if self.positions is None else self.positions - self.answer_tokens
 
     def failure(self, prompt_tokens: int) -> Failure | None:
-        """What becomes of a prompt of so many tokens; None: it fits."""
+        """The failure for a prompt of so many tokens; None: it fits."""
         if self.room is None or prompt_tokens <= self.room:
             return None
         return Failure(
             "too_many_tokens",
-            f"the prompt has {prompt_tokens} tokens, and with {self.answer_tokens} for the caption that is more than "
-            f"the model's context of {self.positions}; show fewer or smaller frames (max_frames, max_pixels), as many "
+            f"the prompt has {prompt_tokens} tokens, which with {self.answer_tokens} for the caption exceeds the "
+            f"model's context of {self.positions}; show fewer or smaller frames (max_frames, max_pixels), as many "
             "as fit (fit), or ask for shorter captions (max_tokens)",
         )
 
 
 def fitted(clip: Clip, policy: FramePolicy, *, room: int, length_with: Callable[[Clip], int]) -> Clip | None:
-    """The clip with the most of its frames whose prompt fits, evenly spread; None where not even one does.
+    """The clip with the most of its frames whose prompt fits, evenly spread; None if not even one fits.
 
     Args:
         clip: what is shown.
@@ -95,7 +95,7 @@ def fitted(clip: Clip, policy: FramePolicy, *, room: int, length_with: Callable[
 
 
 def most_that_fit(length: Callable[[int], int], *, most: int, room: int) -> int:
-    """The largest number below `most` whose `length`, which grows evenly, is at most `room`; 0 where there is none."""
+    """The largest number below `most` whose `length`, which grows evenly, is at most `room`; 0 if there is none."""
     first = length(1)
     if first > room or most < 2:
         return 0
@@ -112,7 +112,7 @@ def most_that_fit(length: Callable[[int], int], *, most: int, room: int) -> int:
 
 
 class LongPrompts:
-    """Warns once where a prompt is far longer than what a family was made for.
+    """Warns once if a prompt is far longer than the family was made for.
 
     Args:
         processor: the model's processor.
@@ -122,12 +122,12 @@ class LongPrompts:
         self._most = MADE_FOR_TOKENS.get(type(getattr(processor, "video_processor", None)).__name__)
 
     def note(self, request: CaptionRequest, tokens: int) -> None:
-        """Look at the length of a prompt."""
+        """Check the length of a prompt."""
         if self._most is None or tokens <= self._most:
             return
         log.warning(
-            "the prompt of row %d has %d tokens, where the authors of this model's family show it at most %d of a "
-            "video: --max-pixels %d bounds frames as their reader does, --max-frames their number",
+            "the prompt of row %d has %d tokens; the authors of this model family use at most %d for a video: "
+            "--max-pixels %d limits frames as their reader does, --max-frames limits their number",
             request.id.row, tokens, self._most, AUTHORS_MAX_PIXELS,
         )  # fmt: skip
         self._most = None

@@ -1,7 +1,7 @@
-"""The families of video models that were compared with transformers itself, and what came of each.
+"""The families of video models that were compared with transformers itself, and the results.
 
-The results lie in `families.json`, written by `tests/families/table.py` from the tests' own verdicts, and those of vLLM
-in `families_vllm.json`, written by `tests/vllm_families.py` where vLLM is installed; nothing here loads a model.
+The results are in `families.json`, written by `tests/families/table.py` from the tests' own verdicts, and those of vLLM
+in `families_vllm.json`, written by `tests/vllm_families.py` if vLLM is installed; nothing here loads a model.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from typing import Any
 from ..errors import ModelError
 
 RESULTS = Path(__file__).with_name("families.json")
-"""Where the results lie."""
+"""File with the results."""
 VLLM_RESULTS = Path(__file__).with_name("families_vllm.json")
-"""Where those of vLLM lie."""
+"""File with those of vLLM."""
 FRAMES = {
     "exact": "frames, times, sizes and tokens are those that the model's own processor chooses",
     "own rule": "the processor by itself takes every frame; reelscribe chooses how many, 2 a second up to a limit, and "
     "shows those that the processor chooses when it is asked for as many",
     "differs": "they are not",
 }
-"""What is found of frames, and what it means."""
+"""Verdicts on frames, and their meaning."""
 CAPTIONS = {
     "exact": "tensors, scores and greedy text are those of transformers' `generate` for the same frames",
     "refused": "the model is refused when it is loaded, with the reason",
     "fails": "the model loads, and every video fails with the reason",
 }
-"""What is found of captions, and what it means."""
+"""Verdicts on captions, and their meaning."""
 BATCHES = {
     "exact": "a batch of different videos and prompts writes what each writes alone",
     "differs": "it does not",
 }
-"""What is found of batches, and what it means."""
+"""Verdicts on batches, and their meaning."""
 CANDIDATES = {
     "one prefill": "candidates of a video share one pass over its prompt, and have the log-probabilities of `generate`",
     "repeated prompt": "the prompt is read once for each candidate",
     "fails": "a video with several candidates fails",
 }
-"""What is found of several candidates, and what it means."""
+"""Verdicts on several candidates, and their meaning."""
 VLLM = {
     "exact": "tokens of the prompt and, to three digits, scores are those of transformers",
     "close": "the same with what bfloat16 rounds, where vLLM has no other kernel",
@@ -50,7 +50,7 @@ VLLM = {
     "refused": "the model is refused when it is loaded, with the reason",
     "fails": "the model loads, and a video fails with the reason",
 }
-"""What is found of vLLM, and what it means."""
+"""Verdicts on vLLM, and their meaning."""
 COLUMNS: dict[str, Mapping[str, str]] = {
     "frames": FRAMES,
     "captions": CAPTIONS,
@@ -64,29 +64,29 @@ _NOTHING = "–"
 
 @dataclass(frozen=True, slots=True)
 class ComparedFamily:
-    """What came of one family."""
+    """The results of one family."""
 
     name: str
     """Its `model_type`."""
     model: str
     """A name on the hub that people use."""
     verdicts: Mapping[str, str]
-    """Column to verdict; a column that could not be found out is missing."""
+    """Column to verdict; a column without a result is missing."""
     because: str = ""
-    """The message, where it is refused or fails."""
+    """The message, if it is refused or fails."""
     packages: tuple[str, ...] = ()
     """Packages that it needs besides reelscribe's."""
     note: str = ""
-    """What its users should know, one sentence."""
+    """A remark for its users, one sentence."""
     vllm_because: str = ""
-    """The message, where vLLM refuses it or fails."""
+    """The message, if vLLM refuses it or fails."""
 
     def verdict(self, column: str) -> str:
-        """The verdict of a column; a dash where there is none."""
+        """The verdict of a column; a dash if there is none."""
         return self.verdicts.get(column, _NOTHING)
 
     def lines(self, model: str) -> Iterator[str]:
-        """What is done with a model of this family."""
+        """The verdicts on this family."""
         yield f"{model} is of the family {self.name}"
         for column, verdict in self.verdicts.items():
             yield f"{column} {verdict}: {COLUMNS[column][verdict]}"
@@ -94,7 +94,7 @@ class ComparedFamily:
 
     @property
     def remarks(self) -> list[str]:
-        """What the columns do not say, in sentences."""
+        """Remarks beyond the columns, in sentences."""
         needs = f"Needs `pip install {' '.join(self.packages)}`." if self.packages else ""
         reason = f"{self.verdict('captions').capitalize()}: {self.because}." if self.because else ""
         tried = "vLLM" if "vllm" in self.verdicts else "Not compared in vLLM"
@@ -104,14 +104,14 @@ class ComparedFamily:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All families, and what they were compared with."""
+    """All families, and the versions they were compared with."""
 
     date: str
     """Day of the tests, as YYYY-MM-DD."""
     versions: Mapping[str, str]
     """Package to version."""
     families: tuple[ComparedFamily, ...]
-    """What came of each."""
+    """The results of each."""
 
     @property
     def lines(self) -> Iterator[str]:
@@ -133,7 +133,7 @@ class Comparison:
         """The family of a `model_type`.
 
         Raises:
-            ModelError: it is not among those compared.
+            ModelError: it was not compared.
         """
         for one in self.families:
             if one.name == model_type:

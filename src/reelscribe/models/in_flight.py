@@ -1,6 +1,6 @@
-"""Many requests answered at the same time: a stream in, an event loop in a thread of its own, a stream out.
+"""Answer many requests concurrently: a stream in, an event loop in its own thread, a stream out.
 
-Knows nothing of models: what answers a request is a coroutine.
+Knows nothing about models: a coroutine answers a request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Answered = Future[CaptionResult]
 
 
 class InFlight:
-    """Keeps a bounded number of requests in the hands of an asynchronous back end.
+    """Keeps a bounded number of requests in flight in an asynchronous back end.
 
     Args:
         max_requests: requests being answered at once, at most.
@@ -54,9 +54,9 @@ class InFlight:
     def stream(self, clips: Iterable[tuple[CaptionRequest, Clip | None]], answer: Answer) -> Iterator[CaptionResult]:
         """Send requests as they come, yield results as they finish; neither waits for the other.
 
-        `clips` is advanced, and in the end closed, in a thread of its own, one request ahead of what is in flight. An
-        exception, of `clips` or of `answer`, is raised here, and what is in flight is cancelled; so it is when the
-        generator is closed.
+        `clips` is advanced, and finally closed, in its own thread, one request ahead of those in flight. An exception
+        of `clips` or of `answer` is raised here, and requests in flight are cancelled, as they are when the generator
+        is closed.
         """
         flight: dict[_Answered, int] = {}
         events: SimpleQueue[_Answered | None] = SimpleQueue()
@@ -82,7 +82,7 @@ class InFlight:
         answer: Answer,
         events: SimpleQueue[_Answered | None],
     ) -> None:
-        """Take what is ready, as far as there is room."""
+        """Take ready clips, as far as there is room."""
         while not self._is_full(flight) and (job := puller.take()) is not None:
             request, clip = job
             future = asyncio.run_coroutine_threadsafe(self._timed(answer, request, clip), self._loop)
@@ -97,7 +97,7 @@ class InFlight:
         return len(flight) >= self.max_requests or sum(flight.values()) >= self._max_bytes
 
     def close(self, last: Callable[[], Coroutine[Any, Any, None]] | None = None) -> None:
-        """End what is in flight, run `last`, then end the loop and its thread; once is enough.
+        """Cancel requests in flight, run `last`, then stop the loop and its thread; calling it once is enough.
 
         The garbage collector may call this in the loop's own thread, which must not wait for itself.
         """
@@ -121,13 +121,13 @@ class InFlight:
 
 
 class FlightCaptioner:
-    """What captioners that hand their requests to an `InFlight` have in common."""
+    """Common base of captioners that use an `InFlight`."""
 
     _flight: InFlight
 
     @property
     def batch_size(self) -> int:
-        """Videos the engine, or the server, has at once, at most; may be set between streams."""
+        """Most videos in the engine, or at the server, at once; may be set between streams."""
         return self._flight.max_requests
 
     @batch_size.setter

@@ -1,7 +1,7 @@
-"""How a model's processor is asked for the inputs of some requests: with which text, and in which form.
+"""Call a model's processor for the inputs of requests: with which text, and in which form.
 
-Knows processors; runs no model. The forms are tried on a tiny clip (`Asking.settle`), because what a processor takes is
-said nowhere.
+Knows processors; runs no model. The forms are tried on a tiny clip (`Asking.settle`), because what a processor accepts
+is not documented.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from .chat import frame_arguments, has_exact_policy, render_prompt, wants_specia
 Shown = tuple[CaptionRequest, Clip]
 """A request and its clip."""
 Made = Mapping[str, Any]
-"""What a processor makes: tensors by name."""
+"""A processor's output: tensors by name."""
 
 KINDS = "mm_token_type_ids"
-"""What some processors say of each token only if they are asked to: whether it is text."""
+"""The type of each token, text or not, which some processors return only on request."""
 SECONDS = "video_second_per_grid"
-"""What processors of Qwen-Omni call the seconds between the steps of each clip; they go by an argument, `fps`."""
+"""Name, in processors of Qwen-Omni, of the seconds between the steps of each clip; they use an argument, `fps`."""
 
 
 def _nested(metadata: Sequence[dict[str, Any]]) -> Any:
@@ -43,28 +43,28 @@ def _single(metadata: Sequence[dict[str, Any]]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One way to ask a processor."""
+    """One way to call a processor."""
 
     videos: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for its videos, besides those that every processor gets."""
     text: Mapping[str, Any] = field(default_factory=dict)
     """Arguments for its text, besides those that every processor gets."""
     metadata: Callable[[Sequence[dict[str, Any]]], Any] = _nested
-    """What it is given of the metadata of all clips."""
+    """How it is given the metadata of all clips."""
 
 
 FORMS = (Form(), Form({"do_resize": True}), Form(metadata=_single), Form({"do_resize": True}, metadata=_single))
-"""The ways that are tried, in this order: a list of metadata for each text; frames of any size where its own default
-takes those alone that need no resizing; the metadata of the one video."""
+"""The ways that are tried, in this order: a list of metadata per text; frames of any size, if its own default accepts
+only those that need no resizing; the metadata of the single video."""
 
 
 class Asking:
-    """A processor, and the form in which it is asked.
+    """A processor, and the form in which it is called.
 
     Args:
         processor: of the model.
         options: how prompts are rendered.
-        device: where it resizes and cuts frames; None: where it does so by itself.
+        device: where it resizes and cuts frames; None: its own choice.
     """
 
     def __init__(self, processor: Any, options: PromptOptions, *, device: Any = None) -> None:
@@ -72,13 +72,13 @@ class Asking:
         self._options = options
         self._device = device
         self.form = Form()
-        """How it is asked."""
+        """How it is called."""
 
     def settle(self, model: Any, shown: Shown) -> None:
-        """Find the first of `FORMS` that the processor takes; where it takes none it is asked in the first.
+        """Find the first of `FORMS` that the processor accepts; if it accepts none the first is used.
 
         Args:
-            model: what reads the inputs.
+            model: the model that reads the inputs.
             shown: a request to try with.
         """
         for form in FORMS[:1] if has_exact_policy(self._processor) else FORMS:
@@ -88,11 +88,11 @@ class Asking:
                 return
 
     def ask(self, shown: Sequence[Shown], *, processor: Any = None) -> Made:
-        """What the processor makes of some requests in one call, left-padded.
+        """The processor's inputs for some requests in one call, left-padded.
 
         Args:
             shown: requests and their clips.
-            processor: asked in place of the model's own, of the same kind.
+            processor: used instead of the model's own, of the same type.
         """
         texts = [render_prompt(self._processor, request, self._options) for request, _ in shown]
         made: Made = (processor or self._processor)(
@@ -105,7 +105,7 @@ class Asking:
         return self._with_seconds(made, [clip for _, clip in shown])
 
     def _with_seconds(self, made: Made, clips: Sequence[Clip]) -> Made:
-        """The same with the clips' own seconds between steps, where the processor has assumed another rate."""
+        """The same with the clips' own seconds between steps, if the processor has assumed another rate."""
         if SECONDS not in made:
             return made
         frames = self._processor.video_processor.temporal_patch_size
@@ -118,13 +118,13 @@ class Asking:
         kept, self.form = self.form, form
         try:
             return self.ask([shown])
-        except Exception:  # whatever a processor raises for what it does not take
+        except Exception:  # whatever a processor raises for an unsupported form
             return None
         finally:
             self.form = kept
 
     def _with_kinds(self, form: Form, made: Made, model: Any, shown: Shown) -> Form:
-        """The form, asking for `KINDS` where the model's positions need them and the processor can tell them."""
+        """The form, with `KINDS` requested if the model's positions need them and the processor can return them."""
         positions = getattr(getattr(model, "base_model", model), "get_rope_index", None)
         if positions is None or KINDS in made or KINDS not in inspect.signature(positions).parameters:
             return form
@@ -139,7 +139,7 @@ class Asking:
         return arguments
 
     def _video_arguments(self, clips: Sequence[Clip]) -> dict[str, Any]:
-        """The frames are the ones to show, with their own times; where the policy is exact, at their final size."""
+        """The frames are the ones to show, with their own times; if the policy is exact, at their final size."""
         arguments: dict[str, Any] = {
             **frame_arguments(self._processor),
             "video_metadata": self.form.metadata([frame_metadata(clip) for clip in clips]),
@@ -153,7 +153,7 @@ class Asking:
 
 def _own_seconds(assumed: float, clip: Clip, frames: int) -> float:
     """Seconds between the steps of a clip, `frames` frames each: those assumed, if the clip has as many frames as that
-    rate gives, up to a step; else its span by its steps, as transformers has it for Qwen2.5-VL."""
+    rate gives, up to a step; else its span divided by its steps, as in transformers for Qwen2.5-VL."""
     metadata = frame_metadata(clip)
     span = metadata["total_num_frames"] / metadata["fps"]
     if abs(span * frames / assumed - len(clip.frames)) < frames:

@@ -1,6 +1,6 @@
 """From a name and `model_params` to a transformers processor and model on a device.
 
-The boundary to transformers' loaders: their errors become one sentence, their chatter is kept down.
+The boundary to transformers' loaders: their errors become one sentence, their log output is reduced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HUB_ARGUMENTS = frozenset(
         "trust_remote_code",
     }
 )  # fmt: skip
-"""Arguments that say which files to read: they go to the config, the processor and the model alike."""
+"""Arguments that select which files to read: they go to the config, the processor and the model alike."""
 
 MODEL_ARGUMENTS = frozenset(
     {
@@ -38,31 +38,31 @@ MODEL_ARGUMENTS = frozenset(
         "tp_plan", "tp_size", "torch_dtype", "use_kernels", "use_safetensors", "variant", "weights_only",
     }
 )  # fmt: skip
-"""Further arguments of `from_pretrained`; fields of the model's config are taken as well."""
+"""Further arguments of `from_pretrained`; fields of the model's config are accepted as well."""
 
 
 LOADER = "AutoModelForImageTextToText"
 """The class of transformers that loads models."""
 LEAST_DTYPE_BYTES = 2
-"""Smaller number types hold weights alone: models are quantised to them, not run in them."""
+"""Smaller dtypes hold only weights: models are quantised to them, not run in them."""
 
 
 class HFOptions(PromptOptions):
     """Parameters of `model_params` that are ours; every other goes to `from_pretrained`."""
 
     device: str | None = None
-    """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None takes the best there is."""
+    """Where the model runs: `cpu`, `cuda`, `cuda:1`, `mps`; None uses the best available device."""
     rank: Annotated[int, Field(ge=0)] | None = None
-    """Number of this process among those that share the machine; picks its CUDA card."""
+    """Index of this process among those that share the machine; picks its CUDA device."""
     adapter: str | None = None
-    """A LoRA or another adapter that peft saved, to put into the model: a folder, or a name on the hub."""
+    """A LoRA or another adapter saved by peft, to load into the model: a folder, or a name on the hub."""
     max_batch_tokens: Annotated[int, Field(gt=0)] | None = None
-    """Tokens of the key-value cache one batch may need, padding and candidates included; None goes by free memory. On a
-    CPU two batches run side by side."""
+    """Tokens of the key-value cache one batch may need, padding and candidates included; None depends on free memory.
+    On a CPU two batches run side by side."""
     max_batch_size: Annotated[int, Field(gt=0)] | None = None
-    """Videos in one batch at most; None takes the device's default."""
+    """Most videos in one batch; None uses the device's default."""
     max_batch_wait_seconds: Annotated[float, Field(ge=0)] = 0.3
-    """How long a video waits for others to share its batch while the model has nothing to run."""
+    """How long a video waits for others to share its batch while the model is idle."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,8 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
         params: `model_params` as the user wrote them; not changed.
 
     Raises:
-        SettingsError: for a parameter that neither we nor `from_pretrained` know, or a value that cannot work.
-        ModelError: when the model is missing, broken, or takes no videos.
+        SettingsError: a parameter that neither this package nor `from_pretrained` has, or a value that cannot work.
+        ModelError: the model is missing, broken, or takes no videos.
         MissingExtraError: it has an adapter, and peft is not installed.
     """
     options, arguments = split_params(params)
@@ -108,10 +108,10 @@ def load_model(name: str, params: Mapping[str, Any]) -> LoadedModel:
 
 
 def load_own_processor(source: Checkpoint) -> Any:
-    """The processor of a model, or of its adapter where that was saved with one.
+    """The processor of a model, or of its adapter if that was saved with one.
 
     Raises:
-        ModelError: when it takes no videos or has no chat template.
+        ModelError: it takes no videos or has no chat template.
     """
     processor = load_processor(*source.processor)
     if source.chat_template is not None:
@@ -120,10 +120,10 @@ def load_own_processor(source: Checkpoint) -> Any:
 
 
 def split_params(params: Mapping[str, Any]) -> tuple[HFOptions, dict[str, Any]]:
-    """Our options and the arguments of `from_pretrained`, remote code off unless it is asked for.
+    """Our options and the arguments of `from_pretrained`, remote code off unless requested.
 
     Raises:
-        SettingsError: for a value of ours that cannot work, or settings that contradict each other.
+        SettingsError: a value of ours that cannot work, or settings that contradict each other.
     """
     own = {key: value for key, value in params.items() if key in HFOptions.model_fields}
     arguments = {"trust_remote_code": False, **{key: params[key] for key in params if key not in own}}
@@ -149,7 +149,7 @@ def _check_quantization(given: Any) -> None:
         return
     raise SettingsError(
         'model_params: quantization_config must be a mapping, such as {"load_in_4bit": true} or {"quant_method": '
-        f'"fp8"}}; got {given!r} (a model that was saved quantised, with AWQ or GPTQ say, needs none)'
+        f'"fp8"}}; got {given!r} (a model saved quantised, for example with AWQ or GPTQ, needs none)'
     )
 
 
@@ -160,7 +160,7 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as exc:
         raise SettingsError(
-            f"model_params: device {device!r} is not there; this machine's best is {best_device()!r}"
+            f"model_params: device {device!r} is not available; the best available device is {best_device()!r}"
         ) from exc
 
 
@@ -169,18 +169,18 @@ def _check_fields(arguments: Mapping[str, Any], config: Any) -> None:
     known = HUB_ARGUMENTS | MODEL_ARGUMENTS | set(config.to_dict())
     for name in arguments:
         if name not in known:
-            ours = f"ours are {', '.join(HFOptions.model_fields)}"
+            ours = f"besides from_pretrained's arguments it has {', '.join(HFOptions.model_fields)}"
             hint = misplaced(name, TRANSFORMERS_ADVICE) or close_matches(
                 name, [*known, *HFOptions.model_fields], otherwise=ours
             )
-            raise SettingsError(f"model_params does not know {name!r}: neither ours nor from_pretrained's; {hint}")
+            raise SettingsError(f"model_params has no option {name!r}, nor has from_pretrained; {hint}")
 
 
 def load_config(folder: str, hub: Mapping[str, Any]) -> Any:
     """The model's config.
 
     Raises:
-        ModelError: when it is an encoder-decoder.
+        ModelError: it is an encoder-decoder.
     """
     from transformers import AutoConfig
 
@@ -191,7 +191,7 @@ def load_config(folder: str, hub: Mapping[str, Any]) -> Any:
 
 
 def _check_own_code(folder: str, hub: Mapping[str, Any]) -> None:
-    """Stop at a model whose own code has no class that transformers could load it with, trusted or not."""
+    """Refuse a model whose own code has no class that transformers could load it with, trusted or not."""
     from transformers import CONFIG_MAPPING, PreTrainedConfig
 
     asked = {key: value for key, value in hub.items() if key != "trust_remote_code"}
@@ -201,7 +201,7 @@ def _check_own_code(folder: str, hub: Mapping[str, Any]) -> None:
     if classes and not is_known and LOADER not in classes:
         found = ", ".join(name for name in classes if name.startswith("AutoModel")) or "none"
         raise ModelError(
-            f"its own code offers no {LOADER} (it has {found}), so that it cannot be run here; choose its version for "
+            f"its own code provides no {LOADER} (only {found}), so it cannot be run here; choose its version for "
             "transformers, whose name often ends in -hf"
         )
 
@@ -210,7 +210,7 @@ def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
     """The model's processor, padding on the left.
 
     Raises:
-        ModelError: when it takes no videos or has no chat template.
+        ModelError: it takes no videos or has no chat template.
     """
     from transformers import AutoProcessor
 
@@ -226,10 +226,10 @@ def load_processor(folder: str, arguments: Mapping[str, Any]) -> Any:
 
 
 def check_tokenizer(processor: Any, config: Any) -> None:
-    """Stop at a tokenizer that was made without its files, as transformers makes one where they are missing.
+    """Refuse a tokenizer without its files, as transformers creates one if they are missing.
 
     Raises:
-        ModelError: it has no words, or does not know the mark that stands for a video.
+        ModelError: it has no words, or lacks the video token.
     """
     tokenizer = processor.tokenizer
     words = set(tokenizer("Describe this video.", add_special_tokens=False)["input_ids"])
@@ -239,13 +239,13 @@ def check_tokenizer(processor: Any, config: Any) -> None:
         words = words if mark and video in tokenizer(mark, add_special_tokens=False)["input_ids"] else set()
     if words <= {tokenizer.unk_token_id, None}:
         raise ModelError(
-            "its tokenizer is not whole (tokenizer.json or tokenizer_config.json is missing, or of another model); "
-            "fetch the whole model again"
+            "its tokenizer is incomplete (tokenizer.json or tokenizer_config.json is missing or belongs to another "
+            "model); download the whole model again"
         )
 
 
 def load_generation_defaults(folder: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The generation config that comes with a model, as plain values; empty where it has none."""
+    """The generation config that comes with a model, as plain values; empty if it has none."""
     from transformers import GenerationConfig
 
     try:
@@ -264,9 +264,9 @@ def _load_weights(source: Checkpoint, arguments: Mapping[str, Any], options: HFO
     dtype = _dtype(arguments.get("dtype"), device)
     model, report = loader.from_pretrained(source.base, **{**arguments, "dtype": dtype, "output_loading_info": True})
     if source.adapter is not None and not source.is_apart:
-        check_complete(report, source.adapter)  # transformers has put it in, and reports of nothing else
+        check_complete(report, source.adapter)  # transformers has loaded it, and reports on nothing else
     elif missing := sorted(report["missing_keys"]):
-        raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); fetch the whole model again")
+        raise ModelError(f"it lacks weights ({len(missing)}, such as {missing[0]}); download the whole model again")
     elif source.adapter is not None:
         put_into(model, source.adapter)
     return model.eval() if device is None else model.to(device).eval()
@@ -282,7 +282,7 @@ def best_device() -> str:
 
 
 def own_device(device: str, rank: int | None) -> str:
-    """The device of one process among several: of several CUDA cards, card `rank` modulo their number."""
+    """The device of one process among several: with several CUDA devices, `rank` modulo their number."""
     import torch
 
     if device != "cuda" or rank is None:
@@ -305,7 +305,7 @@ def _dtype(given: Any, device: str | None) -> Any:
 
 
 def _default_dtype(device: str) -> Any:
-    """bfloat16 on CUDA (float16 on cards without it), float16 on MPS, float32 on the CPU."""
+    """bfloat16 on CUDA (float16 on devices without it), float16 on MPS, float32 on the CPU."""
     import torch
 
     if device.startswith("cuda"):
@@ -315,7 +315,7 @@ def _default_dtype(device: str) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' warnings and progress bars away while the body runs, then put its settings back.
+    """Suppress transformers' warnings and progress bars while the body runs, then restore its settings.
 
     Raises:
         MissingExtraError: transformers is not installed.
@@ -339,8 +339,8 @@ def quiet_transformers() -> Iterator[None]:
 
 @contextmanager
 def loading_errors(name: str, *, base: str | None = None) -> Iterator[None]:
-    """Turn what goes wrong while model `name` loads into one sentence that names it and the way out; where it is an
-    adapter, of model `base`, that as well."""
+    """Turn an error while model `name` loads into one sentence that names it and the remedy; for an adapter of model
+    `base`, that as well."""
     told = f"model {name!r}"
     if base is not None and base != resolve_model(name):
         told += f", an adapter of {base!r},"
@@ -355,23 +355,23 @@ def loading_errors(name: str, *, base: str | None = None) -> Iterator[None]:
 
 
 _ADVICE = {
-    "trust_remote_code": "it runs code of its own; if you trust it, set model_params={'trust_remote_code': True}",
+    "trust_remote_code": "it runs its own code; if you trust it, set model_params={'trust_remote_code': True}",
     "gated repo": "access to it is restricted; ask for it on the model's page and set HF_TOKEN",
-    "is not a valid model identifier": "there is no such model on the hub (for a private one set HF_TOKEN)",
+    "is not a valid model identifier": "no such model exists on the hub (for a private one set HF_TOKEN)",
     "not a valid git identifier": "it has no such revision; check model_params={'revision': …}",
     "couldn't connect": "it is not on this machine and the hub cannot be reached; download it first or give a folder",
-    "cannot find the requested files": "it is not on this machine and the hub may not be asked; download it first",
+    "cannot find the requested files": "it is not on this machine and access to the hub is off; download it first",
     "recognize this architecture": "this version of transformers does not know its architecture; choose another model",
     "unrecognized configuration class": "transformers' AutoModelForImageTextToText does not load models of its kind; "
     "choose a video model",
-    "ignore_mismatched_sizes": "its weights have other sizes than its config says; check that both belong together",
-    "prompt learning": "adapters that add to the prompt cannot be used; LoRA and its like can",
+    "ignore_mismatched_sizes": "its weights do not match the sizes in its config; check that both belong together",
+    "prompt learning": "adapters that add to the prompt are not supported; LoRA and similar ones are",
     "can't load image processor": "it has no processor for pictures and videos; choose a video model",
     "can't load video processor": "it has no processor for videos; choose a video model",
     "can't load processor": "it has no processor for pictures and videos; choose a video model",
     "out of memory": "it does not fit in the memory of the device; choose a smaller one, or set device_map",
 }
-"""Part of a loader's message, in lower case, to what it means."""
+"""Part of a loader's message, in lower case, to its explanation."""
 
 
 def _advice(exc: Exception) -> str:
@@ -386,7 +386,7 @@ def _advice(exc: Exception) -> str:
 
 
 def _missing_package(exc: Exception) -> str | None:
-    """The package without which a model's own processor or layers cannot be made."""
+    """The package that a model's own processor or layers require."""
     if not isinstance(exc, ImportError):
         return None
     named = re.search(r"pip install (?:-U |--upgrade )?[\"']?([A-Za-z0-9][\w.-]*)", str(exc))

@@ -1,6 +1,6 @@
-"""Names of models as people write and paste them, and what they mean.
+"""Resolve names of models as people write and paste them.
 
-A local folder is taken as it is named; everything else must mean one repository on the hub, and only one.
+A local folder is used as it is; everything else must mean exactly one repository on the hub.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ BUNDLED_MODELS = {"reelscribe/shapes": Path(__file__).parent / "bundled" / "shap
 """Models that come with the package: name to folder."""
 
 HUB_HOSTS = ("huggingface.co", "hf.co")
-"""Hosts of the hub; `HF_ENDPOINT` names another."""
+"""Hosts of the hub; `HF_ENDPOINT` sets another."""
 MODEL_FILES = (".json", ".md", ".safetensors", ".bin", ".jinja", ".txt", ".model", ".py", ".gitattributes", "LICENSE")
-"""How the names of files end whose page stands for the model that they belong to."""
+"""Suffixes of files whose page stands for the model that they belong to."""
 NO_MODELS = ("blog", "chat", "collections", "docs", "join", "learn", "login", "new", "organizations", "papers", "posts",
              "pricing", "search", "settings", "tasks")  # fmt: skip
-"""First parts of addresses on the hub that are pages of the hub's own."""
+"""First parts of addresses on the hub that are the hub's own pages."""
 DEFAULT_TAGS = ("latest", "main")
-"""Tags, and revisions, that mean the model as it is now."""
+"""Tags and revisions that mean the current model."""
 LONGEST_NAME = 96
 LONGEST_SHOWN = 200
 
@@ -42,18 +42,18 @@ _EXAMPLE = "a model on the hub is named like Qwen/Qwen3-VL-8B-Instruct"
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """What a name means."""
+    """A resolved name."""
 
     name: str
     """A bundled model, a local path, or a name on the hub."""
     revision: str | None = None
-    """Branch, tag or commit that the name holds; None: it holds none, or the usual one."""
+    """Branch, tag or commit in the name; None: none, or the default one."""
     subfolder: str | None = None
-    """Folder inside the repository that the name holds."""
+    """Folder inside the repository, if the name has one."""
 
 
 def checkpoint_spec(spec: ModelSpec) -> ModelSpec:
-    """The spec with its model as transformers knows it.
+    """The spec with its model as transformers names it.
 
     Raises:
         SettingsError: the name means no model, or contradicts `model_params`.
@@ -80,26 +80,26 @@ def whole_checkpoint_spec(spec: ModelSpec) -> ModelSpec:
     found = checkpoint_spec(spec)
     if read_model_name(spec.model).subfolder is not None:
         raise SettingsError(
-            f"the model {_shown(spec.model)} lies in a folder of its repository, and vLLM loads whole repositories "
-            "alone; download it and name its folder"
+            f"the model {_shown(spec.model)} is a subfolder of its repository, and vLLM loads whole repositories only; "
+            "download it and give its folder"
         )
     return found
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of this machine that a name leads to, or None."""
+    """The local folder that a name refers to, or None."""
     try:
         path = Path(name).expanduser()
         return path if name and path.is_dir() else None
-    except (OSError, RuntimeError, ValueError):  # too long, of no known user, or with characters that no path can have
+    except (OSError, RuntimeError, ValueError):  # too long, an unknown user, or invalid characters
         return None
 
 
 def read_model_name(text: str) -> ModelName:
-    """What a name that a person wrote or pasted means.
+    """Resolve a name that a person wrote or pasted.
 
-    Understood are local folders, names on the hub with `@revision`, addresses of pages and files on the hub, `hf://`
-    addresses, and those of git; blanks, quotes and invisible characters around them are left aside.
+    Accepts local folders, names on the hub with `@revision`, addresses of pages and files on the hub, `hf://`
+    addresses, and those of git; blanks, quotes and invisible characters around them are stripped.
 
     Raises:
         SettingsError: it means no model, or could mean several.
@@ -148,7 +148,7 @@ def _hosts() -> tuple[str, ...]:
 
 
 def _of_address(name: str, text: str) -> ModelName:
-    """What an address on the hub means: a repository's page, a file or folder in it, or where git finds it."""
+    """Resolve an address on the hub: a repository's page, a file or folder in it, or its git address."""
     if name.startswith("git@"):
         name = "https://" + name.removeprefix("git@").replace(":", "/", 1)
     scheme = found[1].lower() if (found := _SCHEME.match(name)) else "https"
@@ -166,15 +166,15 @@ def _of_address(name: str, text: str) -> ModelName:
 
 def _elsewhere(scheme: str, host: str) -> str:
     if scheme not in ("http", "https", "ssh", "git"):
-        return "is an address that no model can be loaded from; download it and name its folder"
+        return "is an address that no model can be loaded from; download it and give its folder"
     return (
-        f"is an address at {host!r}, which is no hub of models (HF_ENDPOINT names another hub than huggingface.co); "
-        "name it as it is called on the hub, or by its folder; where it is a server that runs a model, give --server"
+        f"is an address at {host!r}, which is not a model hub (HF_ENDPOINT sets a hub other than huggingface.co); "
+        "give its name on the hub, or its folder; if a server runs a model there, use --server"
     )
 
 
 def _routed(path: str) -> str:
-    """A path on the hub whose route says which revision is meant, or says nothing of it."""
+    """A path on the hub whose route gives the revision, or none."""
     parts = path.split("/")
     if parts[2:3] == ["commit"] or parts[2:3] == ["commits"]:
         return "/".join([*parts[:2], "tree", *parts[3:4]])
@@ -191,7 +191,7 @@ def _of_uri(uri: str, text: str) -> ModelName:
     try:
         meant = parse_hf_uri(_without_tag(uri))
     except HfUriError as exc:
-        raise SettingsError(f"the model {_shown(text)} is no address of a model on the hub; {_EXAMPLE}") from exc
+        raise SettingsError(f"the model {_shown(text)} is not the address of a model on the hub; {_EXAMPLE}") from exc
     if meant.type != "model":
         raise SettingsError(f"the model {_shown(text)} is the address of a {meant.type}, not of a model; {_EXAMPLE}")
     revision = None if meant.revision in DEFAULT_TAGS else meant.revision
@@ -199,7 +199,7 @@ def _of_uri(uri: str, text: str) -> ModelName:
 
 
 def _folder_in(path: str, name: str, text: str) -> str | None:
-    """The folder of a repository that a path in it leads to; files that belong to a whole model lead to theirs."""
+    """The folder of a repository that a path in it refers to; files of a whole model refer to its folder."""
     if path.lower().endswith(".gguf"):
         raise SettingsError(
             f"the model {_shown(text)} is one GGUF file; name the repository ({name}) and the file with model_params "
@@ -211,7 +211,7 @@ def _folder_in(path: str, name: str, text: str) -> str | None:
 
 
 def _of_hub_name(name: str, text: str) -> ModelName:
-    """What a name without a scheme means."""
+    """Resolve a name without a scheme."""
     name = re.sub(r"\s*/\s*", "/", name).rstrip("/").removesuffix(".git")
     if name.startswith("models--") and name.count("--") == 2:  # as the hub's cache names its folders
         name = name.removeprefix("models--").replace("--", "/")
@@ -220,7 +220,7 @@ def _of_hub_name(name: str, text: str) -> ModelName:
     repository, revision = _without_tag(repository), revision.strip()
     if is_hub_name(repository) and bool(at) == bool(revision):
         return ModelName(repository, None if revision in ("", *DEFAULT_TAGS) else revision)
-    raise SettingsError(f"the model {_shown(text)} is neither a folder here nor a name on the hub{_hint(repository)}")
+    raise SettingsError(f"the model {_shown(text)} is neither a local folder nor a name on the hub{_hint(repository)}")
 
 
 def is_hub_name(name: str) -> bool:
@@ -230,7 +230,7 @@ def is_hub_name(name: str) -> bool:
 
 
 def _hint(name: str) -> str:
-    """What else may have been meant."""
+    """A suggestion for what was meant."""
     for wrong in (r"\s+", r"\\"):
         other = re.sub(wrong, "-" if wrong == r"\s+" else "/", name)
         if other != name and is_hub_name(other):
@@ -239,22 +239,22 @@ def _hint(name: str) -> str:
 
 
 def _check_tag(name: str, text: str) -> None:
-    """Stop at `name:tag`, unless the tag says nothing.
+    """Refuse `name:tag`, unless the tag has no effect.
 
     Raises:
-        SettingsError: saying what the tag may have meant.
+        SettingsError: the message says what the tag may mean.
     """
     repository, _, tag = name.partition(":")
     if not tag or (tag in DEFAULT_TAGS and "/" in repository):
         return
     if "/" not in repository:
         raise SettingsError(
-            f"the model {_shown(text)} is named as Ollama names models, and is none of the hub's; {_EXAMPLE}. For a "
-            "server that knows it by that name give its address too, such as --server http://localhost:11434/v1"
+            f"the model {_shown(text)} has the form of an Ollama name, not of one on the hub; {_EXAMPLE}. For a server "
+            "that knows it by that name give its address too, such as --server http://localhost:11434/v1"
         )
     raise SettingsError(
-        f"the model {_shown(text)} holds a tag, {_shown(tag)}, which the hub does not have: it may be a revision "
-        f"({repository}@{tag}), or a kind of quantisation, which has a repository of its own"
+        f"the model {_shown(text)} has a tag, {_shown(tag)}, and the hub has no tags: it may be a revision "
+        f"({repository}@{tag}), or a quantisation, which has its own repository"
     )
 
 
@@ -263,8 +263,8 @@ def _without_tag(name: str) -> str:
 
 
 def served_names(name: str) -> list[str]:
-    """What a server may call a model that a person named so, the likeliest first: a tag that says nothing may be there
-    or not."""
+    """Names that a server may use for a model that a person named so, the most likely first: a tag without effect may
+    be present or not."""
     plain = plain_name(name)
     return list(dict.fromkeys([name, plain, plain.removesuffix(":latest"), f"{plain}:latest"]))
 
@@ -283,7 +283,7 @@ def _shown(text: str) -> str:
 
 
 def hub_arguments(meant: ModelName, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments that say which files of a repository to read: those that hold for every one, and its own."""
+    """Arguments that select which files of a repository to read: those common to all, and its own."""
     common = {key: value for key, value in hub.items() if key not in ("revision", "subfolder")}
     own = {"revision": meant.revision, "subfolder": meant.subfolder}
     return common | {key: value for key, value in own.items() if value is not None}

@@ -1,7 +1,7 @@
-"""The frames that a transformers video processor itself would take of a file, and what users change of that.
+"""The frames that a transformers video processor itself would select from a file, and the user's changes to that.
 
-Knows no family by name: the processor's own `sample_frames` is asked, with the settings that its own reader would give
-it, and what it makes of a setting is found out by asking it about a video that does not exist.
+Knows no family by name: the processor's own `sample_frames` is called, with the settings that its own reader would
+pass, and the effect of a setting is found out by calling it for an imaginary video.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ from ..video.frames.moments import FrameSettings
 Indices = NDArray[np.int64]
 
 DEFAULT_FPS = 2.0
-"""Frames per second where a processor names none."""
+"""Frames per second if a processor gives none."""
 DEFAULT_MAX_FRAMES = 32
-"""Most frames where a processor names neither a rate nor a number."""
+"""Most frames if a processor gives neither a rate nor a number."""
 _NOT_FOR_SAMPLING = frozenset({"input_data_format", "do_convert_rgb", "do_sample_frames", "device", "video_metadata"})
-"""Settings that processors take out before they sample."""
+"""Settings that processors remove before they sample."""
 _CAPS = ("max_frames", "max_num_frames")
-"""Attributes by which processors bound the number of frames; some call a bound `num_frames`."""
+"""Attributes with which processors limit the number of frames; some name a limit `num_frames`."""
 _PROBE_FPS = 24.0
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessorRule:
-    """The rule of a video processor; it takes the processor along as bytes, so that it can go to another machine."""
+    """The rule of a video processor; it carries the processor as bytes, so that it can be sent to another machine."""
 
     pickled: bytes
     """The video processor."""
     samples: bool
-    """Whether the processor chooses how many frames it takes; otherwise that is done here, and it says which."""
+    """Whether the processor chooses the number of frames; otherwise that is done here, and it chooses which."""
     knows_fps: bool
-    """Whether it heeds a rate it is given."""
+    """Whether it honours a given rate."""
     caps: tuple[str, ...]
-    """Its attributes that bound the number of frames."""
+    """Its attributes that limit the number of frames."""
     fps: float
-    """Frames per second where the number is chosen here."""
+    """Frames per second if the number is chosen here."""
     max_frames: int
-    """Most frames there."""
+    """Most frames if the number is chosen here."""
     multiple: int
-    """Where the number of frames was changed, the last one is repeated until it is a multiple of this."""
+    """If the number of frames was changed, the last one is repeated until it is a multiple of this."""
     least: int
-    """Fewest frames that the processor takes; the last one is repeated until there are so many."""
+    """Fewest frames that the processor accepts; the last one is repeated up to this number."""
     settings: FrameSettings = field(default_factory=FrameSettings)
-    """What the user set."""
+    """The user's settings."""
 
     def override(self, settings: FrameSettings) -> FrameRule:
-        """This rule with what the user set."""
+        """This rule with the user's settings."""
         given = {
             name: getattr(settings, name)
             for name in ("fps", "num_frames", "min_frames", "max_frames")
@@ -67,8 +67,8 @@ class ProcessorRule:
         return replace(self, settings=replace(self.settings, **given))
 
     def choose(self, question: Question) -> Sequence[int]:
-        """What the processor chooses, within the user's limits; where it fails, as some do for very short videos, or
-        cannot give the number asked for, frames that are evenly spread."""
+        """The processor's choice, within the user's limits; if it fails, as some do for very short videos, or cannot
+        give the requested number, evenly spread frames."""
         number = self._number(question)
         taken = self._taken(question, number)
         distinct = np.unique(taken)
@@ -80,7 +80,7 @@ class ProcessorRule:
         return self._padded(distinct.tolist())
 
     def _number(self, question: Question) -> int | None:
-        """How many frames to take, where the processor does not say."""
+        """How many frames to take, if the processor does not choose."""
         user, total = self.settings, question.total_frames
         if user.num_frames is not None:
             return min(user.num_frames, total)
@@ -107,7 +107,7 @@ class ProcessorRule:
         return self._padded(_even(question.total_frames, fallback).tolist())
 
     def _limited(self, distinct: Indices, total: int) -> Indices:
-        """The frames within the user's limits: some of those the processor takes, or more, evenly spread."""
+        """The frames within the user's limits: some of the processor's, or more, evenly spread."""
         low, high = self.settings.min_frames, self.settings.max_frames
         if high is not None and len(distinct) > high:
             thinned: Indices = distinct[_even(len(distinct), high)]
@@ -121,7 +121,7 @@ class ProcessorRule:
         return chosen + chosen[-1:] * (count + -count % self.multiple - len(chosen))
 
     def most_frames(self) -> int:
-        """Frames that no video up to an hour exceeds."""
+        """Most frames of any video up to an hour."""
         lengths = (1, 10, 30, 31, 60, 300, 301, 3600)
         return max(len(self.choose(_seconds(length))) for length in lengths)
 
@@ -131,8 +131,8 @@ def processor_rule(video: Any, *, samples: bool, least: int = 1) -> ProcessorRul
 
     Args:
         video: the processor.
-        samples: whether it samples when it reads a file itself and nobody asks for a number.
-        least: fewest frames that it takes.
+        samples: whether it samples when it reads a file itself and no number is requested.
+        least: fewest frames that it accepts.
     """
     pickled = _as_bytes(video)
     fps = getattr(video, "fps", None)
@@ -151,21 +151,21 @@ def processor_rule(video: Any, *, samples: bool, least: int = 1) -> ProcessorRul
 
 
 def _multiple(video: Any, pickled: bytes) -> int:
-    """The temporal patch where the processor only takes whole ones, else 1: then it fills up the last one itself."""
+    """The temporal patch if the processor accepts only whole ones, else 1: then it pads the last one itself."""
     patch = int(getattr(video, "temporal_patch_size", None) or 1)
     counts = [len(_ask(pickled, _seconds(tenths / 10), {})) for tenths in range(13, 133, 7)]
     return patch if all(count % patch == 0 for count in counts) else 1
 
 
 def _knows_fps(pickled: bytes) -> bool:
-    """Whether a lower rate gives as many fewer frames."""
+    """Whether a lower rate gives proportionally fewer frames."""
     minute = _seconds(60)
     counts = [len(set(_ask(pickled, minute, {"fps": rate}))) for rate in (0.25, 0.5)]
     return abs(counts[0] - 15) <= 2 and abs(counts[1] - 30) <= 2
 
 
 def _caps(video: Any, pickled: bytes) -> tuple[str, ...]:
-    """Attributes that bound the number of frames: those called so, and `num_frames` where a short video has fewer."""
+    """Attributes that limit the number of frames: those named so, and `num_frames` if a short video gets fewer."""
     caps = [name for name in _CAPS if getattr(video, name, None) is not None]
     number = getattr(video, "num_frames", None)
     if number is not None:
@@ -191,13 +191,13 @@ def _attribute(rule: ProcessorRule, name: str) -> Any:
 
 
 _STAYS: dict[bytes, Any] = {}
-"""Processors of this process that cannot be pickled, by what stands for them."""
+"""Processors of this process that cannot be pickled, by their stand-in bytes."""
 
 
 def _as_bytes(video: Any) -> bytes:
     try:
         return pickle.dumps(video)
-    except Exception:  # code of a model's own may hold anything
+    except Exception:  # a model's own code may hold anything
         key = f"stays in process {os.getpid()}: {len(_STAYS)}".encode()
         _STAYS[key] = video
         return key
@@ -210,11 +210,11 @@ def _loaded(pickled: bytes) -> Any:
     try:
         return pickle.loads(pickled)
     except Exception as exc:  # it belongs to another process, or its code is not on this machine
-        raise ModelError(f"the model's video processor, which chooses the frames, cannot be sent here: {exc}") from exc
+        raise ModelError(f"the model's video processor, which selects frames, cannot be loaded here: {exc}") from exc
 
 
 def _ask(pickled: bytes, question: Question, settings: Mapping[str, Any]) -> list[int]:
-    """The indices that the processor's own reader would take, in its order; empty where it takes none, or fails.
+    """The indices that the processor's own reader would take, in its order; empty if it takes none, or fails.
 
     Args:
         pickled: the processor.
@@ -233,7 +233,7 @@ def _ask(pickled: bytes, question: Question, settings: Mapping[str, Any]) -> lis
     )
     try:
         indices = [int(index) for index in video.sample_frames(metadata=metadata, **own)]
-    except Exception:  # each refuses in its own way what it cannot sample
+    except Exception:  # each has its own way to refuse what it cannot sample
         return []
     return [index for index in indices if 0 <= index < question.total_frames]
 

@@ -1,7 +1,7 @@
-"""The size at which a transformers video processor shows frames, as far as its rule is one of `video.sizing`.
+"""The size at which a transformers video processor shows frames, if its rule is one of `video.frames.sizing`.
 
-Knows no family by name: a rule counts as the processor's where both say the same of many videos, by the processor's own
-count of patches. Frames that come to the processor at the size that it would bring them to are left as they are.
+Knows no family by name: a rule counts as the processor's if both agree on many videos, by the processor's own count of
+patches. Frames that reach the processor at their final size are left as they are.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _SHAPES = (
     (1, 360, 640), (2, 360, 640), (7, 480, 640), (24, 360, 640), (24, 1080, 1920), (23, 1280, 720), (60, 2160, 3840),
     (240, 480, 360), (600, 1080, 1920), (640, 64, 96), (16, 333, 517), (3, 1001, 777),
 )  # fmt: skip
-"""Frames, height and width of videos about which a processor is asked."""
+"""Frames, height and width of the videos for which a processor is queried."""
 MAX_CLIP_PIXELS = 1 << 28
-"""Pixels of a clip up to which frames go to a processor at their own size, where a smaller one would change more than
+"""Pixels of a clip up to which frames go to a processor at their own size, if a smaller one would change more than
 their pixels; 800 MB."""
 _SMALL, _LARGE = (108, 192), (1080, 1920)
 """Heights and widths of two clips of one shape."""
@@ -31,13 +31,13 @@ _HD = ((1080, 1920), (1440, 1080))
 
 
 def sized_policy(policy: FramePolicy, video: Any) -> FramePolicy:
-    """The policy with the sizes of frames that the processor makes, where they are known; else as it is.
+    """The policy with the processor's frame sizes, if they are known; otherwise unchanged.
 
     Args:
         policy: one with the sizer `fit`.
         video: the video processor.
     """
-    if getattr(video, "draw_on_frames", None):  # what is drawn goes by the size before it resizes
+    if getattr(video, "draw_on_frames", None):  # what is drawn depends on the size before it resizes
         return replace(policy, max_clip_pixels=MAX_CLIP_PIXELS)
     fixed = _fixed_size(video)
     if fixed is not None:
@@ -50,13 +50,13 @@ def sized_policy(policy: FramePolicy, video: Any) -> FramePolicy:
 
 
 def least_frames(video: Any) -> int:
-    """Fewest frames that a video processor takes: one, or a whole temporal patch."""
+    """Fewest frames that a video processor accepts: one, or a whole temporal patch."""
     patch = int(getattr(video, "temporal_patch_size", None) or 1)
     return 1 if patch == 1 or _made(video, *_SMALL, frames=1) is not None else patch
 
 
 def _bears_shrinking(policy: FramePolicy, video: Any) -> bool:
-    """Whether the processor makes as much of frames that were shrunk as the policy says as of those of a file."""
+    """Whether the processor makes as many patches from frames shrunk by the policy as from those of a file."""
     count = getattr(video, "get_num_of_video_patches", None)
     for height, width in _HD:
         size = target_size(policy, 2, height, width)
@@ -71,7 +71,7 @@ def _bears_shrinking(policy: FramePolicy, video: Any) -> bool:
 def _counts_differ(count: Any, first: Size, second: Size) -> bool:
     try:
         return any(count(frames, *first) != count(frames, *second) for frames in (2, 24))
-    except Exception:  # each has settings of its own that it misses
+    except Exception:  # each misses its own settings
         return False
 
 
@@ -80,7 +80,7 @@ def _shape(made: Any) -> Any:
 
 
 def _fixed_size(video: Any) -> Size | None:
-    """The size to which the processor brings every frame, where it only resizes."""
+    """The size to which the processor resizes every frame, if it only resizes."""
     size = _as_dict(getattr(video, "size", None))
     if not (size.get("height") and size.get("width")) or getattr(video, "do_center_crop", None):
         return None
@@ -91,14 +91,14 @@ def _fixed_size(video: Any) -> Size | None:
 
 
 def _resizes_all(video: Any) -> bool:
-    """Whether a larger frame of the same shape becomes no more pixels than a small one."""
+    """Whether a larger frame of the same shape gives no more pixels than a small one."""
     small, large = (_made(video, *shape) for shape in (_SMALL, _LARGE))
     return small is not None and large is not None and small.numel() == large.numel()
 
 
 def _made(video: Any, height: int, width: int, *, frames: int | None = None) -> Any:
-    """The pixels that the processor makes of a black clip of one temporal patch, at least two frames, or of so many;
-    None where it fails."""
+    """The processor's pixels for a black clip of one temporal patch, at least two frames, or of so many; None if it
+    fails."""
     count = frames or max(2, getattr(video, "temporal_patch_size", None) or 1)
     pixels = np.zeros((count, height, width, 3), np.uint8)
     metadata = {"total_num_frames": count, "fps": 1.0, "frames_indices": [*range(count)], "duration": 2.0}
@@ -113,12 +113,12 @@ def _made(video: Any, height: int, width: int, *, frames: int | None = None) -> 
             return_tensors="pt",
         )
         return next(value for name, value in made.items() if name.startswith("pixel_values"))
-    except Exception:  # each processor has its own ways
+    except Exception:  # each processor fails in its own way
         return None
 
 
 def _budgets(policy: FramePolicy, video: Any) -> list[FramePolicy]:
-    """What the processor's rule may be, by the names of its settings."""
+    """Candidates for the processor's rule, by the names of its settings."""
     size = _as_dict(getattr(video, "size", None))
     patch, merge = getattr(video, "patch_size", None), getattr(video, "merge_size", None)
     low, high = size.get("shortest_edge"), size.get("longest_edge")
@@ -129,8 +129,8 @@ def _budgets(policy: FramePolicy, video: Any) -> list[FramePolicy]:
 
 
 def _is_rule(policy: FramePolicy, video: Any) -> bool:
-    """Whether a policy says what the processor says of videos of many lengths and shapes, and also of frames that have
-    that size already."""
+    """Whether a policy agrees with the processor on videos of many lengths and shapes, and on frames that already have
+    that size."""
     count = getattr(video, "get_num_of_video_patches", None)
     patch = getattr(video, "patch_size", None)
     if count is None or not patch:
@@ -143,7 +143,7 @@ def _is_rule(policy: FramePolicy, video: Any) -> bool:
         try:
             if {count(frames, height, width), count(frames, *size)} != {wanted}:
                 return False
-        except Exception:  # each processor refuses other shapes
+        except Exception:  # each processor refuses different shapes
             return False
     return True
 

@@ -1,6 +1,6 @@
-"""Taking what iterables give in threads of their own, so that their owner waits for them only when it wants to.
+"""Prefetch items of iterables in background threads.
 
-Knows nothing of what the items are.
+Knows nothing about the items.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from types import TracebackType
 from typing import Generic, Self, TypeVar
 
 JOIN_SECONDS = 0.5
-"""Time that one waits for a thread that was told to end; if it needs longer, it ends by itself."""
+"""Time to wait for a thread that was asked to stop; if it needs longer, it ends by itself."""
 
 T = TypeVar("T")
 
 
 class Background(ABC):
-    """Work in a thread of its own, and how it ended; a context that closes it.
+    """Work in a background thread, and its outcome; a context manager that closes it.
 
     Args:
-        thread_name: how the thread is called.
+        thread_name: name of the thread.
     """
 
     def __init__(self, thread_name: str) -> None:
@@ -33,15 +33,15 @@ class Background(ABC):
 
     @abstractmethod
     def _work(self) -> None:
-        """What the thread does, until `_closing` is set; what it raises is the owner's to handle."""
+        """The thread's work, until `_closing` is set; its exceptions are for the owner to handle."""
 
     @abstractmethod
     def _notify(self) -> None:
-        """Called in that thread when its work has ended."""
+        """Called in that thread when its work is finished."""
 
     @abstractmethod
     def close(self) -> None:
-        """Tell the thread to end, and wait briefly."""
+        """Ask the thread to stop, and wait briefly."""
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +55,7 @@ class Background(ABC):
         error = None
         try:
             self._work()
-        except BaseException as exc:  # whatever it is, it is raised where the owner asks
+        except BaseException as exc:  # whatever it is, it is raised in the owner
             error = exc
         with self._changed:
             self._error, self._over = error, True
@@ -64,14 +64,14 @@ class Background(ABC):
 
 
 class Puller(Background, Generic[T]):
-    """Advances an iterable in a thread of its own, and holds a few of its items ready.
+    """Advances an iterable in a background thread, and holds a few of its items ready.
 
-    That thread also closes the iterable's iterator, where it has a `close`, since nobody else may while it runs.
+    That thread also closes the iterable's iterator, if it has a `close`, since no other thread may while it runs.
 
     Args:
-        items: where to take from; no item may be None.
-        ahead: items that are held ready, at most.
-        notify: called in that thread whenever `take` or `ended` has something new to say.
+        items: the source; no item may be None.
+        ahead: most items that are held ready.
+        notify: called in that thread whenever the result of `take` or `ended` changes.
     """
 
     def __init__(self, items: Iterable[T], *, ahead: int = 1, notify: Callable[[], None] = lambda: None) -> None:
@@ -83,10 +83,10 @@ class Puller(Background, Generic[T]):
         self._thread.start()
 
     def take(self, timeout_seconds: float | None = 0) -> T | None:
-        """The next item, or None where none is ready within the time; None for a time waits until there is one.
+        """The next item, or None if none is ready within the time; a time of None waits until there is one.
 
         Raises:
-            BaseException: what the iterable raised, behind the items before it.
+            BaseException: what the iterable raised, after the items before it.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._ready or self._over, timeout_seconds)
@@ -97,11 +97,11 @@ class Puller(Background, Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether `take` has nothing more to give or to raise."""
+        """Whether `take` has nothing more to return or to raise."""
         return self.over and self.error is None
 
     def take_ready(self) -> T | None:
-        """The next item, or None where none is ready; raises nothing."""
+        """The next item, or None if none is ready; raises nothing."""
         with self._changed:
             if not self._ready:
                 return None
@@ -110,7 +110,7 @@ class Puller(Background, Generic[T]):
 
     @property
     def over(self) -> bool:
-        """Whether no more items come; if an exception is why, `error` has it."""
+        """Whether no more items come; if because of an exception, `error` has it."""
         with self._changed:
             return self._over and not self._ready
 
@@ -121,12 +121,12 @@ class Puller(Background, Generic[T]):
             return self._error
 
     def close(self) -> None:
-        """Take no more; the thread ends when the iterable's present `next` returns, and what that gives is lost."""
+        """Stop; the thread ends when the iterable's current `next` returns, and its item is lost."""
         self.stop()
         join_briefly(self._thread)
 
     def stop(self) -> None:
-        """As `close`, without waiting for the thread."""
+        """Like `close`, without waiting for the thread."""
         with self._changed:
             self._closing = True
             self._ready.clear()
@@ -150,13 +150,13 @@ class Puller(Background, Generic[T]):
                 iterator.close()
 
     def _has_room(self) -> bool:
-        """Wait until one more item may be held ready; False when no more are wanted."""
+        """Wait until one more item may be held ready; False when no more are needed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or len(self._ready) < self._ahead)
             return not self._closing
 
     def _pull_one(self, iterator: Iterator[T]) -> bool:
-        """Hold the next item ready; False when there is none or it is no longer wanted."""
+        """Hold the next item ready; False when there is none or it is no longer needed."""
         item = next(iterator, None)
         with self._changed:
             if item is None or self._closing:
@@ -168,14 +168,14 @@ class Puller(Background, Generic[T]):
 
 
 class SideBySide(Generic[T]):
-    """An iterator over what several iterables give, each advanced in a thread of its own, as it comes.
+    """An iterator over the items of several iterables, each advanced in its own thread, in order of arrival.
 
-    An exception of one is raised when the others have ended too, and all they gave has been taken. A context: at its
-    end the threads are waited for.
+    An exception of one is raised when the others have ended too, and all their items have been taken. A context
+    manager: at its end the threads are joined.
 
     Args:
-        streams: where to take from; no item may be None.
-        stop: called at the end of the context; the streams should end by it soon, wherever they are.
+        streams: the sources; no item may be None.
+        stop: called at the end of the context; it should end the streams soon, wherever they are.
     """
 
     def __init__(self, streams: Sequence[Iterable[T]], *, stop: Callable[[], None] = lambda: None) -> None:
@@ -214,6 +214,6 @@ class SideBySide(Generic[T]):
 
 
 def join_briefly(thread: threading.Thread) -> None:
-    """Wait a short time for a thread that has been told to end; the garbage collector may ask this in that thread."""
+    """Wait briefly for a thread that was asked to stop; the garbage collector may call this in that thread."""
     if thread is not threading.current_thread():
         thread.join(JOIN_SECONDS)

@@ -25,7 +25,7 @@ class ScriptedCaptioner:
 
     def __init__(self, fn: Script, *, policy: FramePolicy | None = None) -> None:
         self.policy = policy
-        """What is read of each video; None: nothing, no file is opened."""
+        """How each video is read; None: no file is opened."""
         self._fn = fn
 
     @classmethod
@@ -35,14 +35,14 @@ class ScriptedCaptioner:
         return cls(_TemplateScript(template))
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
-        """One result a request, in order."""
+        """One result per request, in order."""
         for request, _ in clips:
             yield self._answer(request)
 
     def _answer(self, request: CaptionRequest) -> CaptionResult:
         try:
             texts = [self._fn(request, i) for i in range(request.num_candidates)]
-        except Exception as exc:  # the script stands for a model: its errors belong to the video
+        except Exception as exc:  # the script plays the model: its errors belong to the video
             return CaptionResult(request.id, failure=Failure("model_error", f"{type(exc).__name__}: {exc}"[:300]))
         return CaptionResult(request.id, tuple(_candidate(text) for text in texts))
 
@@ -51,7 +51,7 @@ class ScriptedCaptioner:
 
 
 def _candidate(text: str) -> Candidate:
-    """A text as a model's: reasoning in marks is no part of the caption."""
+    """A text as from a model: reasoning in marks is not part of the caption."""
     one = parted(Candidate(text, tokens=len(text.split())))
     if one.reasoning is None:
         return one

@@ -1,7 +1,7 @@
-"""Whether a model reasons before it answers, how that is switched off and how long it takes, found from its template.
+"""Find from its chat template whether a model reasons before it answers, how to switch that off, and its budget.
 
-A chat template is rendered with the values its variables may have, and the results are compared; no model is known by
-its name. Runs no model.
+A chat template is rendered with possible values of its variables, and the results are compared; no model is recognised
+by name. Runs no model.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from .chat import chat_messages
 from .written import LONGEST_MARK, Thought
 
 SUBJECT = re.compile(r"think|thought|reason", re.IGNORECASE)
-"""What the name of a variable about reasoning holds."""
+"""Parts of the names of variables about reasoning."""
 NEGATIVE = re.compile(r"(^|_)(no|non|not|disable|skip|without)", re.IGNORECASE)
-"""What it holds where true switches reasoning off."""
+"""Parts of such names if true switches reasoning off."""
 GIVEN_VARIABLES = frozenset({"messages", "add_generation_prompt", "tools", "documents", "raise_exception"})
-"""Variables that are not the user's to set."""
+"""Variables that users do not set."""
 MOST_TRIALS = 64
-"""Renderings of one template at most."""
+"""Most renderings of one template."""
 PROBE = "What is shown?"
 """Prompt of these renderings."""
 
 Render = Callable[[Mapping[str, Any]], str]
-"""Variables to the prompt that the template makes with them."""
+"""Variables to the prompt that the template renders with them."""
 Variables = dict[str, Any]
 
 
@@ -41,25 +41,25 @@ class Switch:
     """How a chat template switches reasoning."""
 
     off: Variables
-    """Variables with which the model does not reason; empty: it does not anyway."""
+    """Variables with which the model does not reason; empty: it does not without any."""
     on: Variables
-    """Variables with which it does; empty: it does anyway."""
+    """Variables with which it does; empty: it does without any."""
 
 
 @dataclass(frozen=True)
 class Thinking:
-    """What is known of a model's reasoning, and what is asked of it."""
+    """What is known about a model's reasoning, and the user's settings."""
 
     settings: ThinkingSettings
-    """What the user says."""
+    """The user's settings."""
     marks: Marks | None
-    """How it marks its reasoning; None: nothing shows that it reasons."""
+    """How it marks its reasoning; None: no sign that it reasons."""
     switch: Switch | None = None
     """How its template switches reasoning; None: it has no switch, or the user sets it."""
     opens: bool = False
-    """Whether its template opens the reasoning, with the variables that it is given here."""
+    """Whether its template opens the reasoning, with the variables used here."""
     variables: Variables = field(default_factory=dict)
-    """Variables for the template that follow from all this."""
+    """The resulting variables for the template."""
 
     @property
     def expected(self) -> bool:
@@ -74,7 +74,7 @@ class Thinking:
 
     @property
     def note(self) -> str | None:
-        """What the summary of a run says of it; None: nothing."""
+        """Note for the summary of a run; None: nothing."""
         if self.expected:
             return f"the model reasons first, in at most {self.settings.tokens:,} tokens (--thinking-tokens)"
         if self.variables:
@@ -84,27 +84,27 @@ class Thinking:
 
 
 NO_THINKING = Thinking(ThinkingSettings(), None)
-"""Of a model about which nothing is known."""
+"""For a model about which nothing is known."""
 
 
 def thinking_of(processor: Any, options: PromptOptions, settings: ThinkingSettings, *, model: str = "") -> Thinking:
-    """What a model's chat template and tokenizer show of its reasoning.
+    """What a model's chat template and tokenizer reveal about its reasoning.
 
     Args:
         processor: the model's.
-        options: what the user gives to the template counts before what is found here.
-        settings: what the user says of reasoning.
+        options: the user's template variables take precedence over what is found here.
+        settings: the user's settings for reasoning.
         model: its name, for messages.
 
     Raises:
-        SettingsError: reasoning is asked for, and nothing shows that the model knows how.
+        SettingsError: reasoning is requested, and there is no sign that the model supports it.
     """
     source = template_source(processor)
     shown = _marks_in_template(source)
     if settings.on and shown is None:
         raise SettingsError(
-            f"thinking is on, but the chat template of {model or 'this model'} knows nothing of reasoning; leave out "
-            "thinking (--thinking), or choose a model that reasons"
+            f"thinking is on, but the chat template of {model or 'this model'} does not support reasoning; leave "
+            "thinking (--thinking) out, or choose a model that reasons"
         )
     marks = shown or _marks_in_vocabulary(processor.tokenizer)
     if marks is None:
@@ -132,7 +132,7 @@ def _marks_in_template(source: str) -> Marks | None:
 
 
 def _marks_in_vocabulary(tokenizer: Any) -> Marks | None:
-    """Marks that are tokens of their own."""
+    """Marks that are single tokens."""
     added = set(getattr(tokenizer, "get_added_vocab", dict)())
     return next((one for one in MARKS if one.close in added), None)
 
@@ -150,11 +150,11 @@ def _renderer(processor: Any, options: PromptOptions) -> Render:
 
 
 def find_switch(render: Render, source: str, marks: Marks) -> Switch | None:
-    """The variable of a chat template that switches reasoning; None: it has none.
+    """The chat template variable that switches reasoning; None: it has none.
 
-    The variables are those that the template does not set itself, the values true, false and the texts that it compares
-    them with. A value is off if it closes the reasoning in the prompt, or does not open what is opened otherwise; of a
-    variable that is named for reasoning, also if it takes away what true adds.
+    The variables are those that the template does not set itself, the values true, false and the strings that it
+    compares them with. A value means off if it closes the reasoning in the prompt, or does not open what is otherwise
+    opened; for a variable that is named for reasoning, also if it removes what true adds.
 
     Args:
         render: makes a prompt with given variables.
@@ -186,7 +186,7 @@ class _Trial:
 
 
 def _best_off(tried: Sequence[_Trial], plain: str, marks: Marks) -> _Trial | None:
-    """The value that switches off most clearly."""
+    """The value that most clearly switches off."""
     closes = [one for one in tried if _closed(one.prompt, marks)]
     if closes:
         return closes[0]
@@ -196,7 +196,7 @@ def _best_off(tried: Sequence[_Trial], plain: str, marks: Marks) -> _Trial | Non
 
 
 def _takes_away(off: _Trial, tried: Sequence[_Trial]) -> bool:
-    """Whether a truth value is the quiet one of two that differ, of a variable that is named for reasoning."""
+    """Whether a boolean is the one that switches off, for a variable that is named for reasoning."""
     if not SUBJECT.search(off.name) or off.value is not bool(NEGATIVE.search(off.name)):
         return False
     others = [one for one in tried if one.name == off.name and one.value is (not off.value)]
@@ -205,7 +205,7 @@ def _takes_away(off: _Trial, tried: Sequence[_Trial]) -> bool:
 
 
 def _best_on(tried: Sequence[_Trial], off: _Trial, plain: str, marks: Marks) -> _Trial | None:
-    """The value that switches on; None: the model reasons without one, or no value does."""
+    """The value that switches on; None: the model reasons without one, or no value does it."""
     opens = [one for one in tried if marks.opens(one.prompt)]
     if marks.opens(plain) or (plain != off.prompt and not opens):
         return None
@@ -215,15 +215,15 @@ def _best_on(tried: Sequence[_Trial], off: _Trial, plain: str, marks: Marks) -> 
 
 
 def _closed(prompt: str, marks: Marks) -> bool:
-    """Whether a prompt ends with reasoning that is over before it begins."""
+    """Whether a prompt ends with empty, closed reasoning."""
     return prompt.rstrip().endswith(marks.close)
 
 
 def _tried(render: Render, variables: Mapping[str, Any]) -> str | None:
-    """What the template makes of these; None: it refuses them."""
+    """The template rendered with these; None: it refuses them."""
     try:
         return render(variables)
-    except Exception:  # templates raise whatever they like
+    except Exception:  # templates may raise anything
         return None
 
 
@@ -234,7 +234,7 @@ def _trials(source: str) -> Iterator[tuple[str, Any]]:
     try:
         names = _get_template_variables(source) - GIVEN_VARIABLES
         tree = _compile_jinja_template(source).environment.parse(source)
-    except Exception:  # a template that cannot be read is an error of the first prompt
+    except Exception:  # a template that cannot be parsed is reported with the first prompt
         return
     for name in sorted(names, key=lambda one: (not SUBJECT.search(one), one)):
         for value in (False, True, *_compared(tree, name)):
@@ -251,7 +251,7 @@ def _compared(tree: Any, name: str) -> list[str]:
 
 
 def _nodes(tree: Any, kind: str) -> Iterator[Any]:
-    """The nodes of one kind in a template that was parsed."""
+    """The nodes of one type in a parsed template."""
     if type(tree).__name__ == kind:
         yield tree
     for child in tree.iter_child_nodes():
@@ -259,10 +259,10 @@ def _nodes(tree: Any, kind: str) -> Iterator[Any]:
 
 
 class Budgets:
-    """Makes the budget of each text that a tokenizer's model writes.
+    """Makes the reasoning budget of each generated text.
 
     Args:
-        thinking: what is known of the model.
+        thinking: what is known about the model.
         tokenizer: the model's.
     """
 
@@ -288,7 +288,7 @@ class Budgets:
         )
 
     def for_prompt(self, prompt_ids: Sequence[int]) -> Thought | None:
-        """How a text that follows this prompt may reason; None: the model shows no marks of reasoning."""
+        """How a text that follows this prompt may reason; None: the model has no reasoning marks."""
         thought = self._undecided
         if thought is None:
             return None
@@ -301,7 +301,7 @@ class Budgets:
         return self.thinking.settings.tokens if self.thinking.expected else 0
 
     def tokens_after_opening(self, prompt_ids: Sequence[int]) -> int:
-        """Tokens of a prompt that stand behind the mark that opens its reasoning."""
+        """Tokens of a prompt after the mark that opens its reasoning."""
         marks = self.thinking.marks
         if marks is None:
             return 0

@@ -1,6 +1,6 @@
-"""A tiny clip that is captioned while a model loads, so that no model loads and then fails on every video.
+"""Caption a tiny clip while a model loads, so that no model loads and then fails on every video.
 
-Knows which clips are shown and what is asked of them; does not know how a model answers.
+Knows which clips are shown and with which prompts; does not know how a model answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHAPES = ((2, 96, 128), (2, 128, 96), (3, 96, 96))
 FRAMES_PER_SECOND = 2.0
 PROMPTS = ("Describe the video.", "Describe the video in one sentence.", "What is seen in the video, and what happens?")
 CANDIDATES = 2
-"""Texts that are written of the first clip: the second needs a copy of what the model remembers of the prompt."""
+"""Texts that are generated for the first clip: the second needs a copy of the cache of the prompt."""
 TRIAL_GENERATION = GenerationConfig(max_tokens=2, temperature=1.0)
 """Two tokens each: the first comes with the prompt, the second after the copy."""
 
@@ -27,7 +27,7 @@ Trial = tuple[CaptionRequest, Clip]
 
 
 def trial_requests(policy: FramePolicy) -> list[Trial]:
-    """A request for each of `SHAPES`, as a reader would make its clip for a model with this policy."""
+    """A request for each of `SHAPES`, with its clip as a reader would make it for this policy."""
     return [
         (CaptionRequest(RequestId(row, 0), "", prompt, num_candidates=CANDIDATES, seed=row), trial_clip(policy, *shape))
         for row, (prompt, shape) in enumerate(zip(PROMPTS, SHAPES, strict=True))
@@ -35,7 +35,7 @@ def trial_requests(policy: FramePolicy) -> list[Trial]:
 
 
 def trial_clip(policy: FramePolicy, steps: int, height: int, width: int) -> Clip:
-    """A clip of a bar that moves over a slope of grey, of `steps` steps of frames, at the size of the policy."""
+    """A clip of a bar that moves over a grey gradient, of `steps` steps of frames, at the policy's size."""
     frames = steps * max(2, policy.temporal_patch)
     rows, columns = target_size(policy, frames, height, width)
     slope = np.linspace(40, 200, columns).astype(np.uint8)
@@ -52,7 +52,7 @@ def check(results: Sequence[CaptionResult]) -> None:
     """Refuse a model that does not caption a tiny clip.
 
     Raises:
-        ModelError: with what went wrong.
+        ModelError: it failed; the message gives the reason.
     """
     for failure in failed(results):
         raise ModelError(f"{LOADING[failure.kind]}: {failure.message}")
@@ -65,6 +65,6 @@ def failed(results: Sequence[CaptionResult]) -> list[Failure]:
 
 LOADING = {
     "model_error": "it cannot caption a video, as a tiny one shows that is tried while it loads",
-    "out_of_memory": "the memory of the device is not enough for a tiny video beside it",
+    "out_of_memory": "the device's memory is not enough for it and a tiny video",
 }
-"""Kinds of failure that every video would have, to what they say of the model."""
+"""Failure kinds that every video would have, to what they mean for the model."""

@@ -1,6 +1,6 @@
-"""From generated tokens to a candidate: where a text ends, and where its reasoning does.
+"""Turn generated tokens into a candidate: where a text ends, and where its reasoning does.
 
-Tokens and text alone; knows no model. Every back end that has a text's tokens makes its candidates here.
+Only tokens and text; knows no model. Every back end that has a text's tokens makes its candidates here.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ TextOf = Callable[[Sequence[int]], str]
 """Token ids to text."""
 
 LONGEST_OPENING = 16
-"""Tokens at the beginning of a text within which reasoning is opened, or not at all."""
+"""Tokens at the beginning of a text within which reasoning must be opened."""
 LONGEST_CHARACTER = 4
 """Bytes of a character in UTF-8."""
 LONGEST_MARK = 32
-"""Tokens that a mark takes at most, with what its first and last hold besides it."""
+"""Most tokens that a mark takes, with what else its first and last token contain."""
 
 Phase = Literal["undecided", "thinking", "answering"]
 
@@ -32,15 +32,15 @@ class Thought:
     """How one text may reason before its answer."""
 
     marks: Marks
-    """What marks the reasoning."""
+    """The marks of the reasoning."""
     budget: int
     """Tokens after which it is ended from outside."""
     opened: bool
-    """Whether the prompt opened it; else the text itself may."""
+    """Whether the prompt opened it; otherwise the text itself may."""
     ending: tuple[int, ...]
     """Tokens that end it from outside."""
     close_id: int | None
-    """The token that is its closing mark; None: the mark takes several, and is looked for in the text."""
+    """The token that is its closing mark; None: the mark takes several, and is searched for in the text."""
     raw_text_of: TextOf
     """Token ids to text, special tokens included."""
 
@@ -50,7 +50,7 @@ class Thought:
         return LONGEST_OPENING + self.budget + len(self.ending)
 
     def begun(self, tokens: Sequence[int]) -> tuple[Phase, int]:
-        """What the first tokens of a text show, and how many of them stand before the reasoning."""
+        """What the first tokens of a text show, and how many of them come before the reasoning."""
         if self.opened:
             return "thinking", 0
         for count in range(1, min(len(tokens), LONGEST_OPENING) + 1):
@@ -62,7 +62,7 @@ class Thought:
         return ("undecided" if len(tokens) < LONGEST_OPENING else "answering"), 0
 
     def closed(self, tokens: Sequence[int], start: int) -> int | None:
-        """Tokens up to the end of the closing mark of reasoning that begins at `start`; None: it is not closed."""
+        """Tokens up to the end of the closing mark of reasoning that starts at `start`; None: it is not closed."""
         if self.close_id is not None:
             try:
                 return list(tokens).index(self.close_id, start) + 1
@@ -77,7 +77,7 @@ class Thought:
         return bisect_left(range(len(tokens)), True, lo=start, key=is_closed)
 
     def parts(self, tokens: Sequence[int], start: int, end: int) -> tuple[str, str]:
-        """The reasoning between two places, and what its last token holds behind the mark."""
+        """The reasoning between two positions, and what its last token contains after the mark."""
         before, _, behind = self.raw_text_of(tokens[start:end]).partition(self.marks.close)
         return before.removesuffix(self.marks.lead).strip(), behind
 
@@ -91,13 +91,13 @@ def candidate_of(
     text_of: TextOf,
     thought: Thought | None = None,
 ) -> Candidate:
-    """The candidate that generated tokens are; what lies beyond their end is left out.
+    """The candidate from generated tokens; anything past its end is left out.
 
     The end token counts. Tokens, probability and end are those of the answer.
 
     Args:
         tokens: in order; anything may follow the end.
-        logprobs: one a token.
+        logprobs: one per token.
         sampling: how long the answer may be, and what ends it.
         eos_ids: tokens that end a text.
         text_of: token ids to text, special tokens skipped.
@@ -152,10 +152,10 @@ def _answer(
 
 
 def parted(candidate: Candidate, *, opened: Marks | None = None) -> Candidate:
-    """A candidate whose text holds no reasoning any more.
+    """A candidate with the reasoning removed from its text.
 
     Args:
-        candidate: with its text as it was written.
+        candidate: with its raw text.
         opened: marks of the reasoning that the prompt opened; None: it opened none.
     """
     found = split(candidate.text, opened=opened)
@@ -168,9 +168,9 @@ def parted(candidate: Candidate, *, opened: Marks | None = None) -> Candidate:
 
 
 def _whole_text(tokens: Sequence[int], text_of: TextOf) -> str:
-    """The text of tokens of which the last may be a part of a character.
+    """The text of tokens of which the last may be an incomplete character.
 
-    Where each byte is a token, a decoder gives up whole characters before an unfinished one, too: they are read again
+    If each byte is a token, a decoder also drops whole characters before an unfinished one: they are decoded again
     without it.
     """
     text = text_of(tokens)

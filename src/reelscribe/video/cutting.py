@@ -1,7 +1,7 @@
-"""A part of a video to a file of its own, by the process that reads videos: copied from a key frame on, or exact.
+"""Cut a part of a video to its own file, in a process that reads videos: copied from a key frame on, or exact.
 
-Both keep the times between frames, how the picture is turned, its colour tags and its sound. What may be read is in
-`limits`; a part that cannot be cut is a `Failure`, never an exception.
+Both keep the times between frames, the rotation, the colour tags and the sound. What may be read is in `limits`; a part
+that cannot be cut is a `Failure`, never an exception.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ from .reader import scan, tried, what_decodes
 from .rejection import RejectedError, reason
 
 QUALITY = {"crf": "18", "preset": "medium"}
-"""Of H.264 that is encoded anew: hard to tell from its source."""
+"""Quality of re-encoded H.264: hard to tell from its source."""
 CLOCK = Fraction(1, 90000)
-"""Ticks of frames whose container counts none."""
+"""Ticks of frames whose container has none."""
 LEAD_SECONDS = 1.0
-"""Sound is decoded from so long before a part, since a frame of sound may need those before it."""
+"""How long before a part sound is decoded, since an audio frame may need those before it."""
 _KEPT_FORMATS = frozenset(
     {"yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "yuv420p10le", "yuv422p10le",
      "yuv444p10le", "gray", "gray10le"}
@@ -51,7 +51,7 @@ _KEPT_FORMATS = frozenset(
 _MUXERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".ts": "mpegts",
            ".mts": "mpegts", ".m2ts": "mpegts"}  # fmt: skip
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}
-"""Number of channels to how the encoder has them."""
+"""Number of channels to the encoder's layout."""
 _AAC_RATES = frozenset({96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350})
 
 
@@ -73,19 +73,19 @@ class _Part:
 
     @property
     def end_seconds(self) -> float:
-        """When the last frame goes."""
+        """When the last frame ends."""
         after = int(self.inside[-1]) + 1
         times = self.timeline.seconds
         return float(times[after]) if after < len(times) else self.timeline.end_seconds
 
     @property
     def has_ticks(self) -> bool:
-        """Whether the container's ticks tell its frames apart."""
+        """Whether the container's ticks distinguish its frames."""
         ticks = self.timeline.ticks
         return ticks is not None and bool((np.diff(ticks[self.inside]) > 0).all())
 
     def clock_offset(self, stream: VideoStream) -> float:
-        """Seconds of the container's own clock where the timeline's is at zero."""
+        """Seconds on the container's own clock at the timeline's zero."""
         ticks = self.timeline.ticks
         if ticks is None:
             return 0.0
@@ -95,18 +95,18 @@ class _Part:
 def attempt(
     video: Any, *, window: TimeWindow, limits: ReadLimits, target: Path, cut: str, plain: bool = False
 ) -> Failure | Doubt | None:
-    """Try once to cut a part out of a video; the file appears under its name when it is whole.
+    """Try once to cut a part out of a video; the file appears under its name when it is complete.
 
     Args:
         video: an absolute path.
         window: the part, as for `read_clip`: its frames are those that a caption of it is about.
         limits: what is refused.
-        target: the file to write; its suffix says the container.
+        target: the file to write; its suffix chooses the container.
         cut: a key of `CUTS`.
         plain: decode everything, without shortcuts.
 
     Returns:
-        None where the file is there, else why not, as for `read_clip`.
+        None if the file was written, else why not, as for `read_clip`.
     """
     unfinished = target.with_name(f"{target.stem}.part{target.suffix}")
     try:
@@ -152,10 +152,10 @@ def _sync(path: Path) -> None:
 
 
 def _copy(part: _Part, _plain: bool) -> None:
-    """The packets of video and sound from the key frame before the part on, up to the last that it needs."""
+    """Copy the packets of video and sound, from the key frame before the part to the last that it needs."""
     ticks, keys = part.timeline.ticks, part.timeline.keys
     if ticks is None or part.timeline.jumps:
-        why = "has no times to copy from" if ticks is None else "has a clock that jumps"
+        why = "has no timestamps to cut by" if ticks is None else "has timestamps that jump"
         raise RejectedError("unreadable", f"{part.source.name} {why}: cut it exactly (--cut exact)")
     before = keys[keys <= part.first]
     key = int(before[-1]) if len(before) else 0
@@ -183,13 +183,13 @@ def _copy(part: _Part, _plain: bool) -> None:
             if wanted.is_done and all(sound_end.values()):
                 break
         if not wanted.count:
-            message = f"{part.source.name} gives nothing from its key frame on"
+            message = f"{part.source.name} yields no packets from its key frame on"
             raise RejectedError("unreadable", message, doubtful=True)
 
 
 class _Wanted:
-    """Which packets of the video go along, in the order of the file: those from the key frame to the last frame, those
-    that these refer to, and where such a one is shown later, all up to it: no part has holes.
+    """Which packets of the video are copied, in file order: those from the key frame to the last frame, those that
+    these refer to, and if one of these is shown later, all up to it: no part has gaps.
 
     Args:
         ticks: times of all frames.
@@ -206,11 +206,11 @@ class _Wanted:
 
     @property
     def is_done(self) -> bool:
-        """Whether all are there, or cannot come any more."""
+        """Whether all have come, or none can come any more."""
         return self._missing <= 0 or self._has_passed
 
     def takes(self, packet: Any) -> bool:
-        """Whether this one goes along."""
+        """Whether this packet is copied."""
         self._has_passed |= packet.dts > int(self._ticks[self._last])  # what is decoded later is shown later
         if self.is_done or packet.pts < self._first or (not self.count and packet.pts != self._first):
             return False
@@ -224,7 +224,7 @@ class _Wanted:
 
 
 def _timed(packets: Iterator[Any], video: int) -> Iterator[Any]:
-    """Packets with both times: where frames are reordered some files do not tell when the first ones are decoded."""
+    """Packets with both times: with reordered frames some files lack the decoding times of the first ones."""
     waiting: list[Any] = []
     for packet in packets:
         if packet.stream.index != video:
@@ -250,7 +250,7 @@ def _shift(packet: Any, start: float) -> None:
 
 
 def _packets(container: InputContainer, streams: list[Any]) -> Iterator[Any]:
-    """Packets that hold something, up to the end or to where the file is damaged."""
+    """Packets with content, up to the end or to where the file is damaged."""
     try:
         for packet in container.demux(streams):
             if packet.size:
@@ -264,18 +264,19 @@ def _packet_seconds(packet: Any) -> float | None:
     return None if ticks is None else float(ticks * packet.time_base)
 
 
-# encoded anew
+# re-encoded
 
 
 def _exact(part: _Part, plain: bool) -> None:
-    """The frames of the part and no other, as H.264; its sound, to the sample, as AAC."""
+    """Encode exactly the frames of the part as H.264, and its sound, to the sample, as AAC."""
     for way in WAYS[-1:] if plain else WAYS:
         try:
             _encode(part, way)
         except MismatchError:
             continue
         return
-    raise RejectedError("unreadable", f"{part.source.name} gives other frames than it tells", doubtful=True)
+    message = f"{part.source.name} decodes to other frames than its packets announce"
+    raise RejectedError("unreadable", message, doubtful=True)
 
 
 def _encode(part: _Part, way: Any) -> None:
@@ -331,7 +332,7 @@ def _ticks(part: _Part, position: int, base: Fraction) -> int:
 
 
 def _video_stream(part: _Part, source: VideoStream, frame: VideoFrame, output: OutputContainer) -> Any:
-    """The stream to encode into, with all that tells how the picture is shown."""
+    """The stream to encode into, with everything that affects how the picture is shown."""
     rate = Fraction(part.timeline.fps).limit_denominator(1001)
     made: Any = output.add_stream("libx264", rate=rate, options=dict(QUALITY))
     made.width, made.height = frame.width, frame.height
@@ -353,13 +354,13 @@ def _pixel_format(frame: VideoFrame) -> str:
     name = frame.format.name
     name = name if name in _KEPT_FORMATS else "yuv420p10le" if frame.format.components[0].bits > 8 else "yuv420p"
     is_odd = frame.width % 2 or frame.height % 2
-    if is_odd and "42" in name:  # chroma of half the size has no place for the last row or column
+    if is_odd and "42" in name:  # subsampled chroma has no value for the last row or column
         return "yuv444p10le" if "10" in name else "yuv444p"
     return name
 
 
 def _display_matrix(frame: VideoFrame) -> tuple[int, bool, bool] | None:
-    """How far the picture is turned counter-clockwise when it is shown, and whether it is mirrored; None: as stored."""
+    """Counter-clockwise rotation of the picture when shown, and whether it is mirrored; None: as stored."""
     side_data: Any = frame.side_data
     if Type.DISPLAYMATRIX not in side_data:
         return None
@@ -389,7 +390,7 @@ class _Track:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is any: a track that no decoder here reads is left out."""
+        """Whether it can be decoded: a track that no decoder here supports is left out."""
         return self._first is not None
 
     def add_to(self, output: OutputContainer) -> Any:
@@ -436,7 +437,7 @@ class _Track:
         return [made for frame in frames for made in resampler.resample(frame)]
 
     def _inside(self, frame: AudioFrame, rate: int) -> Iterator[AudioFrame]:
-        """What of a frame lies in the part."""
+        """The samples of a frame that belong to the part."""
         if frame.pts is None or frame.time_base is None:
             return
         place = round((float(frame.pts * frame.time_base) - self._start) * rate)
@@ -468,7 +469,7 @@ def _sounds(container: InputContainer) -> list[Any]:
 
 
 def _seek(container: InputContainer, seconds: float) -> None:
-    """Go to where a packet of this time lies, or before; where that does not work reading starts at the start."""
+    """Seek to a packet of this time, or before; if that fails, reading starts at the beginning."""
     try:
         container.seek(max(0, int((seconds - LEAD_SECONDS) * av.time_base)), backward=True)
     except (av.FFmpegError, OSError):

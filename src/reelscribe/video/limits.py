@@ -1,4 +1,4 @@
-"""What reading a video may cost, and which videos may be read at all. Nothing here opens a file."""
+"""Limits on reading a video, and on which videos may be read. Nothing here opens a file."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ _ABOVE_ZERO = (
 
 @dataclass(frozen=True, slots=True)
 class ReadLimits:
-    """What is refused, from the header where it tells, and what ends a reading that costs too much."""
+    """What is refused, from the header if possible, and what ends a read that costs too much."""
 
     max_source_pixels: int = 8192 * 8192
     """Largest frame of the source, height x width."""
     max_source_seconds: float = 24 * 3600.0
     """Longest video."""
     max_source_frames: int = 10_000_000
-    """Most frames of the source: a day at 100 a second has 8.6 million."""
+    """Most frames of the source: a day at 100 per second has 8.6 million."""
     max_source_bytes: int | None = None
     """Largest file; None: any, but see `remote.MAX_BYTES`."""
     max_read_seconds: float = 300.0
-    """Wall-clock time one try at reading a video may take, in a process that reads."""
+    """Wall-clock time for one try at reading a video, in a reading process."""
     max_read_memory_mib: int = 4096
-    """Private memory (MiB) that a process that reads may take for a video, beyond what it starts with; Linux only."""
+    """Private memory (MiB) for reading a video, beyond what the reading process starts with; Linux only."""
     allow_remote: bool = False
     """Whether videos at addresses are read: `https://`, `s3://`, `gs://`, `hf://`."""
     allow_images: bool = False
     """Whether a still picture is read, as a clip of one frame."""
     video_cache: Path | None = None
-    """Where videos at addresses are kept, whole; None: they are not kept."""
+    """Folder in which whole videos from addresses are cached; None: they are not cached."""
     video_cache_mib: int = 10240
-    """Most MiB that are kept there."""
+    """Most MiB of that cache."""
     media_root: Path | None = None
     """An absolute folder outside of which no file is read, links resolved; None: anywhere."""
 
@@ -55,7 +55,7 @@ class ReadLimits:
 
     @property
     def memory_text(self) -> str:
-        """How messages call the limit on memory."""
+        """The memory limit as messages name it."""
         return f"the limit of {self.max_read_memory_mib:g} MiB of memory (max_read_memory_mib)"
 
 

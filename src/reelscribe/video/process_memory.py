@@ -1,7 +1,8 @@
-"""How much private memory this process has, and a bound on it; neither where the system does not tell (macOS).
+"""How much private memory this process has, and a bound on it; neither is available on macOS.
 
-A bound makes requests for memory fail. Not every decoder says so: some give no picture and call the file damaged; and
-a damaged file may ask for more memory than any machine has. So who meets a damaged file asks whether memory `is_short`.
+A bound makes allocations fail. Not every decoder reports that: some return no picture and call the file damaged; and a
+damaged file may ask for more memory than any machine has. So whoever meets a damaged file checks whether memory
+`is_short`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOM_BYTES = 32 << 20
-"""Memory that must be left, or it may be the lack of it that looks like damage."""
+"""Memory that must be left; with less, what looks like damage may be lack of memory."""
 _STATUS = Path("/proc/self/status")
 
 
 def private_bytes() -> int | None:
-    """Writable memory of this process that no other shares, as `RLIMIT_DATA` counts it; None where it is not told."""
+    """Writable memory of this process that no other shares, as `RLIMIT_DATA` counts it; None if the system does not
+    report it."""
     try:
         lines = _STATUS.read_text("ascii", "replace").splitlines()
     except OSError:
@@ -27,9 +29,9 @@ def private_bytes() -> int | None:
 
 @contextmanager
 def memory_bound(max_bytes: int | None) -> Iterator[None]:
-    """Let this process have so much private memory at most: a larger request fails with ENOMEM, a `MemoryError`.
+    """Bound this process's private memory: an allocation beyond it fails with ENOMEM, a `MemoryError`.
 
-    `RLIMIT_DATA`, not `RLIMIT_AS`: that also counts what is only reserved, such as arenas and stacks of threads.
+    `RLIMIT_DATA`, not `RLIMIT_AS`: that also counts what is only reserved, such as arenas and thread stacks.
     """
     if max_bytes is None:
         yield
@@ -53,12 +55,12 @@ def _finite(limits: tuple[int, int]) -> list[int]:
 
 
 def is_short(more_bytes: int = 0) -> bool:
-    """Whether less than `ROOM_BYTES` and `more_bytes` can still be had."""
+    """Whether less than `ROOM_BYTES` and `more_bytes` can still be allocated."""
     return not has_room(ROOM_BYTES + more_bytes)
 
 
 def has_room(size: int) -> bool:
-    """Whether so many bytes can still be had; they are reserved for a moment, not used."""
+    """Whether so many bytes can still be allocated; they are reserved for a moment, not used."""
     if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
         return True
     try:
@@ -69,7 +71,7 @@ def has_room(size: int) -> bool:
 
 
 def check_memory(cause: Exception, more_bytes: int = 0) -> None:
-    """Tell the lack of memory from damage.
+    """Distinguish lack of memory from damage.
 
     Raises:
         MemoryError: memory is short, so this is why a decoder failed.
@@ -79,7 +81,7 @@ def check_memory(cause: Exception, more_bytes: int = 0) -> None:
 
 
 def leave_no_core() -> None:
-    """A process that crashes writes no image of its memory."""
+    """Disable core dumps of this process."""
     import resource
 
     with suppress(ValueError, OSError):

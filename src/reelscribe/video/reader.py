@@ -1,7 +1,7 @@
-"""One file to one clip: the frames a policy wants, upright, at the size the model will see, with the file's times.
+"""Read one file to one clip: the frames of a policy, upright, at the size the model will see, with the file's times.
 
 A video that cannot be read is a `Failure`, never an exception. What may be read, and what it may cost, is in `limits`;
-time and memory are bounded from outside, by the process that reads (`pool`).
+time and memory are bounded from outside, by the pool of reading processes.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ from .rejection import RejectedError, reason
 __all__ = ["DEFAULT_LIMITS", "WHOLE", "ReadLimits", "attempt", "read_clip"]
 
 MIN_SHARE = 0.5
-"""Least share of a video's frames, and of its announced length, that must be there."""
+"""Least share of a video's frames, and of its announced length, that must be present."""
 WHOLE = TimeWindow()
 LENGTH_EACH = frozenset({"mov", "avi", "mxf"})
-"""Containers, by FFmpeg's name up to the first comma, that give each stream its length."""
+"""Containers, by FFmpeg's name up to the first comma, that store a length per stream."""
 ENDS = frozenset({"nut", "asf", "wtv"})
-"""Containers for which FFmpeg calls the end of the last stream, counted from zero, the length of all."""
+"""Containers for which FFmpeg reports the end of the last stream, counted from zero, as the length of all."""
 INSTANT = Fraction(1, 100)
 
 Allocate = Callable[..., NDArray[Any]]
@@ -79,7 +79,7 @@ def read_clip(
     limits: ReadLimits = DEFAULT_LIMITS,
     root: Path | StoredPath | None = None,
 ) -> Clip | Failure:
-    """Decode the frames of one video that a policy wants.
+    """Decode the frames of one video that a policy selects.
 
     Args:
         video: a local path, a `file://` or, if allowed, `https://`, `s3://`, `gs://` or `hf://` URL, bytes, or
@@ -90,9 +90,9 @@ def read_clip(
         root: folder that relative paths are relative to; None: the working directory.
 
     Returns:
-        The clip, padded to the policy's temporal patch; or why there is none (`not_found`, `unreadable`,
+        The clip, padded to the policy's temporal patch; or the failure (`not_found`, `unreadable`,
         `no_video_stream`, `no_frames`, `not_allowed`, `too_large`, `too_long`, `timeout` of a fetch, `out_of_memory`,
-        `bad_sample`). A damaged file gives the frames that can be decoded, unless less than half of it is there.
+        `bad_sample`). A damaged file gives the frames that can be decoded, unless less than half of it is present.
     """
     try_once = partial(attempt, video, policy, window=window, limits=limits, root=root)
     began, attempts = time.monotonic(), 1
@@ -136,13 +136,13 @@ def attempt(
 def tried(
     work: Callable[[], T], *, limits: ReadLimits, failed: Callable[[Exception], Failure | Doubt]
 ) -> T | Failure | Doubt:
-    """What some work on a file gives, or why it gives nothing: where memory is short, that is why.
+    """The result of some work on a file, or why it failed: if memory is short, that is the reason.
 
     Args:
         work: what is to be done.
         limits: which limit on memory holds.
-        failed: makes a failure of an exception that no format has a name for: damaged files reach every corner of the
-            libraries, and each has its own.
+        failed: makes a failure of an unforeseen exception: damaged files reach every corner of the libraries, and each
+            raises its own.
 
     Raises:
         SettingsError: the settings are wrong, whatever the file is.
@@ -197,7 +197,7 @@ def _out_of_memory(limits: ReadLimits) -> Doubt:
 
 
 def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[PacketTimes, Timeline | None]:
-    """What the header and the packets tell; nothing is decoded."""
+    """What the header and the packets contain; nothing is decoded."""
     source = video.source
     container, stream, max_kept_bytes = video.to_scan()
     _check_header(source, container, stream)
@@ -221,7 +221,7 @@ def scan(video: OpenedVideo, window: TimeWindow, limits: ReadLimits) -> tuple[Pa
 
 
 def _decode(read: _ClipReader, times: PacketTimes, timeline: Timeline | None) -> Clip:
-    """The clip by the cheapest way that the file bears; without a timeline by decoding everything."""
+    """The clip by the cheapest way that works for the file; without a timeline by decoding everything."""
     try:
         clip = _by_timeline(read, timeline) if timeline is not None else None
         return _by_decoding(read, times) if clip is None else clip
@@ -247,7 +247,7 @@ def _by_decoding(read: _ClipReader, times: PacketTimes) -> Clip:
     with source.open(times_only=True) as (container, stream):
         announced = _announced_end(container, stream, begin=float(timeline.seconds[0]), times=times)
         if announced is not None:
-            announced = announced._replace(is_own=False)  # frames that do not come out may have been its last ones
+            announced = announced._replace(is_own=False)  # frames that are lost may have been its last ones
         timeline = _until_announced(source, container, stream, timeline, announced, read.window)
     source.check_seconds(timeline.duration_seconds)
     return read.clip(timeline)
@@ -262,7 +262,7 @@ def _check_header(source: VideoSource, container: InputContainer, stream: VideoS
 
 
 class _AnnouncedEnd(NamedTuple):
-    """When a video stream ends by the file's header."""
+    """The end of a video stream according to the file's header."""
 
     seconds: float
     """On the file's clock."""
@@ -273,9 +273,9 @@ class _AnnouncedEnd(NamedTuple):
 def _announced_end(
     container: InputContainer, stream: VideoStream, *, begin: float = 0.0, times: PacketTimes | None = None
 ) -> _AnnouncedEnd | None:
-    """When the video stream ends by the file's header, if it begins at a time. A container's own length counts only
-    for its sole stream, though FFmpeg gives it to all that have none; nothing counts where it is a guess from a clock
-    that may jump, or, in raw streams, from a rate of bits."""
+    """The end of the video stream according to the file's header, if its start is known. A container's own length
+    counts only for its sole stream, though FFmpeg copies it to all that have none; a guess from a clock that may jump,
+    or, in raw streams, from a bit rate does not count."""
     if may_jump(container) or Flags.no_timestamps in Flags(container.format.flags):
         return None
     whole = container.duration / av.time_base if container.duration else None
@@ -307,8 +307,8 @@ def _lets_stay(container: InputContainer, stream: VideoStream, times: PacketTime
 
 
 def _is_containers(length: Fraction, container: InputContainer, *, begin: float) -> bool:
-    """Whether the length of a stream that begins at a time may be only that of its container, which FFmpeg gives to
-    streams without one. Where each has one, it is none that would end after everything."""
+    """Whether the length of a stream with a known start may be only that of its container, which FFmpeg copies to
+    streams without one. If each has one, a length that would end after everything does not count."""
     if len(container.streams) == 1 or container.duration is None:
         return False
     first = (container.start_time or 0) / av.time_base
@@ -338,7 +338,7 @@ def _until_announced(
     """The timeline up to the end that the file announces, where its last picture stays until then.
 
     Raises:
-        RejectedError: the file was cut before half of what is looked at.
+        RejectedError: the file was cut before half of the window.
     """
     if announced is None:
         return timeline
@@ -353,7 +353,7 @@ def _until_announced(
 
 
 def _check_enough(source: VideoSource, timeline: Timeline, end_seconds: float, window: TimeWindow) -> None:
-    """Refuse a file that was cut before half of what is wanted of it."""
+    """Refuse a file that was cut before half of the window."""
     begin = float(timeline.seconds[0])
     start = max(begin, window.start_seconds if window.start_seconds is not None else begin)
     end = min(end_seconds, window.end_seconds if window.end_seconds is not None else math.inf)
@@ -361,7 +361,7 @@ def _check_enough(source: VideoSource, timeline: Timeline, end_seconds: float, w
     if end > start and there < MIN_SHARE * (end - start):
         raise RejectedError(
             "unreadable",
-            f"{source.name} is cut short: {max(there, 0):.1f} of {end - start:.1f} seconds are there",
+            f"{source.name} is cut short: only {max(there, 0):.1f} of {end - start:.1f} seconds can be read",
         )
 
 
@@ -390,8 +390,8 @@ class _ClipReader:
         """The clip of the frames chosen on this timeline.
 
         Raises:
-            RejectedError: where the window is empty or a frame too large.
-            MismatchError: where a chosen frame does not come out of the decoder, or frames come in another order.
+            RejectedError: the window is empty or a frame too large.
+            MismatchError: a chosen frame does not come out of the decoder, or frames come in another order.
         """
         shown = shown_frames(
             self.policy, timeline.seconds, fps=timeline.fps, window=self.window, end_seconds=timeline.end_seconds
@@ -411,7 +411,7 @@ class _ClipReader:
         )
 
     def _cheapest(self, timeline: Timeline, shown: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The frames to decode for these moments: within the tolerance, and still inside the window."""
+        """The frames to decode for these moments: within the tolerance, and inside the window."""
         tolerance = self.policy.time_tolerance_seconds
         if not tolerance:
             return shown
@@ -454,14 +454,14 @@ class _ClipReader:
         return frames_at(container, stream, timeline, chosen, way=way, following=following), stream
 
     def _kept(self) -> list[Packet[VideoStream]] | None:
-        """The packets that were kept, once: then they are let go."""
+        """The packets that were kept, once: then they are released."""
         kept, self.times.packets = self.times.packets, None
         return kept
 
     def _written(
         self, decoding: Iterator[VideoFrame], shown: NDArray[np.int64], *, source_size: Size, look: Look
     ) -> tuple[NDArray[np.uint8], Counter[Size]]:
-        """The pixels of frames, those that are repeated copied, and how many of each size there are."""
+        """The pixels of frames, with repeated ones copied, and the number of frames of each size."""
         height, width = shown_size(self.policy, shown, *source_size)
         converter = RgbConverter(height=height, width=width, source_size=source_size, look=look)
         pixels = self.allocate((len(shown), height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""A video that gives no clip, and how that is told."""
+"""The exception for a video that gives no clip."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class RejectedError(Exception):
 
     Args:
         kind: a key of `FAILURE_KINDS`.
-        message: one sentence for a person; what cannot be printed is escaped.
-        doubtful: whether it came up while decoding, so that another try may do better.
+        message: one sentence for the user; unprintable characters are escaped.
+        doubtful: whether it occurred while decoding, so that another try may succeed.
     """
 
     def __init__(self, kind: str, message: str, *, doubtful: bool = False) -> None:
@@ -27,6 +27,6 @@ class RejectedError(Exception):
 
 
 def reason(exc: BaseException) -> str:
-    """What an exception says, in a few words."""
+    """An exception's message, in a few words."""
     text = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
     return " ".join(str(text).split())[:120]

@@ -1,6 +1,6 @@
-"""Batches that are formed and prepared in a thread of its own while those before them run.
+"""Form and prepare batches in a separate thread while earlier ones run.
 
-Knows who waits for whom; what an item is and what is made of it is told by functions.
+Knows who waits for whom; what an item is and how it is prepared is defined by functions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Prepared = TypeVar("Prepared")
 
 
 class Batch(Generic[Item, Prepared]):
-    """Items that run together, and what was made of them ahead.
+    """Items that run together, and their prepared inputs.
 
     Args:
         items: what runs.
-        prepare: makes of the items what runs; its exception belongs to them.
-        later: tells which items are known to run in other batches.
-        alone: keeps everybody else from running and preparing.
+        prepare: makes the inputs of the items; its exception belongs to them.
+        later: returns the items that are known to run in other batches.
+        alone: keeps everyone else from running and preparing.
     """
 
     def __init__(
@@ -38,30 +38,30 @@ class Batch(Generic[Item, Prepared]):
         alone: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.items = items
-        """What runs."""
+        """The items."""
         self.later = later
         """What is known to run later, or elsewhere, by now."""
         self.alone = alone
-        """A context in which nothing runs or is prepared elsewhere, and nothing that was prepared elsewhere is held."""
+        """A context in which nothing else runs, is prepared, or is held prepared."""
         self.has_neighbours = alone is not nullcontext
-        """Whether others may run, or be prepared and held, beside this one."""
+        """Whether others may run, or be prepared and held, at the same time."""
         self._prepare = prepare
         self._prepared: Prepared | None = None
         self._error: Exception | None = None
 
     def prepare(self) -> None:
-        """Do it now; what it raises is raised by `prepared`."""
+        """Prepare now; an exception is raised by `prepared`."""
         try:
             self._prepared = self._prepare(self.items)
-        except Exception as exc:  # told to whoever runs the batch
+        except Exception as exc:  # raised in the owner of the batch
             self._error = exc
 
     def release(self) -> None:
-        """Let go of what was prepared; `prepared` makes it again."""
+        """Release the prepared inputs; `prepared` makes them again."""
         self._prepared = self._error = None
 
     def prepared(self) -> Prepared:
-        """What was made of the items, made now if it was not made ahead; it is handed over, not kept.
+        """The inputs of the items, made now if not made ahead; they are handed over, not kept.
 
         Raises:
             Exception: what preparing raised.
@@ -73,11 +73,11 @@ class Batch(Generic[Item, Prepared]):
         return self._prepare(self.items) if made is None else made
 
     def of(self, items: Sequence[Item]) -> Batch[Item, Prepared]:
-        """The same batch with other items; nothing of them is prepared."""
+        """The same batch with other, unprepared items."""
         return Batch(items, self._prepare, later=self.later, alone=self.alone)
 
     def parts(self, size: int) -> Iterator[Batch[Item, Prepared]]:
-        """Batches of `size` items, to be run one after the other inside `alone`; nothing of them is prepared."""
+        """Unprepared batches of `size` items, to be run one after the other inside `alone`."""
         later = self.later()
         for start in range(0, len(self.items), size):
             rest = [*self.items[start + size :], *later]
@@ -87,19 +87,19 @@ class Batch(Generic[Item, Prepared]):
 class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
     """An iterator over batches; the next one is formed and prepared while its owners are busy with theirs.
 
-    One thread pulls, another forms and prepares; one formed batch waits at most. While all owners are busy the next
-    batch goes on filling. Owners iterate, each in a thread of its own where there are several, and are at their batch
-    until they ask for the next. An exception of `stream` is raised in each, before any further batch.
+    One thread pulls, another forms and prepares; at most one formed batch waits. While all owners are busy the next
+    batch keeps filling. Owners iterate, each in its own thread if there are several, and work on their batch until they
+    ask for the next. An exception of `stream` is raised in each, before any further batch.
 
     Args:
-        stream: where the items come from; advanced, and in the end closed, in a thread of its own.
-        item_of: makes an item of what is pulled; its exception is raised here.
+        stream: source of the items; advanced, and finally closed, in its own thread.
+        item_of: makes an item from what is pulled; its exception is raised here.
         waiting: chooses what makes a batch.
-        prepare: makes of the items of a batch what runs; its exception is raised by the batch.
-        ahead: whether batches are prepared in the other thread; else by their owner, when they run.
+        prepare: makes the inputs of a batch; its exception is raised by the batch.
+        ahead: whether batches are prepared in the other thread; otherwise by their owner, when they run.
         owners: how many iterate.
-        begin: called first in the thread that prepares.
-        now: seconds on the clock that `waiting` goes by.
+        begin: called first in the preparing thread.
+        now: seconds on the clock that `waiting` uses.
     """
 
     def __init__(
@@ -153,12 +153,12 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
             return batch
 
     def _owner(self) -> int:
-        """Who asks: a single owner may change threads."""
+        """The calling owner: a single owner may change threads."""
         return threading.get_ident() if self._owners > 1 else 0
 
     @property
     def closing(self) -> bool:
-        """Whether nobody wants what runs any more."""
+        """Whether the running batches are no longer needed."""
         return self._closing
 
     def _can_answer(self) -> bool:
@@ -168,7 +168,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
 
     @property
     def is_last(self) -> bool:
-        """Whether nothing runs beside the batch of the owner who asks, and nothing will come after it."""
+        """Whether only the calling owner's batch is running, and nothing will come after it."""
         with self._changed:
             return self._over and self._next is None and not self._others()
 
@@ -178,8 +178,8 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """In an owner: while the body runs no other is at a batch, nothing is prepared, and what was prepared ahead has
-        been let go."""
+        """In an owner: while the body runs no other batch runs, nothing is prepared, and inputs prepared ahead are
+        released."""
         owner = self._owner()
         with self._changed:
             batch = self._running.pop(owner, None)  # others who want to be alone need not wait for this one
@@ -200,13 +200,13 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
                 self._changed.notify_all()
 
     def _later(self) -> list[Item]:
-        """Items of other batches than that of the owner who asks, as far as they are known."""
+        """Known items of batches other than the calling owner's."""
         with self._changed:
             batches = [*self._others(), *([self._next] if self._next is not None else [])]
             return [*(item for batch in batches for item in batch.items), *self._waiting.items]
 
     def close(self) -> None:
-        """Take no more and prepare no more; both threads end when what they are at is done."""
+        """Stop taking and preparing; both threads end after their current step."""
         with self._changed:
             self._closing = True
             self._next = None
@@ -226,7 +226,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
             pass
 
     def _prepare_next(self) -> bool:
-        """Form a batch, prepare it and put it where it is taken; False when there are no more."""
+        """Form a batch, prepare it and offer it; False when there are no more."""
         batch = self._form()
         if batch is None:
             return False
@@ -253,7 +253,7 @@ class PreparedBatches(Background, Generic[Pulled, Item, Prepared]):
         return None
 
     def _collect(self) -> None:
-        """Take what is ready, as far as it may wait."""
+        """Take what is ready, as far as there is room."""
         while self._waiting.has_room and (pulled := self._puller.take()) is not None:
             self._waiting.add(self._item_of(pulled), self._now())
 

@@ -1,6 +1,6 @@
-"""How much of a device a batch may take, and how running out of it looks.
+"""How much of a device's memory a batch may use, and how to recognise running out of it.
 
-Knows torch's devices; the counting of batches is in `batching`.
+Knows torch's devices; batches are counted in `waiting`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ CACHE_SHARE = 0.4
 """Share of the free memory that the key-value cache may grow to; the rest is for activations and pixels."""
 SMALLEST_BUDGET = 2048
 UNKNOWN_MEMORY = 4 * 2**30
-"""Bytes assumed free where the system does not say."""
+"""Bytes assumed free if the system does not report it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceLimits:
-    """Batch limits beyond which a kind of device gains nothing."""
+    """Batch limits beyond which a type of device gains nothing."""
 
     max_tokens: int
     """Tokens of the key-value cache."""
@@ -30,8 +30,9 @@ class DeviceLimits:
     """Videos."""
     max_prompt_tokens: int | None = None
     """Tokens of all prompts. A CPU computes one long prompt as fast as several, and those in one batch are padded to
-    the longest and attend through a mask: clips of 2,000 to 5,000 tokens one at a time go twice as fast as by four,
-    clips of 600 tokens fastest by three or four, and short ones by as many as there are (two cores)."""
+    the longest and attend through a mask: clips of 2,000 to 5,000 tokens are twice as fast one at a time as in batches
+    of four, clips of 600 tokens are fastest in batches of three or four, and short ones in batches as large as possible
+    (two cores)."""
 
 
 DEVICE_LIMITS = {
@@ -45,7 +46,7 @@ DEVICE_LIMITS = {
 def token_budget(
     model: Any, *, max_tokens: int | None, max_size: int | None, tokens_per_text: int, side_by_side: int = 1
 ) -> TokenBudget:
-    """The budget of each of the batches that run side by side: what the user set, else what the free memory holds."""
+    """The budget of each of the batches that run side by side: the user's, else what fits in free memory."""
     device: torch.device = model.device
     limits = DEVICE_LIMITS.get(device.type, DEVICE_LIMITS["cuda"])
     room = int(CACHE_SHARE * free_bytes(device) / side_by_side) // cache_bytes_per_token(
@@ -60,7 +61,7 @@ def token_budget(
 
 
 def cache_bytes_per_token(config: Any, *, itemsize: int) -> int:
-    """Bytes that keys and values of one token take over all layers.
+    """Bytes of the keys and values of one token in all layers.
 
     Args:
         config: the model's config.
@@ -73,7 +74,7 @@ def cache_bytes_per_token(config: Any, *, itemsize: int) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that nothing uses yet, in bytes."""
+    """Free memory of `device`, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type == "mps":
@@ -85,7 +86,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def is_out_of_memory(exc: BaseException) -> bool:
-    """Whether an exception of torch says that the device's memory is full."""
+    """Whether an exception of torch means that the device is out of memory."""
     if isinstance(exc, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(exc)[:2000].lower() if isinstance(exc, RuntimeError) else ""

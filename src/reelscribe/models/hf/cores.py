@@ -1,8 +1,8 @@
-"""The processor's cores between batches, and what goes on beside them.
+"""Dividing the CPU's cores between batches and the other threads.
 
-On a CPU two batches side by side, each on half of the cores, go faster than one after the other on all of them: threads
-that share one computation wait for the slowest of them at each of its steps, and most where a process that reads clips
-takes a core from one.
+On a CPU two batches side by side, each on half of the cores, are faster than one after the other on all of them (0024):
+threads that share one computation wait for the slowest of them at each step, most of all when a reading process takes a
+core from one.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import torch
 from ...video.processes.clip_stream import usable_processors
 
 LANES = 2
-"""Batches that a CPU runs side by side, where it may."""
+"""Batches that a CPU runs side by side, if possible."""
 
 
 def lanes_for(model: Any) -> int:
-    """Batches that may run side by side on `model`, each in a thread of its own.
+    """Batches that may run side by side on `model`, each in its own thread.
 
-    One on an accelerator, which has its own way to be busy; for code that is not transformers' own, since it may keep
-    state between two calls; and for position embeddings that change with the longest prompt seen.
+    One on an accelerator, which is kept busy in other ways; for code that is not transformers' own, since it may keep
+    state between calls; and for position embeddings that change with the longest prompt seen.
     """
     if model.device.type != "cpu" or not type(model).__module__.startswith("transformers."):
         return 1
@@ -41,11 +41,11 @@ _setting = threading.Lock()
 
 
 def compute_on(cores: int, *, others: int) -> None:
-    """Let torch compute on so many cores in this thread.
+    """Make torch compute on so many cores in this thread.
 
     Args:
         cores: how many.
-        others: how many threads have that begin later; torch would give them the number that was set last.
+        others: how many threads that start later get; torch would give them the number that was set last.
     """
     if cores == torch.get_num_threads():
         return
@@ -68,11 +68,11 @@ class SharedCores:
         self._lanes = lanes
 
     def take(self, lane: int, *, alone: bool) -> None:
-        """In the thread of a lane, before a batch: compute on its part of the cores, or on all where no other lane will
+        """In the thread of a lane, before a batch: compute on its share of the cores, or on all if no other lane will
         need them."""
         part = self._most // self._lanes + (lane < self._most % self._lanes)
         compute_on(self._most if alone else max(1, part), others=self._most)
 
     def keep_to_one(self) -> None:
-        """In a thread beside the lanes: compute on one core."""
+        """In a thread next to the lanes: compute on one core."""
         compute_on(1, others=self._most)

@@ -1,4 +1,4 @@
-"""Writing texts token by token from prompts that a model has already read.
+"""Generate texts token by token from prompts that a model has already read.
 
 Knows tokens, settings and when a text ends; does not know how a model computes scores (`Continuation`).
 """
@@ -19,27 +19,27 @@ from ..written import LONGEST_MARK, TextOf, Thought, candidate_of, find_stop
 from .logits import Knobs, draw, filter_scores, penalise_presence, penalise_repeats, uniforms_of
 
 STEPS_BETWEEN_CHECKS = {"cpu": 1}
-"""Device type to decoding steps between looks at which texts have ended."""
+"""Device type to decoding steps between checks for finished texts."""
 STEPS_BETWEEN_CHECKS_ELSEWHERE = 8
-"""On an accelerator a look waits for the device, so several steps share one."""
+"""On an accelerator a check waits for the device, so several steps share one."""
 FULL_ENOUGH = 0.75
-"""Ended texts leave the batch once no more than this share of it is still being written."""
+"""Finished texts leave the batch once no more than this share of it is still being generated."""
 
 NEVER = torch.iinfo(torch.long).max // 2
 """A step that no text reaches."""
 
 
 class Continuation(Protocol):
-    """A batch of prompts a model has read, and what it needs to go on."""
+    """A batch of prompts a model has read, and what it needs to continue."""
 
     logits: Tensor
     """Scores of each row's next token, `[R, V]`."""
 
     def advance(self, tokens: Tensor) -> None:
-        """Append `tokens` int64 `[R]`, one a row, and compute the next scores."""
+        """Append `tokens` int64 `[R]`, one per row, and compute the next scores."""
 
     def select(self, index: Tensor) -> None:
-        """Make the rows `index` int64 `[K]` the batch, in that order; a row may be taken several times or dropped."""
+        """Make the rows `index` int64 `[K]` the batch, in that order; a row may be repeated or dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Row:
     prompt: int
     """Row of the prompt in the batch that was read."""
     sampling: Sampling
-    """How its tokens are chosen and where it ends."""
+    """How its tokens are sampled and where it ends."""
     seed: int
     """Seed of its request."""
     candidate: int
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def most_tokens(self) -> int:
-        """Tokens that it can take, reasoning included."""
+        """Its maximum length in tokens, reasoning included."""
         return self.sampling.max_tokens + (0 if self.thought is None else self.thought.most_tokens)
 
 
@@ -72,11 +72,11 @@ def write(
     eos_ids: Collection[int],
     text_of: TextOf,
 ) -> list[Candidate]:
-    """Write every row's text; call it under `torch.inference_mode()`.
+    """Generate every row's text; call it under `torch.inference_mode()`.
 
     The end token counts as a generated token. Log-probabilities are those of the model's own distribution, before
-    temperature, penalties and filters. Where reasoning has spent its budget, its closing mark is written in place of
-    what the model would write.
+    temperature, penalties and filters. When reasoning has used up its budget, its closing mark replaces the model's own
+    tokens.
 
     Args:
         model: the prompts, read; it is used up.
@@ -87,7 +87,7 @@ def write(
         text_of: turns a row's tokens into text, special tokens skipped.
 
     Returns:
-        One candidate a row, in order.
+        One candidate per row, in order.
     """
     draft = _Draft(rows, device=model.logits.device, eos_ids=eos_ids, text_of=text_of)
     prompts = torch.tensor([row.prompt for row in rows], device=model.logits.device)
@@ -110,14 +110,14 @@ def write(
 
 
 def _tokens_in(ids: Tensor, mask: Tensor, vocabulary: int) -> Tensor:
-    """Which tokens stand in each prompt, bool `[B, V]`; padding and ids past the vocabulary are left out."""
+    """Which tokens occur in each prompt, bool `[B, V]`; padding and ids past the vocabulary are left out."""
     spare = torch.where(mask.bool() & (ids < vocabulary), ids, vocabulary)
     present = torch.zeros(len(ids), vocabulary + 1, dtype=torch.bool, device=ids.device)
     return present.scatter_(1, spare, True)[:, :vocabulary]
 
 
 class _Chooser:
-    """Chooses the next token of every row; holds what that depends on besides the scores."""
+    """Chooses the next token of every row; holds the state for that besides the scores."""
 
     def __init__(self, rows: Sequence[Row], in_prompt: Tensor) -> None:
         settings = [row.sampling for row in rows]
@@ -132,7 +132,7 @@ class _Chooser:
 
     def choose(self, logits: Tensor, step: int, *, forced: Tensor | None) -> tuple[Tensor, Tensor]:
         """Tokens int64 `[R]` and their log-probabilities `[R]` under the raw distribution; `forced` int64 `[R]` are
-        tokens that are taken in any case, -1 where the choice is free."""
+        tokens that are imposed, -1 where the choice is free."""
         raw = logits.float()
         tokens = self._pick(self._penalise(raw), step)
         if forced is not None:
@@ -155,7 +155,7 @@ class _Chooser:
         return torch.where(self._knobs.greedy[:, 0], likeliest, drawn)
 
     def select(self, index: Tensor) -> None:
-        """Go on with the rows `index` alone."""
+        """Continue with only the rows `index`."""
         self._knobs = self._knobs.select(index)
         self._uniforms = self._uniforms.index_select(0, index)
         self._in_prompt = self._in_prompt.index_select(0, index)
@@ -171,7 +171,7 @@ class _Draft:
         self._text_of = text_of
         self._check_every = STEPS_BETWEEN_CHECKS.get(device.type, STEPS_BETWEEN_CHECKS_ELSEWHERE)
         self.longest = max(row.most_tokens for row in rows)
-        """Steps the longest text may take."""
+        """Most steps that any text may take."""
         self._tokens = torch.zeros(len(rows), self.longest, dtype=torch.long, device=device)
         self._logprobs = torch.zeros(len(rows), self.longest, device=device)
         self._limits = torch.tensor([row.sampling.max_tokens for row in rows], device=device)
@@ -192,15 +192,15 @@ class _Draft:
         self._ended |= torch.isin(tokens, self._eos_tokens) | self._is_full(step)
 
     def forced(self, step: int) -> Tensor | None:
-        """Tokens that must be written next, -1 where any may; None: nowhere."""
+        """Tokens that must be written next, -1 where any may; None: none."""
         return None if self._thoughts is None else self._thoughts.forced(step, self._alive)
 
     def _is_full(self, step: int) -> Tensor:
-        """Whether each answer in the batch has all the tokens it may have."""
+        """Whether each answer in the batch has reached its token limit."""
         return self._answer_from[self._alive] + self._limits[self._alive] <= step + 1
 
     def going(self, step: int) -> Tensor | None:
-        """Positions in the batch of the texts still being written, or None between two checks."""
+        """Positions in the batch of the texts still being generated, or None between two checks."""
         looks = self._thoughts is not None and self._thoughts.must_look
         if (step + 1) % self._check_every and step + 1 < self.longest and not looks:
             return None
@@ -218,7 +218,7 @@ class _Draft:
         return torch.nonzero(~self._ended)[:, 0]
 
     def select(self, index: Tensor) -> None:
-        """Go on with the rows `index` alone; what the others hold is kept."""
+        """Continue with only the rows `index`; what the others hold is kept."""
         self._alive = self._alive.index_select(0, index)
         self._ended = self._ended.index_select(0, index)
 
@@ -251,7 +251,7 @@ class _Thoughts:
 
         self._opened_at = column([0 if one is not None and one.opened else NEVER for one in thoughts])
         self.answer_from = column([0 if one is None else NEVER for one in thoughts])
-        """Step at which each answer begins, int64 `[R]`; `NEVER` where it has not."""
+        """Step at which each answer starts, int64 `[R]`; `NEVER` if it has not."""
         self._budget = column([NEVER if one is None else one.budget for one in thoughts])
         self._close = column([-1 if one is None or one.close_id is None else one.close_id for one in thoughts])
         self._endings = torch.full((len(rows), longest), -1, dtype=torch.long, device=device)
@@ -263,17 +263,17 @@ class _Thoughts:
         self._sought = {
             row: 0 for row, one in enumerate(thoughts) if one is not None and one.opened and one.close_id is None
         }
-        """Row to where its reasoning begins, of those whose closing mark is looked for in the text."""
+        """Row to where its reasoning starts, for rows whose closing mark is searched for in the text."""
         self._reasoning = {row for row, one in enumerate(thoughts) if one is not None}
-        """Rows that may reason, as far as is known here."""
+        """Rows that may reason, as far as known."""
 
     @property
     def must_look(self) -> bool:
-        """Whether the texts must be looked at after each step."""
+        """Whether the texts must be examined after each step."""
         return bool(self._undecided or self._sought)
 
     def forced(self, step: int, alive: Tensor) -> Tensor | None:
-        """Tokens of the endings of spent budgets, int64 `[R]`, -1 where none is written; None: nobody reasons."""
+        """Closing tokens for exhausted budgets, int64 `[R]`, -1 where none is written; None: no row reasons."""
         if not self._reasoning:
             return None
         place = self._spent(step, alive)
@@ -281,7 +281,7 @@ class _Thoughts:
         return torch.where((place >= 0) & (place < self._ending_lengths[alive]), tokens, -1)
 
     def note(self, step: int, alive: Tensor, tokens: Tensor) -> None:
-        """Take note of reasoning that these tokens end."""
+        """Record reasoning that these tokens end."""
         if not self._reasoning:
             return
         place = self._spent(step, alive)
@@ -290,16 +290,16 @@ class _Thoughts:
         self.answer_from[alive] = torch.where(closed, step + 1, self.answer_from[alive])
 
     def _spent(self, step: int, alive: Tensor) -> Tensor:
-        """Steps since each budget was spent; below 0 where it is not, or there is no reasoning."""
+        """Steps since each budget was exhausted; below 0 if it is not, or without reasoning."""
         opened_at, inside = self._opened_at[alive], self.answer_from[alive] == NEVER
         return torch.where(inside & (opened_at <= step), step - opened_at - self._budget[alive], -1)
 
     def look(self, step: int, alive: Sequence[int], written: Tensor) -> None:
-        """Find out what the texts show: whether they begin with reasoning, and whether it is closed.
+        """Update from the texts whether they start with reasoning, and whether it is closed.
 
         Args:
             step: the last one.
-            alive: rows that are still being written.
+            alive: rows that are still being generated.
             written: tokens of all rows, int64 `[N, S]`.
         """
         self._undecided.intersection_update(alive)

@@ -1,6 +1,6 @@
-"""Breaking off a model that runs in another thread: between two of its layers.
+"""Interrupt a model that runs in another thread, between two of its layers.
 
-A thread cannot be interrupted from outside without breaking whatever it is at; a model asks by itself.
+A thread cannot be interrupted from outside without breaking whatever it is doing; so the model checks by itself.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ _ASKS = "_asks_whether_to_stop"
 
 
 class Stopped(BaseException):
-    """Raised in a thread whose work is no longer wanted."""
+    """Raised in a thread whose work is no longer needed."""
 
 
 def let_stop(model: nn.Module) -> None:
-    """Let each layer of a model ask, before it computes, whether its thread is to stop; once is enough."""
+    """Make each layer of a model check, before it computes, whether its thread should stop; calling it once is
+    enough."""
     for layers in model.modules():
         if isinstance(layers, nn.ModuleList) and not hasattr(layers, _ASKS):
             setattr(layers, _ASKS, True)

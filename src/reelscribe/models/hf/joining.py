@@ -1,7 +1,7 @@
-"""What a processor makes of a batch: what it makes of each request alone, put together.
+"""Build a batch's inputs by joining what the processor makes of each request alone.
 
-Knows tensors and their names; runs no model. A batch is joined this way for families whose processor, given several at
-once, makes the same of them (`found_alike`): then clips of different sizes and lengths share a batch.
+Knows tensors and their names; runs no model. A batch is joined this way for families whose processor makes the same of
+several requests in one call (`found_alike`): then clips of different sizes and lengths share a batch.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from torch import Tensor
 Frames = NDArray[np.uint8]
 
 IDS = "input_ids"
-"""What processors call the tokens of the prompts, `[B, P]`."""
+"""Processors' names for the tokens of the prompts, `[B, P]`."""
 PIXELS = "pixel_values"
-"""How the names of the pixels begin, and of what lies beside them."""
+"""Prefixes of the names of pixels and their companions."""
 
 
 class JoinedInputs(dict[str, Any]):
-    """The inputs of a batch by name, and how many rows of each belong to whom.
+    """The inputs of a batch by name, and how many rows of each belong to which request.
 
-    Pixels stand there once for each distinct clip, everything else once for each request.
+    Pixels are included once per distinct clip, everything else once per request.
     """
 
     rows: Mapping[str, Sequence[int]]
-    """Rows of each tensor that is not a sequence of tokens: of each distinct clip, or of each request."""
+    """Rows of each tensor that is not a sequence of tokens: per distinct clip, or per request."""
 
     def __init__(self, values: Mapping[str, Any], rows: Mapping[str, Sequence[int]]) -> None:
         super().__init__(values)
@@ -38,15 +38,15 @@ class JoinedInputs(dict[str, Any]):
 
 
 def joined(parts: Sequence[Mapping[str, Any]], *, first: Sequence[int] | None = None, pad_id: int = 0) -> JoinedInputs:
-    """The inputs of single requests as those of a batch, padded on the left.
+    """Join the inputs of single requests into those of a batch, padded on the left.
 
     Args:
         parts: what the processor made of each request alone.
         first: the requests whose pixels are taken, the first of each distinct clip; None: all.
-        pad_id: the token that stands in the padding.
+        pad_id: the padding token.
 
     Raises:
-        ValueError: where their tensors do not go together.
+        ValueError: their tensors cannot be joined.
     """
     values: dict[str, Any] = {}
     rows: dict[str, list[int]] = {}
@@ -64,7 +64,7 @@ def joined(parts: Sequence[Mapping[str, Any]], *, first: Sequence[int] | None = 
 
 
 def is_sequence(inputs: Mapping[str, Any], name: str) -> bool:
-    """Whether a tensor has one value for each token of the prompt."""
+    """Whether a tensor has one value per token of the prompt."""
     value: Tensor = inputs[name]
     return value.shape == inputs[IDS].shape and not value.is_floating_point()
 
@@ -76,28 +76,28 @@ def _padded(each: Sequence[Tensor], filler: int) -> Tensor:
 
 def _stacked(name: str, each: Sequence[Tensor]) -> Tensor:
     if len({one.shape[1:] for one in each}) > 1:
-        raise ValueError(f"{name} of shapes {[tuple(one.shape) for one in each]} cannot stand behind one another")
+        raise ValueError(f"{name} of shapes {[tuple(one.shape) for one in each]} cannot be concatenated")
     return each[0] if len(each) == 1 else torch.cat(list(each))
 
 
 def found_alike(
     together: Callable[[Sequence[int]], Mapping[str, Any]], alone: Callable[[int], Mapping[str, Any]], *, pad_id: int
 ) -> tuple[str, ...] | None:
-    """What clips of a joined batch must have in common: nothing, or their `length`; None where no batch can be joined.
+    """What clips of a joined batch must have in common: nothing, or their `length`; None if batches cannot be joined.
 
-    Asked of three requests with prompts of different length: 0 and 1 show clips of one length and different sizes, 2
+    Tested with three requests with prompts of different length: 0 and 1 show clips of one length and different sizes, 2
     shows one of another length.
 
     Args:
         together: what the processor makes of several of them.
         alone: what it makes of one.
-        pad_id: the token that stands in the padding.
+        pad_id: the padding token.
     """
     parts = [alone(number) for number in range(3)]
     try:
         if not _same(joined(parts[:2], pad_id=pad_id), together((0, 1))):
             return None
-    except Exception:  # whatever a processor raises for clips that it cannot have in one call
+    except Exception:  # whatever a processor raises for clips that it cannot process in one call
         return None
     try:
         of_all = joined(parts, pad_id=pad_id)
@@ -105,7 +105,7 @@ def found_alike(
         return ("length",)
     try:
         return () if _same(of_all, together((0, 1, 2))) else ("length",)
-    except Exception:  # it puts no clips of different lengths together itself, but its model takes their tensors
+    except Exception:  # it does not combine clips of different lengths itself, but its model accepts their tensors
         return ()
 
 
@@ -124,7 +124,7 @@ def _equal(ours: Any, theirs: Any) -> bool:
 
 
 class RememberedVideos:
-    """A video processor that looks at each distinct clip once.
+    """A video processor that processes each distinct clip once.
 
     Args:
         inner: the processor's own.
@@ -138,7 +138,7 @@ class RememberedVideos:
         return getattr(self._inner, name)
 
     def __call__(self, videos: Any, **arguments: Any) -> Any:
-        """What the inner one makes of one clip; each call gets a mapping of its own."""
+        """The inner processor's output for one clip; each call gets its own mapping."""
         clip = videos
         while isinstance(clip, list):
             (clip,) = clip
@@ -149,7 +149,7 @@ class RememberedVideos:
 
 
 def remembering(processor: Any) -> Any:
-    """A copy of a processor that makes the pixels of a repeated clip once, as long as the copy lives."""
+    """A copy of a processor that makes the pixels of a repeated clip once, during the copy's lifetime."""
     made = copy.copy(processor)
     made.video_processor = RememberedVideos(processor.video_processor)
     return made

@@ -1,7 +1,7 @@
 """A transformers model that has read a batch of prompts: its cache, its masks, its positions.
 
 The vision encoder and the prompt run once, the encoder first, as in `generate`; `select` copies or drops rows of the
-cache, so that several texts go on from one prompt.
+cache, so that several texts continue from one prompt.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 from .positions import corrected
 
 FEATURES = "mm_encoder_outputs"
-"""The argument of `forward` that takes what the vision encoder made, by modality."""
+"""The argument of `forward` for the vision encoder's output, by modality."""
 
 Axes = Mapping[str, int]
-"""Tensors that a cache carries besides keys and values, by name, and which of their axes are the rows of the batch."""
+"""Tensors that a cache carries besides keys and values, by name, and which of their axes is the batch axis."""
 
 
 class CachedContinuation:
-    """A `decoding.Continuation` over transformers' dynamic cache.
+    """A `generate.Continuation` over transformers' dynamic cache.
 
     Args:
         model: the model.
-        cache: what it remembers of the rows.
+        cache: its state for the rows.
         mask: `[R, P]`, 0 where a row is padding.
-        positions: of each row's last token, or None where the model finds them itself.
+        positions: of each row's last token, or None if the model computes them itself.
         logits: of each row's next token.
-        carried: tensors of the cache that `select` must treat as it treats keys and values.
+        carried: tensors of the cache that `select` must treat like keys and values.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class CachedContinuation:
 
         Args:
             model: a decoder-only transformers model.
-            inputs: what its processor made of B prompts, left-padded, on the model's device; features may stand there
-                in place of pixels, as `FEATURES`.
+            inputs: its processor's output for B prompts, left-padded, on the model's device; features may replace
+                pixels, as `FEATURES`.
             carried: tensors that its cache carries besides keys and values (`carried_axes`).
         """
         from transformers import DynamicCache
@@ -86,7 +86,7 @@ class CachedContinuation:
 
     def select(self, index: Tensor) -> None:
         """Make the rows `index` int64 `[K]` the batch, in that order."""
-        # reorder_cache gathers any rows, and every kind of layer has it; batch_select_indices is for attention alone.
+        # reorder_cache gathers any rows, and every type of layer has it; batch_select_indices is for attention only.
         self._cache.reorder_cache(index)
         for path, axis in self._carried.items():
             owner, name = _owner(self._cache, path)
@@ -102,13 +102,13 @@ class CachedContinuation:
 
 
 def carried_axes(read: Callable[[int], CachedContinuation]) -> dict[str, int]:
-    """What a model's cache carries for each row that is not selected with keys and values, found by trying.
+    """Tensors with a batch axis in a model's cache that are not selected with keys and values, found by trying.
 
-    A tensor is selected if one of its axes grows with the number of rows; of one that is not, the axis of rows is the
-    one that is longer where two rows were read.
+    A tensor is selected if one of its axes grows with the number of rows; for one that is not, the batch axis is the
+    one that is longer when two rows were read.
 
     Args:
-        read: lets the model read one prompt so many times, side by side.
+        read: makes the model read one prompt so many times, side by side.
     """
     one = read(1)
     before = _shapes(one)
@@ -172,14 +172,14 @@ def _put(owner: Any, name: str, value: Tensor) -> None:
 
 
 def takes_features(model: Any) -> bool:
-    """Whether the model's `forward` takes what its vision encoder made in place of pixels."""
+    """Whether the model's `forward` accepts its vision encoder's output instead of pixels."""
     return FEATURES in forward_parameters(model)
 
 
 def _encoded(model: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The inputs with features in place of pixels and of what only the encoder reads, as `generate` makes them.
+    """The inputs with features instead of pixels and of other inputs of the encoder, as `generate` makes them.
 
-    `forward` given pixels calls the same encoder, but in some families not with all that it needs.
+    Given pixels, `forward` calls the same encoder, but in some families without all the arguments it needs.
     """
     encode = getattr(model, "_prepare_multimodal_encoder_kwargs_for_generation", None)
     if not takes_features(model) or FEATURES in inputs or encode is None:
@@ -191,7 +191,7 @@ def _encoded(model: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
 def _positions(model: Any, inputs: Mapping[str, Any]) -> Tensor | None:
     """Positions of the prompts' tokens, `[B, P]`, or `[4, B, P]` (text, time, height, width) for M-RoPE.
 
-    The model's own method gives them: it is what `generate` uses, and it knows the model's rotary layout.
+    They come from the model's own method, which `generate` uses too and which knows the model's rotary layout.
     """
     if "position_ids" not in forward_parameters(model):
         return None
@@ -213,17 +213,18 @@ def _given(model: Any, **values: Any) -> dict[str, Any]:
 
 
 def _with_cache(model: Any, cache: Any) -> dict[str, Any]:
-    """Arguments that make the model read and extend `cache`."""
+    """Arguments for the model to read and extend `cache`."""
     return {cache_argument(model): cache, "use_cache": True}
 
 
 def cache_argument(model: Any) -> str:
-    """What the model's `forward` calls its cache: `cache` since transformers 5.24, `past_key_values` before."""
+    """The name of the cache argument of the model's `forward`: `cache` since transformers 5.24, `past_key_values`
+    before."""
     return "cache" if "cache" in forward_parameters(model) else "past_key_values"
 
 
 def forward_parameters(model: Any) -> Mapping[str, inspect.Parameter]:
-    """What the model's `forward` names."""
+    """The named arguments of the model's `forward`."""
     return _parameters_of(type(model).forward)
 
 

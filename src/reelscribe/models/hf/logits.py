@@ -1,6 +1,6 @@
-"""What is done to next-token scores before one is chosen: penalties, filters, and the draw.
+"""Processing of next-token scores: penalties, filters, and sampling.
 
-Tensor functions, one row a text, every setting a column, so that texts with different settings share a batch. Knows
+Tensor functions, one row per text, every setting a column, so that texts with different settings share a batch. Knows
 no model and no text.
 """
 
@@ -21,26 +21,26 @@ OFF = float("-inf")
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """The settings of R texts as columns `[R, 1]`, and what is known of them without asking the device."""
+    """The settings of R texts as columns `[R, 1]`, and facts about them that need no device synchronisation."""
 
     temperature: Tensor
-    """Softmax temperature; 1 where the text is greedy."""
+    """Softmax temperature; 1 if the text is greedy."""
     top_k: Tensor
-    """Number of likeliest tokens, int64; the size of the vocabulary or more is off."""
+    """Number of most likely tokens, int64; the vocabulary size or more is off."""
     top_p: Tensor
     """Probability of the nucleus; 1 is off."""
     min_p: Tensor
-    """Share of the likeliest token's probability; 0 is off."""
+    """Share of the most likely token's probability; 0 is off."""
     repetition_penalty: Tensor
     """Divisor for tokens of the prompt and the text; 1 is off."""
     presence_penalty: Tensor
-    """Amount taken from tokens of the text; 0 is off."""
+    """Amount subtracted from tokens of the text; 0 is off."""
     greedy: Tensor
-    """Bool: the likeliest token is taken."""
+    """Bool: the most likely token is taken."""
     ranks: bool
     """Whether any text needs its tokens ranked: a `top_k` or a `top_p`."""
     widest: int | None
-    """The largest `top_k` where every drawn text has one, else None; saves ranking the whole vocabulary."""
+    """The largest `top_k` if every sampled text has one, else None; saves ranking the whole vocabulary."""
 
     @classmethod
     def from_sampling(cls, settings: Sequence[Sampling], *, device: torch.device) -> Knobs:
@@ -69,7 +69,7 @@ class Knobs:
 
 
 def penalise_repeats(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
-    """Push tokens of the prompt or the text down: positive scores are divided, negative ones multiplied.
+    """Penalise tokens of the prompt or the text: positive scores are divided, negative ones multiplied.
 
     Args:
         scores: float `[R, V]`.
@@ -82,18 +82,18 @@ def penalise_repeats(scores: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:
 
 
 def penalise_presence(scores: Tensor, written: Tensor, penalty: Tensor) -> Tensor:
-    """Take `penalty` `[R, 1]` from the scores `[R, V]` of tokens already `written` (bool `[R, V]`)."""
+    """Subtract `penalty` `[R, 1]` from the scores `[R, V]` of tokens already `written` (bool `[R, V]`)."""
     return scores - penalty * written
 
 
 def filter_scores(scores: Tensor, knobs: Knobs) -> Tensor:
-    """Apply temperature, top-k, top-p and min-p, in this order; tokens that drop out score minus infinity.
+    """Apply temperature, top-k, top-p and min-p, in this order; dropped tokens score minus infinity.
 
-    Ties at an edge stay in together, so that the result does not depend on how a sort breaks them.
+    Ties at the threshold are all kept, so that the result does not depend on how a sort breaks them.
 
     Args:
         scores: float `[R, V]`.
-        knobs: settings of the R rows; what it says of greedy rows does not count.
+        knobs: settings of the R rows; ignored for greedy rows.
     """
     scores = scores / knobs.temperature
     if knobs.ranks:
@@ -114,12 +114,12 @@ def _edge(scores: Tensor, knobs: Knobs) -> Tensor:
 
 
 def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
-    """Choose one token a row by inverting the cumulative distribution, tokens in vocabulary order.
+    """Sample one token per row by inverting the cumulative distribution, tokens in vocabulary order.
 
-    A row's choice depends on its own scores and its own number alone.
+    A row's choice depends only on its own scores and its own number.
 
     Args:
-        scores: float `[R, V]`, minus infinity for tokens that are out.
+        scores: float `[R, V]`, minus infinity for dropped tokens.
         uniforms: float `[R]` in [0, 1).
 
     Returns:
@@ -133,5 +133,5 @@ def draw(scores: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def uniforms_of(seed: int, candidate: int, count: int) -> np.ndarray:
-    """The `count` numbers in [0, 1) that candidate `candidate` of a request with `seed` is drawn with, float32."""
+    """The `count` numbers in [0, 1), float32, with which candidate `candidate` of a request with `seed` is sampled."""
     return np.random.default_rng([seed % 2**64, candidate]).random(count, dtype=np.float32)

@@ -1,9 +1,9 @@
-"""Positions of text behind a video in Qwen2-VL and Qwen2.5-VL, where transformers misplaces it.
+"""Positions of text after a video in Qwen2-VL and Qwen2.5-VL, where transformers misplaces it.
 
 In both families a token has three positions: time, row and column. The next text takes the position after the largest
-so far: so the authors' own code, vLLM and transformers 4 have it. transformers 5 counts rows and columns alone, so that
-text shares positions with the end of a video whose times reach further than its sides: from about 12 seconds at 640
-pixels on (`tests/test_positions.py` fails once the installed transformers is right).
+so far in the authors' own code, vLLM and transformers 4. transformers 5 counts only rows and columns, so that text
+shares positions with the end of a video whose times reach further than its sides: from about 12 seconds at 640 pixels
+on (`tests/test_positions.py` fails once the installed transformers is right).
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import torch
 from torch import Tensor
 
 MISPLACED = frozenset({"qwen2_vl", "qwen2_5_vl"})
-"""Model types whose text is put right here."""
+"""Model types whose text positions are corrected here."""
 KINDS = "mm_token_type_ids"
-"""What the processor says of each token, `[B, P]`: 0 for text, else the modality."""
+"""The processor's type of each token, `[B, P]`: 0 for text, else the modality."""
 
 
 def corrected(positions: Tensor, inputs: Mapping[str, Any], *, model_type: str) -> Tensor:
-    """The positions with text behind the videos of its row; unchanged for other families, and where they are right.
+    """The positions with text after the videos of its row; unchanged for other families, and where they are right.
 
     Args:
-        positions: `[4, B, P]` (text, time, row, column), as the model gives them.
+        positions: `[4, B, P]` (text, time, row, column), as the model computes them.
         inputs: the prompts, left-padded, with `attention_mask` and `KINDS`, each `[B, P]`.
         model_type: the config's.
     """
@@ -44,7 +44,7 @@ def corrected(positions: Tensor, inputs: Mapping[str, Any], *, model_type: str) 
 
 
 def _spans(types: list[int], mask: list[bool]) -> Iterator[tuple[int, int]]:
-    """Start and end of each run of tokens of one kind that is not padding."""
+    """Start and end of each run of tokens of one type that is not padding."""
     first = mask.index(True)
     for _, group in groupby(range(first, len(types)), key=types.__getitem__):
         places = list(group)

@@ -1,7 +1,7 @@
-"""What the vision encoder makes of a clip, made once for all requests that show the clip.
+"""The vision encoder's features of a clip, computed once for all requests that show the clip.
 
-Knows how a family's features are told apart by clip: they stand in the prompts in order, so a clip's are as many as its
-prompt has places for them. A clip is known by the identity of its frames.
+Knows how a family's features are separated by clip: they are in the order of the prompts, so a clip has as many as its
+prompt has places for them. A clip is identified by the identity of its frames.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from .joining import IDS, JoinedInputs
 from .kv_cache import FEATURES, takes_features
 
 MAX_FEATURE_BYTES = 256 * 2**20
-"""Bytes of features that are kept, on the model's device, for requests of later batches."""
+"""Bytes of features that are cached, on the model's device, for requests of later batches."""
 PIXELS = "pixel_values_videos"
-"""What processors call the pixels of all clips, one behind the other."""
+"""Processors' name for the concatenated pixels of all clips."""
 STILLS = "pixel_values"
-"""What those call them for whose models a video is a row of pictures."""
+"""Their name in processors that treat a video as a row of pictures."""
 GRIDS = "video_grid_thw"
-"""What processors of the Qwen-VL families call the number of patches of each clip, `[B, 3]`: time, height, width."""
+"""Name, in processors of the Qwen-VL families, of the number of patches of each clip, `[B, 3]`: time, height, width."""
 
 Frames = NDArray[np.uint8]
 
 MODALITIES = {"video": PIXELS, "image": STILLS}
-"""What a model calls its encoder's input, to what processors call it."""
+"""A model's name for its encoder's input, to the processors' name."""
 
 
 def can_share(model: Any, processor: Any) -> bool:
-    """Whether features can be computed beforehand and handed to the model."""
+    """Whether features can be computed in advance and passed to the model."""
     has_encoder = any(hasattr(model, f"get_{modality}_features") for modality in MODALITIES)
     return takes_features(model) and has_encoder and getattr(processor, "video_processor", None) is not None
 
 
 def places(frames: Iterable[Frames]) -> dict[int, int]:
-    """Identity of each distinct clip to the place where it comes first, in that order."""
+    """Identity of each distinct clip to the index of its first occurrence, in that order."""
     first: dict[int, int] = {}
     for place, one in enumerate(frames):
         first.setdefault(id(one), place)
@@ -54,71 +54,71 @@ def places(frames: Iterable[Frames]) -> dict[int, int]:
 
 
 MOST_BY_ROUNDING = 0.02
-"""Share of the spread of features by which rounding may change them, in half precision too."""
+"""Rounding tolerance as a share of the spread of features, in half precision too."""
 
 
 class NotSeparableError(Exception):
-    """The encoder's output cannot be told apart by clip."""
+    """The encoder's output cannot be separated by clip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """Features of one clip, as the model's own come: in one tensor, or in several."""
+    """Features of one clip, in the model's own form: one tensor, or several."""
 
     parts: tuple[Tensor, ...]
     """The tensors; more than one only where they come in several."""
     whole: bool
-    """Whether those of all clips stand in one tensor, one behind the other."""
+    """Whether those of all clips are concatenated in one tensor."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes they take."""
+        """Their size in bytes."""
         return sum(part.nbytes for part in self.parts)
 
     def clone(self) -> Layer:
-        """The same in memory of its own."""
+        """A copy in its own memory."""
         return Layer(tuple(part.clone() for part in self.parts), self.whole)
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the vision encoder makes of one clip."""
+    """The vision encoder's output for one clip."""
 
     modality: str
     """A key of `MODALITIES`."""
     pooled: Layer
-    """Embeddings that stand in the prompt."""
+    """Embeddings placed in the prompt."""
     deepstack: tuple[Layer, ...]
-    """What is added in the first layers of the text model."""
+    """Features added in the first layers of the text model."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes they take."""
+        """Their size in bytes."""
         return sum(one.nbytes for one in (self.pooled, *self.deepstack))
 
     def clone(self) -> Features:
-        """The same in memory of its own, not in that of a whole batch."""
+        """A copy in its own memory, not in that of a whole batch."""
         return Features(self.modality, self.pooled.clone(), tuple(one.clone() for one in self.deepstack))
 
 
 @dataclass
 class EncoderOutput(ModelOutput):  # type: ignore[misc]
-    """What a model is given in place of its vision encoder's own output, which transformers 5.24 hands on as one."""
+    """Replacement for the vision encoder's own output, which transformers 5.24 passes on as one object."""
 
     pooler_output: Any = None
-    """Embeddings that stand in the prompts, by clip."""
+    """Embeddings placed in the prompts, by clip."""
     deepstack_features: Any = None
-    """What is added in the first layers, by layer and clip."""
+    """Features added in the first layers, by layer and clip."""
 
 
 class VisionFeatures:
-    """Features of the clips that were shown twice or will be, the latest, bounded in bytes, as long as the clip lives.
+    """A cache of features of clips that are shown more than once, bounded in bytes, for the clip's lifetime.
 
-    Where no clip is repeated nothing is computed, copied or kept here.
+    If no clip is repeated nothing is computed, copied or kept here.
 
     Args:
         model: a model for which `can_share` is true.
-        max_bytes: bytes of features that are kept at most.
+        max_bytes: most bytes of features that are kept.
     """
 
     def __init__(self, model: Any, *, max_bytes: int = MAX_FEATURE_BYTES) -> None:
@@ -127,10 +127,10 @@ class VisionFeatures:
         self._kept: OrderedDict[int, tuple[weakref.ref[Frames], Features]] = OrderedDict()
         self._lock = threading.Lock()
         self.apart = False
-        """Whether the encoder is shown each clip alone, because it lets clips that it is shown together mix."""
+        """Whether the encoder gets each clip alone, because it mixes clips that it gets together."""
 
     def mixes(self, inputs: Mapping[str, Any], frames: Sequence[Frames]) -> bool:
-        """Whether the first clip of a batch has other features beside the others than alone."""
+        """Whether the first clip of a batch has other features together with the others than alone."""
         first = places(frames)
         key = next(iter(first))
         beside = self._encoded(inputs, first, [*first])[key]
@@ -140,15 +140,15 @@ class VisionFeatures:
     def in_place_of_pixels(
         self, inputs: Mapping[str, Any], frames: Sequence[Frames], *, later: Iterable[Frames]
     ) -> Mapping[str, Any]:
-        """The inputs of a batch, with features in place of pixels where a clip of it is repeated.
+        """The inputs of a batch, with features instead of pixels if one of its clips is repeated.
 
         Args:
-            inputs: what the processor made of the batch; the pixels of a repeated clip may stand there once.
+            inputs: the processor's output for the batch; the pixels of a repeated clip may occur once.
             frames: the clip of each request of the batch.
             later: clips of requests that are known to be in other batches.
 
         Raises:
-            NotSeparableError: where the features of the batch cannot be told apart by clip.
+            NotSeparableError: the features of the batch cannot be separated by clip.
         """
         with self._lock:  # a clip in two batches that run side by side waits here for the other
             return self._in_place_of_pixels(inputs, frames, later)
@@ -168,7 +168,7 @@ class VisionFeatures:
         return {**rest, FEATURES: {shown[0].modality: _joined(shown)}}
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Drop everything."""
         with self._lock:
             self._kept.clear()
 
@@ -178,13 +178,13 @@ class VisionFeatures:
                 del self._kept[key]
 
     def _repeated(self, frames: Sequence[Frames], later: Iterable[Frames]) -> list[int]:
-        """Identities of the clips of a batch that are shown more than once, as far as is known."""
+        """Identities of the clips of a batch that are shown more than once, as far as known."""
         times = Counter(map(id, frames))
         again = {*self._kept, *map(id, later)}
         return [key for key, count in times.items() if count > 1 or key in again]
 
     def _features(self, inputs: Mapping[str, Any], first: Mapping[int, int]) -> dict[int, Features]:
-        """Features of each distinct clip, computed where they are not kept."""
+        """Features of each distinct clip, computed if they are not cached."""
         known = {key: self._kept[key][1] for key in first if key in self._kept}
         missing = [key for key in first if key not in known]
         for keys in [[key] for key in missing] if self.apart else [missing] if missing else []:
@@ -217,14 +217,14 @@ class Encoder:
     encode: Callable[..., Any]
     """The method."""
     names: tuple[str, ...]
-    """Its arguments that stand in the inputs."""
+    """Its arguments among the inputs."""
 
 
 def encoder_of(model: Any, inputs: Mapping[str, Any]) -> Encoder:
-    """The encoder for the pixels of a batch; it takes what the method inside of the model names, as in `generate`.
+    """The encoder for the pixels of a batch; its arguments are those of the inner model's method, as in `generate`.
 
     Raises:
-        NotSeparableError: where the model has no encoder for them.
+        NotSeparableError: the model has no encoder for them.
     """
     for modality, pixels in MODALITIES.items():
         inner = getattr(getattr(model, "base_model", model), f"get_{modality}_features", None)
@@ -242,10 +242,10 @@ def _takes(function: Callable[..., Any], names: Iterable[str]) -> bool:
 
 
 def _given(encoder: Encoder, inputs: Mapping[str, Any], first: Sequence[int], wanted: Sequence[int]) -> dict[str, Any]:
-    """What the encoder is given of some of the distinct clips of a batch.
+    """The encoder's inputs for some of the distinct clips of a batch.
 
     Args:
-        encoder: who encodes.
+        encoder: the encoder.
         inputs: of the batch, pixels once for each distinct clip.
         first: the request that shows each distinct clip first.
         wanted: numbers of clips, counted in `first`.
@@ -271,7 +271,7 @@ def _rows_by_grids(inputs: Mapping[str, Any], first: Sequence[int]) -> dict[str,
 
 
 def _room(model: Any, inputs: Mapping[str, Any], requests: Sequence[int]) -> list[list[int]]:
-    """How many places some prompts have for features, by each token that may mark them."""
+    """The number of placeholders for features in some prompts, by each token that may mark them."""
     ids = inputs.get(IDS)
     config = getattr(model, "config", None)
     if ids is None or config is None:
@@ -285,13 +285,13 @@ def _separate(output: Any, modality: str, room: Sequence[Sequence[int]], count: 
     """The encoder's output by clip.
 
     Args:
-        output: what it made of `count` clips.
+        output: its output for `count` clips.
         modality: a key of `MODALITIES`.
         room: `_room` of the prompts that show them.
         count: how many clips.
 
     Raises:
-        NotSeparableError: where it is not certain what belongs to whom.
+        NotSeparableError: it is not certain what belongs to which clip.
     """
     layers = getattr(output, "deepstack_features", None) or []
     pooled = _by_clip(output.pooler_output, room, count)
@@ -300,8 +300,8 @@ def _separate(output: Any, modality: str, room: Sequence[Sequence[int]], count: 
 
 
 def _by_clip(values: Tensor | Sequence[Tensor], room: Sequence[Sequence[int]], count: int) -> list[Layer]:
-    """As many rows, or tensors, as there are clips belong to one each, since none has less than one; else the places in
-    the prompts tell how many."""
+    """As many rows, or tensors, as clips belong to one each, since none has less than one; else the placeholders in the
+    prompts give the counts."""
     whole = isinstance(values, Tensor)
     if count == 1:
         return [Layer((values,) if whole else tuple(values), whole)]
@@ -316,7 +316,7 @@ def _by_clip(values: Tensor | Sequence[Tensor], room: Sequence[Sequence[int]], c
 
 
 def _ends(sizes: Sequence[int], counts: Sequence[int]) -> list[int] | None:
-    """Where each clip's items end, if its places are filled by whole items."""
+    """Where each clip's items end, if its placeholders are filled by whole items."""
     reached = {total: number for number, total in enumerate(accumulate(sizes), start=1)}
     ends = [reached.get(total) for total in accumulate(counts)]
     return None if None in ends else [end for end in ends if end is not None]
@@ -339,6 +339,6 @@ def _together(layers: Sequence[Layer]) -> Tensor | tuple[Tensor, ...]:
     parts = tuple(part for layer in layers for part in layer.parts)
     if not layers[0].whole:
         return parts
-    if len({part.shape[1:] for part in parts}) > 1:  # rows of different length, which the model flattens anyway
+    if len({part.shape[1:] for part in parts}) > 1:  # rows of different lengths, which the model flattens anyway
         return torch.cat([part.flatten(0, -2) for part in parts])[None]
     return torch.cat(parts)

@@ -1,6 +1,6 @@
-"""Which items make the next batch: as many as fit a memory budget, counted in tokens of the key-value cache.
+"""Choose the items of the next batch: as many as fit a memory budget, counted in tokens of the key-value cache.
 
-Knows no model and no thread: an item says how long its prompt is and how many texts it asks for.
+Knows no model and no thread: an item gives the length of its prompt and how many texts it requests.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Costed(Protocol):
 
     @property
     def texts(self) -> int:
-        """Texts that are written from it at once."""
+        """Texts that are generated from it at once."""
 
     @property
     def group(self) -> Hashable:
@@ -37,7 +37,7 @@ class TokenBudget:
     """How much one batch may hold; it can shrink while a stream runs."""
 
     max_tokens: int
-    """Tokens of the key-value cache, padding and unwritten texts included."""
+    """Tokens of the key-value cache, padding and texts still to come included."""
     max_size: int
     """Items."""
     tokens_per_text: int
@@ -52,7 +52,7 @@ class TokenBudget:
         return sum(item.texts for item in items) * (longest + self.tokens_per_text)
 
     def fits(self, batch: Iterable[Costed]) -> bool:
-        """Whether `batch` may run; a single item always may, since there is no smaller batch."""
+        """Whether `batch` may run; a single item always may, since no batch is smaller."""
         items = list(batch)
         if len(items) <= 1:
             return True
@@ -60,12 +60,12 @@ class TokenBudget:
         return len(items) <= self.max_size and self.cost(items) <= self.max_tokens and not fills
 
     def is_full(self, batch: Iterable[Costed]) -> bool:
-        """Whether `batch` has no room for one more like its shortest."""
+        """Whether `batch` has no room for another item like its shortest."""
         items = list(batch)
         return not self.fits([*items, min(items, key=lambda item: item.prompt_tokens)])
 
     def shrink_below(self, batch: Iterable[Costed]) -> None:
-        """After `batch` did not fit: never try as much again."""
+        """After `batch` did not fit: never allow as much again."""
         self.max_tokens = min(self.max_tokens, max(1, self.cost(batch) // 2))
 
 
@@ -74,7 +74,7 @@ def _padded(items: Sequence[Costed]) -> int:
 
 
 class Waiting(Generic[Item]):
-    """Items that wait for a batch, the oldest first; knows no clock, the time comes in as `now`, in seconds.
+    """Items that wait for a batch, the oldest first; has no clock, the time is passed as `now`, in seconds.
 
     Example:
         >>> from types import SimpleNamespace as Clip
@@ -101,7 +101,7 @@ class Waiting(Generic[Item]):
 
     @property
     def items(self) -> list[Item]:
-        """What waits."""
+        """The waiting items."""
         return [entry.item for entry in self._entries]
 
     @property
@@ -112,17 +112,17 @@ class Waiting(Generic[Item]):
         return not size or (size < BATCHES_AHEAD * budget.max_size and cost < BATCHES_AHEAD * budget.max_tokens)
 
     def add(self, item: Item, now: float) -> None:
-        """Let `item` wait."""
+        """Add `item`."""
         self._entries.append(_Entry(item, now))
 
     def seconds_left(self, now: float) -> float | None:
-        """Time until the oldest has waited long enough, 0 where it has, or None where nothing waits."""
+        """Time until the oldest has waited long enough, 0 if it has, or None if nothing waits."""
         if not self._entries:
             return None
         return max(0.0, self._entries[0].since_seconds + self._max_wait_seconds - now)
 
     def next_batch(self, now: float, *, idle: bool, ended: bool) -> list[Item]:
-        """Take out the items that run next, or none while waiting for more of them is better.
+        """Remove and return the items that run next, or none while waiting for more is better.
 
         A batch goes out when it is full, when no more can come, or when nothing runs and its oldest item has waited
         long enough. The oldest item of all is in it, unless it may wait longer and others make a full batch.

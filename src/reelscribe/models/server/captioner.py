@@ -1,6 +1,6 @@
-"""Video models behind OpenAI-compatible servers: vLLM's, or any other that takes pictures.
+"""Video models behind OpenAI-compatible servers: vLLM's, or any other that accepts pictures.
 
-The frames that are read here go to the server with their times, in the most exact form it understands.
+Frames are read here and sent to the server with their times, in the most exact form it supports (0016).
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from .http_client import SHOWN_CHARS, ChatClient, RefusedError, TroubleError
 from .pool import ServerPool
 
 START_SECONDS = 60.0
-"""Where one of several servers is there, how long the others have to show at the start that they are, too."""
+"""Once one of several servers is available at the start, how long the others have to become available too."""
 SHOWN_MODELS = 10
-"""Models of a server that a message names."""
+"""Most models of a server that a message lists."""
 PROBE_SIDE = 64
 """Height and width of the frames of a trial request, in pixels."""
 
@@ -64,23 +64,23 @@ class ServerOptions(PromptOptions):
     api_key_env: str | None = None
     """Environment variable that holds the key, for all servers; None: no key is sent."""
     processor: str | None = None
-    """Model whose processor says which frames to show; None: the served model, where it can be told from its name."""
+    """Model whose processor selects the frames to show; None: the served model, if its name identifies it."""
     video_form: Literal["auto", "video", "images"] = "auto"
-    """How frames are sent: `video`, as vLLM takes them, `images`, or the best that all servers take."""
+    """How frames are sent: `video`, as for vLLM, `images`, or the best form that all servers accept."""
     frame_format: FrameFormat = "jpeg"
-    """How frames are packed: `jpeg` (quality 95), or `png`, without loss and several times the bytes."""
+    """How frames are encoded: `jpeg` (quality 95), or `png`, lossless with several times the bytes."""
     max_in_flight: Annotated[int, Field(gt=0)] = 32
     """Videos at each server at once."""
     max_bytes_in_flight: Annotated[int, Field(gt=0)] = MAX_BYTES_IN_FLIGHT
     """Bytes of pixels on their way to the servers at once."""
     timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """How long one answer may take, from the connection to its last byte."""
+    """Time limit for one answer, from the connection to its last byte."""
     max_answer_bytes: Annotated[int, Field(gt=0)] = 1 << 24
-    """Largest answer, unpacked."""
+    """Largest answer, decompressed."""
     max_tries: Annotated[int, Field(gt=0)] = 5
-    """Failed answers to one request after which it is given up, if the servers answer others meanwhile."""
+    """Failed tries after which a request is given up, if the servers answer others meanwhile."""
     give_up_seconds: Annotated[float, Field(gt=0)] = 900.0
-    """How long no server may answer anybody before the run stops."""
+    """Time without any answer from any server after which the run stops."""
 
 
 class ServerCaptioner(FlightCaptioner):
@@ -94,7 +94,7 @@ class ServerCaptioner(FlightCaptioner):
         "model": "more replicas of the server (repeat --server), more videos in flight (--batch-size), fewer or "
         "smaller frames (--max-frames, --max-pixels), or shorter captions (--max-tokens)"
     }
-    """What lets its stages do more."""
+    """What would speed up its stages."""
 
     def __init__(
         self,
@@ -107,9 +107,9 @@ class ServerCaptioner(FlightCaptioner):
         notes: Iterable[str],
     ) -> None:
         self.policy: FramePolicy | None = policy
-        """Moments and sizes the model wants."""
+        """The model's frame policy."""
         self.model = format.model
-        """Name the servers know the model by."""
+        """The servers' name for the model."""
         self._notes = list(notes)
         self._pool = pool
         self._answer = partial(_answer, pool.ask, format, dialect, _Room(format.thinking.expected))
@@ -118,11 +118,11 @@ class ServerCaptioner(FlightCaptioner):
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> ServerCaptioner:
-        """Find the servers, their model, and what they understand.
+        """Find the servers, their model, and what they support.
 
         Raises:
-            SettingsError: for an unknown or unusable parameter.
-            ModelError: no server answers, one does not serve the model, or takes no frames in any form.
+            SettingsError: an unknown or unusable parameter.
+            ModelError: no server answers, one does not serve the model, or accepts no frames in any form.
         """
         options = read_options(ServerOptions, spec.options)
         _check_fit(spec)
@@ -136,12 +136,12 @@ class ServerCaptioner(FlightCaptioner):
 
     @property
     def notes(self) -> list[str]:
-        """What the summary of a run says about this captioner: how it showed the videos, and which server did what."""
+        """Notes for the summary of a run: how the videos were shown, and what each server did."""
         return [*self._notes, *self._pool.counts()]
 
     @property
     def batch_size(self) -> int:
-        """Videos at each server at once, at most; may be set between streams."""
+        """Most videos at each server at once; may be set between streams."""
         return self._pool.max_held
 
     @batch_size.setter
@@ -159,7 +159,7 @@ class ServerCaptioner(FlightCaptioner):
 
 
 Ask = Callable[[bytes], Coroutine[Any, Any, ChatAnswer]]
-"""Sends a request, and gives the answer."""
+"""Sends a request, and returns the answer."""
 
 
 async def _answer(
@@ -179,12 +179,12 @@ async def _answer(
 
 @dataclass
 class _Room:
-    """Whether requests leave room for reasoning, as far as is known by now."""
+    """Whether requests leave room for reasoning, as far as known by now."""
 
     wanted: bool = False
     """Whether the model reasons; set by the first answer that shows it."""
     takes_budget: bool | None = None
-    """Whether the servers take a budget for it (`thinking_token_budget`, as vLLM's do); None: that is not known."""
+    """Whether the servers accept a budget for it (`thinking_token_budget`, as vLLM's do); None: unknown."""
 
 
 async def _ask(
@@ -196,14 +196,14 @@ async def _ask(
     *,
     room: _Room | None = None,
 ) -> CaptionResult:
-    """The answer to a request, which is made again where reasoning has taken the answer's room.
+    """The answer to a request, which is repeated if reasoning has taken the answer's room.
 
     Args:
         ask: sends one.
         format: how it is written.
-        dialect: what the servers understand.
-        request: what is asked.
-        clip: what is shown.
+        dialect: what the servers support.
+        request: the request.
+        clip: its clip.
         room: for reasoning; None: never any.
     """
     if room is None or not room.wanted:
@@ -250,7 +250,7 @@ async def _result(
 ) -> tuple[CaptionResult, bool]:
     """The result, and whether reasoning has taken the room of an answer.
 
-    One request for all candidates, or one for each where the server takes no `n`; seeds are the same either way.
+    One request for all candidates, or one for each if the server does not support `n`; seeds are the same either way.
     """
     _, same = format.sampling(request.num_candidates)
     wanted = 1 if same else request.num_candidates
@@ -272,7 +272,7 @@ async def _result(
             one.reasoning is not None and (one.finish_reason == "length" or not one.text) for one in parted
         )
     finally:
-        for one in asked:  # what is left where one was refused
+        for one in asked:  # the rest, if one was refused
             one.cancel()
 
 
@@ -286,7 +286,7 @@ def _failure_of(message: str) -> Failure:
     return Failure("server_error", message)
 
 
-# finding out what the servers are
+# discovering the servers
 
 
 async def _connect(
@@ -335,23 +335,23 @@ async def _connect(
     exact = processor is not None and has_exact_policy(processor)
     notes = [_summary(addresses, dialect, options.frame_format, exact=exact)]
     if spec.model == SERVED_MODEL:
-        notes.append(f"model {model!r}, which no --model named: the one that is served")
+        notes.append(f"model {model!r}: the one that is served, since no --model was given")
     if format.thinking.note is not None:
         notes.append(format.thinking.note)
     for client in absent:
-        log.warning("the server %s is not there yet, and is left out until it is", client.base_url)
+        log.warning("the server %s is not available yet, and is left out until it is", client.base_url)
     return ServerCaptioner(pool, format=format, dialect=dialect, policy=policy, flight=flight, notes=notes)
 
 
 Served = dict[ChatClient, list[ServedModel] | None]
-"""Server to the models that it lists; None: it lists none."""
+"""Server to the models that it lists; None: it has no list."""
 
 
 async def _served_by(clients: Sequence[ChatClient]) -> Served:
-    """What the servers serve, of those that answer.
+    """The models of the servers that answer.
 
     Raises:
-        ModelError: none answers, or one not to this key.
+        ModelError: none answers, or one rejects the key.
     """
     seconds = None if len(clients) == 1 else START_SECONDS
     found = await asyncio.gather(*(client.models(seconds=seconds) for client in clients), return_exceptions=True)
@@ -370,15 +370,15 @@ async def _served_by(clients: Sequence[ChatClient]) -> Served:
 
 
 def _common_model(model: str, served: Served) -> str:
-    """The model that all servers serve: the one that is named, or the only one.
+    """The model that all servers serve: the named one, or the only one.
 
     Raises:
-        ModelError: one does not serve it, they serve several, or not the same.
+        ModelError: one does not serve it, or they serve several, or different ones.
     """
     chosen = {client: _model_of(model, client, models) for client, models in served.items()}
     if len(set(chosen.values())) > 1:
-        told = "; ".join(f"{client.base_url} serves {name!r}" for client, name in chosen.items())
-        raise ModelError(f"the servers do not serve the same model: {told}; name one with --model, or leave some out")
+        names = "; ".join(f"{client.base_url} serves {name!r}" for client, name in chosen.items())
+        raise ModelError(f"the servers do not serve the same model: {names}; name one with --model, or leave some out")
     return next(iter(chosen.values()))
 
 
@@ -402,7 +402,7 @@ def _model_of(model: str, client: ChatClient, served: list[ServedModel] | None) 
 
 
 def _root(model: str, served: list[ServedModel] | None) -> str | None:
-    """What a server loaded the model from, where it says so."""
+    """What a server loaded the model from, if it reports that."""
     return next((one.root for one in served or () if one.id == model and one.root), None)
 
 
@@ -411,10 +411,10 @@ async def _dialects(
     format: ChatFormat,  # noqa: A002
     wanted: str,
 ) -> dict[ChatClient, Dialect]:
-    """What each server understands, of those that are there; where one is, the others have a while to show it.
+    """What each available server supports; once one is available, the others have a while to become so.
 
     Raises:
-        ModelError: one takes no frames in the forms that are wanted, or none is there.
+        ModelError: one accepts no frames in the requested forms, or none is available.
     """
     tasks = {asyncio.ensure_future(find_dialect(client, format, wanted)): client for client in clients}
     try:
@@ -437,10 +437,10 @@ async def _dialects(
 
 
 async def _common_dialect(dialects: Mapping[ChatClient, Dialect], format: ChatFormat) -> Dialect:  # noqa: A002
-    """The most that all servers understand.
+    """The most that all servers support.
 
     Raises:
-        ModelError: one does not take the least of the others.
+        ModelError: one does not accept the others' common form.
     """
     told = dialects.values()
     common = Dialect(
@@ -451,33 +451,33 @@ async def _common_dialect(dialects: Mapping[ChatClient, Dialect], format: ChatFo
     for client, own in dialects.items():
         if own != common and (refusal := await _refusal(client, format, common)):
             raise ModelError(
-                f"the servers take frames in different forms, and {client.base_url} not in that of the others "
-                f"({common.form}): {refusal}"
+                f"the servers accept frames in different forms, and {client.base_url} does not accept that of "
+                f"the others ({common.form}): {refusal}"
             )
     return common
 
 
 async def _admit(client: ChatClient, *, format: ChatFormat, dialect: Dialect) -> None:  # noqa: A002
-    """See that a server that was not there at the start serves the model and takes the frames as the others do.
+    """Check that a server that was not available at the start serves the model and accepts the frames as the others do.
 
     Raises:
         ModelError: it does not.
-        TroubleError: it is not there yet.
+        TroubleError: it is not available yet.
     """
     _model_of(format.model, client, await client.models())
     if refusal := await _refusal(client, format, dialect):
-        raise ModelError(f"it takes no frames as the other servers do: {refusal}")
+        raise ModelError(f"it does not accept frames in the form of the other servers: {refusal}")
 
 
 class AbsentError(ModelError):
-    """A server fails on everything, as one does that is not there yet."""
+    """A server fails on everything, as one that is not available yet."""
 
 
 async def find_dialect(client: ChatClient, format: ChatFormat, wanted: str) -> Dialect:  # noqa: A002
-    """The most that the server understands, found with trial requests of two small frames and one token.
+    """The most that the server supports, found with trial requests of two small frames and one token.
 
     Raises:
-        ModelError: it refuses the least, too.
+        ModelError: it refuses even the simplest.
     """
     forms: tuple[Form, ...] = ("video", "images") if wanted == "auto" else (wanted,)  # type: ignore[assignment]
     refusal, kind = "", AbsentError
@@ -490,14 +490,14 @@ async def find_dialect(client: ChatClient, format: ChatFormat, wanted: str) -> D
             refusal = str(exc)
         if not refusal:
             return dialect
-    raise kind(f"the server {client.base_url} takes no frames {_in_form(wanted)}: {refusal}")
+    raise kind(f"the server {client.base_url} does not accept frames {_in_form(wanted)}: {refusal}")
 
 
 async def _refusal(client: ChatClient, format: ChatFormat, dialect: Dialect) -> str:  # noqa: A002
-    """What a server says against a trial request; nothing where it takes it.
+    """A server's refusal of a trial request; empty if it accepts it.
 
     Raises:
-        TroubleError: it fails on it, again and again.
+        TroubleError: it fails on it repeatedly.
     """
     request = replace(_TRIAL, num_candidates=2 if dialect.several else 1)
     try:
@@ -508,7 +508,7 @@ async def _refusal(client: ChatClient, format: ChatFormat, dialect: Dialect) -> 
 
 
 SWITCHES = ("enable_thinking", "thinking")
-"""Variables of chat templates that switch reasoning, of a model whose template is not known here."""
+"""Chat template variables that may switch reasoning, for a model whose template is unknown."""
 
 
 async def _served_thinking(
@@ -517,8 +517,8 @@ async def _served_thinking(
     dialect: Dialect,
     settings: ThinkingSettings,
 ) -> Thinking:
-    """What a server shows of its model's reasoning: whether the prompt has other tokens with a switch than without, and
-    whether the answer to a trial request is reasoning."""
+    """What a server reveals about its model's reasoning: whether a switch changes the prompt's tokens, and whether the
+    answer to a trial request is reasoning."""
     unknown = Thinking(settings, None)
     if not format.options.chat_template_kwargs.keys().isdisjoint(SWITCHES):
         return unknown
@@ -537,7 +537,7 @@ async def _served_thinking(
 
 
 def _is_switched(plain: ChatAnswer, switched: ChatAnswer, *, on: bool) -> bool:
-    """Whether a variable has changed what the model was asked, or whether it reasons."""
+    """Whether a variable has changed the prompt, or whether the model reasons."""
     told = plain.usage.prompt_tokens, switched.usage.prompt_tokens
     return (all(told) and told[0] != told[1]) or _reasons(switched) is on is not _reasons(plain)
 
@@ -552,7 +552,7 @@ async def _trial_answer(
     dialect: Dialect,
     variables: Mapping[str, Any],
 ) -> ChatAnswer | None:
-    """The answer to a trial request with these variables for the template; None: the server does not take it."""
+    """The answer to a trial request with these variables for the template; None: the server refuses it."""
     options = format.options.model_copy(
         update={"chat_template_kwargs": {**format.options.chat_template_kwargs, **variables}}
     )
@@ -584,7 +584,7 @@ def _probe_clip() -> Clip:
 
 
 def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[Any, dict[str, Any] | None]:
-    """The model's processor and generation config, or None for each where they cannot be had.
+    """The model's processor and generation config, or None for each that is not available.
 
     Raises:
         ModelError: `processor` is given and cannot be loaded.
@@ -609,7 +609,7 @@ def _load_rules(model: str, processor: str | None, root: str | None) -> tuple[An
                 OTHER_POLICY.max_frames,
             )
             return None, None
-        except Exception as exc:  # not on the hub, no network, a processor without videos: the general rule will do
+        except Exception as exc:  # not on the hub, no network, a processor without videos: the general rule is used
             if processor:
                 raise ModelError(f"the processor {name!r} cannot be loaded: {exc}") from exc
     return None, None
@@ -624,7 +624,7 @@ def _can_be_loaded(name: str) -> bool:
 def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *, exact: bool) -> str:
     form = {
         "video": f"as one video of {frame_format.upper()} frames with their exact times (video_url)",
-        "images": f"as {frame_format.upper()} images, each behind its time (image_url; vLLM takes them as one exact "
+        "images": f"as {frame_format.upper()} images, each after its time (image_url; vLLM takes them as one exact "
         "video when it is started with --trust-request-mm-kwargs)",
     }[dialect.form]
     rule = (
@@ -641,8 +641,8 @@ def _summary(urls: Sequence[str], dialect: Dialect, frame_format: FrameFormat, *
 def _check_fit(spec: ModelSpec) -> None:
     if spec.frames.fit:
         raise SettingsError(
-            "fit (--fit) goes by the model's context, which servers do not tell: leave it out, and show fewer frames "
-            "(max_frames)"
+            "fit (--fit) depends on the model's context, which servers do not report: leave it out, and show fewer "
+            "frames (max_frames)"
         )
 
 
@@ -650,7 +650,7 @@ def base_urls(given: str | Sequence[str]) -> list[str]:
     """The addresses, each once.
 
     Raises:
-        SettingsError: there is none, or one is not usable.
+        SettingsError: there are none, or one is not usable.
     """
     addresses = list(dict.fromkeys(base_url(one) for one in ([given] if isinstance(given, str) else given)))
     if not addresses:
@@ -659,24 +659,24 @@ def base_urls(given: str | Sequence[str]) -> list[str]:
 
 
 def base_url(text: str) -> str:
-    """The address requests go below; `/v1` is added where it has no path.
+    """The base address of requests; `/v1` is added if it has no path.
 
     Raises:
-        SettingsError: it is no http address, or holds a password.
+        SettingsError: it is not an http address, or contains a password.
     """
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"base_url must be an address like http://localhost:8000/v1; got {_unsecret(text)!r}")
     if parts.username is not None or parts.password is not None:
-        raise SettingsError("base_url must not hold a user or a password; put the key in a variable and name it in "
-                            "api_key_env")  # fmt: skip
+        raise SettingsError("base_url must not hold a user or a password; put the key in an environment variable and "
+        "name it in api_key_env")  # fmt: skip
     if parts.query or parts.fragment:
-        raise SettingsError(f"base_url must end with its path; got {_unsecret(text)!r}")
+        raise SettingsError(f"base_url must end with its path, without ? or #; got {_unsecret(text)!r}")
     return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/v1'}"
 
 
 def _unsecret(text: str) -> str:
-    """An address without what may be a secret in it: what stands before an @, and behind a question mark."""
+    """An address without possible secrets: everything before an @, and after a question mark."""
     return re.sub(r"[?#].*", "?…", re.sub(r"[^/]*@", "…@", text))
 
 
@@ -690,7 +690,7 @@ def _key(name: str | None) -> str | None:
         return None
     key = os.environ.get(name, "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise SettingsError(f"the variable {name!r} holds no key: a key has printable ASCII characters alone")
+        raise SettingsError(f"the variable {name!r} holds no key: a key consists of printable ASCII characters only")
     if not key:
         raise SettingsError(
             f"api_key_env names {name!r}, but that variable is not set; set it, or leave api_key_env out"

@@ -1,7 +1,7 @@
-"""Answers of OpenAI-compatible servers as values of known types, whatever shape they come in.
+"""Parse answers of OpenAI-compatible servers into typed values, whatever shape they come in.
 
-What a caption is made of must fit; what only accompanies it (counts, probabilities, places) counts as not told where it
-makes no sense. Nothing here sends anything.
+The parts of a caption must be valid; accompanying values (counts, probabilities, indices) count as missing if they make
+no sense. Nothing here sends anything.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, ValidationError, model_validator
 
 MOST_TOKENS = 1 << 40
-"""A count of tokens above this is none."""
+"""A token count above this is invalid."""
 
 
 class AnswerError(ValueError):
-    """What came is no answer of the API; the text says what is wrong with it."""
+    """Not an answer of the API; the message says what is wrong with it."""
 
 
 def _count(value: Any) -> int:
-    """A number of tokens or a place, also as a text; 0 where it is neither."""
+    """A token count or an index, also as a string; 0 if it is neither."""
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -35,11 +35,11 @@ def _word(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A text, null, or a list of parts, of which those that are texts are joined."""
+    """A string, null, or a list of parts, of which the texts are joined."""
     if isinstance(value, list):
         return "".join(_part_text(part) for part in value)
     if value is not None and not isinstance(value, str):
-        raise ValueError("it must be a text, null, or a list of parts")
+        raise ValueError("it must be a string, null, or a list of parts")
     return value or ""
 
 
@@ -47,15 +47,15 @@ def _part_text(part: Any) -> str:
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):
-        raise ValueError("a part must be a text, or an object with one")
+        raise ValueError("a part must be a string, or an object with one")
     text = part.get("text")
     if text is not None and not isinstance(text, str):
-        raise ValueError("the text of a part must be a text")
+        raise ValueError("the text of a part must be a string")
     return text or ""
 
 
 def _logprobs(value: Any) -> tuple[float, ...]:
-    """The log-probability of each token; none where one of them is no finite number."""
+    """The log-probability of each token; empty if one of them is not a finite number."""
     told = value.get("content") if isinstance(value, Mapping) else None
     try:
         found = tuple(float(one["logprob"]) for one in told or ())
@@ -65,7 +65,7 @@ def _logprobs(value: Any) -> tuple[float, ...]:
 
 
 def _words(value: Any) -> tuple[str, ...]:
-    """The text of each token; none where one of them has none."""
+    """The text of each token; empty if one of them has none."""
     told = value.get("content") if isinstance(value, Mapping) else None
     try:
         found = tuple(one["token"] for one in told or ())
@@ -75,13 +75,13 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-"""Fields of a message with what the model wrote before its answer."""
+"""Fields of a message with the model's reasoning."""
 REASONING_PARTS = ("thinking", "reasoning")
-"""Types of such parts of a content, and what the text is called in them."""
+"""Types of reasoning parts in a content, and the name of their text field."""
 
 
 def _reasoning(message: Mapping[str, Any]) -> str:
-    """What the model wrote before its answer; empty: that is not told, or not in a form that is known."""
+    """The model's reasoning; empty: not reported, or not in a known form."""
     content = message.get("content")
     parts = [one for one in content if isinstance(one, Mapping)] if isinstance(content, list) else []
     told = [message.get(name) for name in REASONING_FIELDS]
@@ -104,14 +104,14 @@ class _Shape(BaseModel):
 
 
 class Message(_Shape):
-    """What the model wrote."""
+    """The model's message."""
 
     content: Annotated[str, BeforeValidator(_text)] = ""
     """The text."""
     refusal: Annotated[str, BeforeValidator(_word)] = ""
-    """Why it wrote none, where it says so."""
+    """Why it wrote none, if it says so."""
     reasoning: str = ""
-    """What it wrote before the text to find it, where the server keeps that apart."""
+    """Its reasoning before the text, if the server separates that."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,15 +123,15 @@ class Choice(_Shape):
     """One text."""
 
     message: Message
-    """The text, and what goes with it."""
+    """The message."""
     index: Annotated[int, BeforeValidator(_count)] = 0
-    """Its place among the choices."""
+    """Its index among the choices."""
     finish_reason: Annotated[str, BeforeValidator(_word)] = ""
-    """Why it ended; empty: that is not told."""
+    """Finish reason; empty: not reported."""
     logprobs: Annotated[tuple[float, ...], BeforeValidator(_logprobs)] = ()
-    """Natural-log probability of each token; empty: they are not told."""
+    """Natural-log probability of each token; empty: not reported."""
     words: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
-    """The text of each of these tokens; empty: it is not told."""
+    """The text of each of these tokens; empty: not reported."""
 
     @model_validator(mode="before")
     @classmethod
@@ -140,7 +140,7 @@ class Choice(_Shape):
 
 
 class AnswerUsage(_Shape):
-    """What a request cost; 0 where that is not told."""
+    """Token usage of a request; 0 if not reported."""
 
     prompt_tokens: Annotated[int, BeforeValidator(_count)] = 0
     """Tokens of the prompt."""
@@ -152,12 +152,12 @@ class ChatAnswer(_Shape):
     """The answer to one request."""
 
     choices: Annotated[list[Choice], FailFast()]
-    """The texts, in the order that the server gives them in."""
+    """The texts, in the server's order."""
     usage: Annotated[AnswerUsage, BeforeValidator(_fields)] = AnswerUsage()
-    """What it cost."""
+    """Its token usage."""
 
     def first(self, count: int) -> list[Choice]:
-        """So many choices, by their places; fewer where fewer came."""
+        """The first choices, by their indices; fewer if fewer came."""
         return sorted(self.choices, key=lambda choice: choice.index)[:count]
 
 
@@ -167,14 +167,14 @@ class ServedModel(_Shape):
     id: str
     """Its name."""
     root: Annotated[str, BeforeValidator(_word)] = ""
-    """What it was loaded from; empty: that is not told."""
+    """What it was loaded from; empty: not reported."""
 
 
 Value = TypeVar("Value", bound=_Shape)
 
 
 def read_json(data: bytes) -> Any:
-    """Plain values.
+    """Parse JSON into plain values.
 
     Raises:
         AnswerError: it is not JSON, or nested too deeply to be read.
@@ -188,16 +188,16 @@ def read_json(data: bytes) -> Any:
 
 
 def read_answer(data: bytes) -> ChatAnswer:
-    """An answer to a chat request.
+    """Parse an answer to a chat request.
 
     Raises:
-        AnswerError: it is none.
+        AnswerError: it is not one.
     """
     return _read(ChatAnswer, read_json(data))
 
 
 def read_models(data: bytes) -> list[ServedModel] | None:
-    """The models that a server lists; None where it lists none in a form that is known."""
+    """The models that a server lists; None if it has no list in a known form."""
     try:
         found = _fields(read_json(data)).get("data")
     except AnswerError:

@@ -1,4 +1,4 @@
-"""Caption requests in the words of the OpenAI chat API, and what its answers mean.
+"""Caption requests in the format of the OpenAI chat API, and the meaning of its answers.
 
 Plain values on both sides: nothing here sends anything.
 """
@@ -42,20 +42,20 @@ OPTIONAL = {
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
 }
-"""Settings that are sent only where they are not off, or where the user says so, and their values when off."""
+"""Settings that are sent only if they are not off, or if the user sets them, and their values when off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How much of the API a server understands."""
+    """How much of the API a server supports."""
 
     form: Form
-    """`video`: one video of JPEG or PNG frames with their times, as vLLM takes it; `images`: an image a frame, each
-    behind its time."""
+    """`video`: one video of JPEG or PNG frames with their times, as for vLLM; `images`: one image per frame, each after
+    its time."""
     several: bool
-    """Whether one request may ask for several candidates (`n`)."""
+    """Whether one request may have several candidates (`n`)."""
     logprobs: bool
-    """Whether it tells the probabilities of its tokens."""
+    """Whether it returns token probabilities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +63,22 @@ class ChatFormat:
     """How requests are written."""
 
     model: str
-    """Name the server knows the model by."""
+    """The server's name for the model."""
     options: PromptOptions
     """Order of the prompt, and variables for the chat template."""
     generation: GenerationConfig
-    """What the user says of generation."""
+    """The user's generation settings."""
     defaults: Mapping[str, Any] | None
-    """The model's generation config; None where it is not known here: then the server's own rules."""
+    """The model's generation config; None if it is unknown here: then the server's own applies."""
     frame_format: FrameFormat
-    """How frames are packed."""
+    """How frames are encoded."""
     frame_arguments: Mapping[str, Any]
-    """What the server's processor is told about the frames."""
+    """Arguments of the server's processor for the frames."""
     thinking: Thinking = NO_THINKING
-    """What is known of the model's reasoning."""
+    """What is known about the model's reasoning."""
 
     def sampling(self, num_candidates: int) -> tuple[dict[str, Any], bool]:
-        """Fields of a request that say how tokens are chosen, and whether all candidates are the same text."""
+        """Sampling fields of a request, and whether all candidates are the same text."""
         if self.defaults is None:
             return _unresolved(self.generation, num_candidates)
         sampling = resolve_sampling(self.generation, num_candidates=num_candidates, model_defaults=self.defaults)
@@ -95,13 +95,13 @@ class ChatFormat:
         """The JSON body of one request.
 
         Args:
-            request: what is asked.
-            clip: what is shown.
-            dialect: what the server understands.
+            request: the request.
+            clip: its clip.
+            dialect: what the server supports.
             seed: seed of the first candidate; each further one counts up by one.
             count: candidates of this one request.
-            room: whether there is room for reasoning besides the answer; strings that end an answer would end that,
-                too, and are looked for here.
+            room: whether there is room for reasoning besides the answer; stop strings would end that too, so they are
+                applied here.
         """
         fields, _ = self.sampling(request.num_candidates)
         if room:
@@ -124,15 +124,15 @@ class Reading:
     """How the texts of answers are to be read."""
 
     opened: Marks | None = None
-    """Marks of the reasoning that the chat template opens; None: it opens none, as far as is known."""
+    """Marks of the reasoning that the chat template opens; None: it opens none, as far as known."""
     max_tokens: int | None = None
-    """Longest answer, in tokens, where it had more room; None: the server kept to it."""
+    """Longest answer, in tokens, if the request had more room; None: the server enforced it."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer, where the server was not told."""
+    """Stop strings that were not sent to the server."""
 
 
 PLAIN = Reading()
-"""Of answers that had no room for reasoning, to a template of which nothing is known."""
+"""For answers without room for reasoning, with an unknown template."""
 
 
 def _unresolved(config: GenerationConfig, num_candidates: int) -> tuple[dict[str, Any], bool]:
@@ -144,8 +144,8 @@ def _unresolved(config: GenerationConfig, num_candidates: int) -> tuple[dict[str
 
 
 def _fields(config: GenerationConfig, sampling: Sampling, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that are on, or that the user or the model's own config would have otherwise: a server fills in what is
-    left out from that config."""
+    """Settings that are on, or that differ from the user's or the model's own config: a server fills in missing ones
+    from that config."""
     values = {name: getattr(sampling, name) for name in OPTIONAL}
     said = {
         name: value
@@ -162,7 +162,7 @@ def _ends(max_tokens: int, stop: Sequence[str]) -> dict[str, Any]:
 
 
 def _messages(request: CaptionRequest, shown: list[dict[str, Any]], options: PromptOptions) -> list[dict[str, Any]]:
-    """The conversation, with the parts that show the clip in the place of the video."""
+    """The conversation, with the clip's parts in place of the video."""
     messages = chat_messages(request, order=options.prompt_order)
     content = messages[-1]["content"]
     messages[-1]["content"] = [part for old in content for part in (shown if old["type"] == "video" else [old])]
@@ -172,8 +172,8 @@ def _messages(request: CaptionRequest, shown: list[dict[str, Any]], options: Pro
 def _as_video(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: A002
     """One video made of frames, and their times.
 
-    The form of vLLM's `VideoMediaIO.load_base64` (0.32): frames in base64 with commas between them, whatever picture
-    format they are in, under the type video/jpeg; times as frame numbers over a rate in `media_io_kwargs`.
+    The form of vLLM's `VideoMediaIO.load_base64` (0.32): frames in base64 with commas between them, whatever their
+    picture format, under the type video/jpeg; times as frame numbers over a rate in `media_io_kwargs`.
     """
     frames = ",".join(pack_frames(clip.frames, format.frame_format))
     times = frame_metadata(clip)
@@ -189,7 +189,7 @@ def _as_video(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], dic
 
 
 def _as_images(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: A002
-    """An image a frame, each behind its time; repeated frames that only fill up the model's step are left out."""
+    """One image per frame, each after its time; repeated frames that only pad the model's step are left out."""
     parts: list[dict[str, Any]] = []
     count = _unpadded(clip.pts_seconds)
     for seconds, frame in zip(
@@ -202,7 +202,7 @@ def _as_images(clip: Clip, format: ChatFormat) -> tuple[list[dict[str, Any]], di
 
 
 def _unpadded(pts_seconds: np.ndarray) -> int:
-    """Frames before the first one that has the time of the one before it."""
+    """Frames before the first one with the same time as its predecessor."""
     repeats = np.flatnonzero(np.diff(pts_seconds) <= 0)
     return int(repeats[0]) + 1 if len(repeats) else len(pts_seconds)
 
@@ -230,21 +230,22 @@ def result_of(
     same: bool,
     reading: Reading = PLAIN,
 ) -> CaptionResult:
-    """What the server's answers to one request mean.
+    """The result of the server's answers to one request.
 
     Args:
-        request: what was asked.
+        request: the request.
         answers: the answers, in candidate order.
-        counts: choices that each of them was asked for; what comes beyond is left aside.
+        counts: choices that were requested of each; extra ones are ignored.
         same: whether one text stands for all candidates.
         reading: how their texts are to be read.
     """
     choices = [choice for answer, count in zip(answers, counts, strict=True) for choice in answer.first(count)]
     if any(choice.finish_reason == "content_filter" for choice in choices):
-        return CaptionResult(request.id, failure=Failure("server_error", "the server's content filter ended the text"))
+        stopped = "the server's content filter stopped the text"
+        return CaptionResult(request.id, failure=Failure("server_error", stopped))
     wanted = request.num_candidates
     if not choices or (len(choices) < wanted and not same):
-        lost = f"the server gave {len(choices)} candidates where {wanted} were asked for"
+        lost = f"the server returned {len(choices)} candidates where {wanted} were requested"
         return CaptionResult(request.id, failure=Failure("server_error", lost))
     if all(choice.message.refusal and not choice.message.content for choice in choices):
         refusal = choices[0].message.refusal[:LONGEST_MESSAGE]
@@ -257,7 +258,7 @@ def result_of(
 
 
 def _candidate_of(choice: Choice, reading: Reading, *, tokens: int) -> Candidate:
-    """A choice as a candidate; behind reasoning, tokens and probability are the answer's, where they are reported."""
+    """A choice as a candidate; after reasoning, tokens and probability are the answer's, if they are reported."""
     one = parted_choice(choice, reading)
     logprobs, words = choice.logprobs, choice.words if len(choice.words) == len(choice.logprobs) else ()
     if one.reasoning is None:
@@ -266,16 +267,16 @@ def _candidate_of(choice: Choice, reading: Reading, *, tokens: int) -> Candidate
     begin = _answer_begin(words)
     if not one.text:
         return replace(one, reasoning_tokens=len(logprobs) or tokens)
-    if begin is None:  # which of the tokens are the answer's is not told
+    if begin is None:  # which tokens are the answer's is unknown
         return _shortened(one, (), (), reading)
     one = replace(one, tokens=len(logprobs) - begin, mean_logprob=_mean(logprobs[begin:]), reasoning_tokens=begin)
     return _shortened(one, words[begin:], logprobs[begin:], reading)
 
 
 def parted_choice(choice: Choice, reading: Reading) -> Candidate:
-    """A choice's text, and the reasoning that came in a field of its own or in marks.
+    """A choice's text, and its reasoning, from a separate field or from marks.
 
-    A text without a mark that was cut is reasoning where the template opens it: nothing else can have been cut.
+    A truncated text without a mark is reasoning if the template opens it: nothing else can have been truncated.
     """
     message = choice.message
     one = Candidate(message.content, "length" if choice.finish_reason == "length" else "stop")
@@ -302,12 +303,12 @@ def _answer_begin(words: Sequence[str]) -> int | None:
 
 
 def _shortened(one: Candidate, words: Sequence[str], logprobs: Sequence[float], reading: Reading) -> Candidate:
-    """An answer that had the room of the reasoning, too, as long as it may be.
+    """An answer that had the room of the reasoning too, cut to its limit.
 
     Args:
         one: the answer.
-        words: its tokens; empty: they are not told.
-        logprobs: one a token.
+        words: its tokens; empty: not reported.
+        logprobs: one per token.
         reading: how long it may be, and what ends it.
     """
     limit = reading.max_tokens
@@ -319,7 +320,7 @@ def _shortened(one: Candidate, words: Sequence[str], logprobs: Sequence[float], 
 
 
 def _mean(numbers: Sequence[float]) -> float | None:
-    """Their mean; None where there are none, or it is no finite number."""
+    """Their mean; None if there are none, or it is not finite."""
     try:
         return math.fsum(numbers) / len(numbers) if numbers else None
     except OverflowError:
@@ -327,7 +328,7 @@ def _mean(numbers: Sequence[float]) -> float | None:
 
 
 def error_text(body: Any) -> str:
-    """What an error answer says, in one line; servers put it in various places."""
+    """The message of an error answer, in one line; servers put it in various places."""
     found = body
     for key in ("error", "detail", "message"):
         if isinstance(found, Mapping) and key in found:

@@ -1,7 +1,7 @@
 """Requests to one OpenAI-compatible server over HTTP, each sent once.
 
-Knows addresses, keys, status codes, and bounds on the time and the size of an answer; not what the requests say, nor
-when they are sent again.
+Knows addresses, keys, status codes, and limits on the time and the size of an answer; not the content of requests, nor
+when they are retried.
 """
 
 from __future__ import annotations
@@ -21,52 +21,52 @@ from .chat_api import error_text
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 BUSY_STATUSES = frozenset({408, 425, 429, 502, 503, 504})
-"""The server, or what stands before it, has no room just now; no fault of the request."""
+"""The server, or a proxy before it, is overloaded; not the request's fault."""
 IMPATIENT_TRIES = 3
 BROKEN_OFF = frozenset({"abort", "error"})
-"""Reasons vLLM gives for the end of a text when it is shut down, or fails, in the midst of it."""
+"""vLLM's finish reasons when it is shut down, or fails, in the middle of a text."""
 HOPELESS_STATUSES = {
-    401: "it wants a key, or another one: name the variable that holds it with api_key_env",
-    403: "it does not let this key in",
-    404: "it has no such model or address",
+    401: "authentication failed: set api_key_env to the variable that holds a valid key",
+    403: "access denied for this key",
+    404: "no such model or address there",
 }
-"""Answers that every request would get."""
+"""Statuses that every request would get."""
 MAX_ERROR_BYTES = 1 << 18
-"""What is read of an answer that is an error."""
+"""Most bytes read of an error answer."""
 SHOWN_CHARS = 200
-"""Characters that are shown of an answer that makes no sense."""
+"""Characters shown of an invalid answer."""
 PACKED = frozenset({"gzip", "x-gzip", "deflate"})
-"""Forms in which answers may be packed."""
+"""Accepted content encodings of answers."""
 _GZIP_OR_ZLIB = zlib.MAX_WBITS | 32
 
 
 class RefusedError(Exception):
-    """The server will not answer this request, or cannot; others may fare better."""
+    """The server will not or cannot answer this request; others may succeed."""
 
 
 class HopelessError(ModelError):
-    """The server gives all requests the same refusal."""
+    """The server refuses all requests in the same way."""
 
 
 class TroubleError(Exception):
-    """A try that failed and may be repeated."""
+    """A failed try that may be repeated."""
 
     def __init__(self, what: str, *, blames: bool, wait_seconds: float = 0.0) -> None:
         super().__init__(what)
         self.blames = blames
         """Whether the request may be the cause."""
         self.wait_seconds = wait_seconds
-        """How long the server asks to wait."""
+        """How long the server asks to wait, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Received:
-    """An answer as it came."""
+    """A raw answer."""
 
     status: int
     headers: httpx.Headers
     data: bytes
-    """The body, unpacked."""
+    """The body, decompressed."""
 
     @property
     def is_success(self) -> bool:
@@ -79,8 +79,8 @@ class ChatClient:
     Args:
         base_url: address that ends before `/chat/completions`.
         key: sent as a bearer token, never written anywhere else.
-        timeout_seconds: how long an answer may take, from the connection to its last byte.
-        max_answer_bytes: largest answer, unpacked.
+        timeout_seconds: time limit for an answer, from the connection to its last byte.
+        max_answer_bytes: largest answer, decompressed.
     """
 
     def __init__(self, base_url: str, *, key: str | None, timeout_seconds: float, max_answer_bytes: int) -> None:
@@ -95,14 +95,14 @@ class ChatClient:
         )
 
     async def models(self, *, seconds: float | None = None) -> list[ServedModel] | None:
-        """What the server says it serves; None where it does not say.
+        """The models that the server lists; None if it has no list.
 
         Args:
-            seconds: how long the answer may take; None: as long as any.
+            seconds: time limit for the answer; None: the usual one.
 
         Raises:
             TroubleError: it does not answer.
-            HopelessError: it does not answer to this key.
+            HopelessError: it rejects the key.
         """
         received = await self._exchange("GET", "/models", seconds=seconds)
         if received.status in (401, 403):
@@ -122,8 +122,8 @@ class ChatClient:
         """Send one chat request.
 
         Raises:
-            TroubleError: another try may do better.
-            RefusedError: the server refuses it, or its answer makes no sense.
+            TroubleError: another try may succeed.
+            RefusedError: the server refuses it, or its answer is invalid.
             HopelessError: the server refuses all requests.
         """
         received = await self._exchange("POST", "/chat/completions", body)
@@ -162,30 +162,30 @@ class ChatClient:
             ):
                 return _Received(answer.status_code, answer.headers, await self._body(answer))
         except TimeoutError as exc:
-            raise TroubleError(f"no whole answer in {limit:g} seconds (timeout_seconds)", blames=True) from exc
+            raise TroubleError(f"no complete answer within {limit:g} seconds (timeout_seconds)", blames=True) from exc
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
             raise TroubleError(short_message(exc), blames=False) from exc
         except httpx.HTTPError as exc:
             raise TroubleError(short_message(exc), blames=True) from exc
 
     async def _body(self, answer: httpx.Response) -> bytes:
-        """What comes, unpacked as it comes, so that what is packed small takes no more than what is allowed.
+        """The body, decompressed as it arrives, so that a small compressed body cannot exceed the limit.
 
         Raises:
-            RefusedError: it is larger than allowed, or packed in a way that nobody asked for; of an error, the
+            RefusedError: it is larger than allowed, or has an encoding that was not requested; of an error, the
                 beginning is enough.
         """
         limit = self._max_answer_bytes if answer.is_success else MAX_ERROR_BYTES
         packing = answer.headers.get("content-encoding", "").strip().lower()
         if packing not in ("", "identity", *PACKED):
-            raise RefusedError(f"the answer is packed as {packing[:40]!r}; gzip is what was asked for")
+            raise RefusedError(f"the answer is encoded as {packing[:40]!r}; only gzip was requested")
         unpacker = zlib.decompressobj(_GZIP_OR_ZLIB) if packing in PACKED else None
         data = bytearray()
         async for chunk in answer.aiter_raw():
             try:
                 data += unpacker.decompress(chunk, limit + 1 - len(data)) if unpacker else chunk
             except zlib.error as exc:
-                raise RefusedError(f"the answer is not packed as it says: {exc}") from exc
+                raise RefusedError(f"the answer is not encoded as its header says: {exc}") from exc
             if len(data) > limit or (unpacker and unpacker.eof):
                 break
         if len(data) > limit and answer.is_success:
@@ -198,17 +198,17 @@ class ChatClient:
             answer = read_answer(data)
         except AnswerError as exc:
             shown = self._scrubbed(data[: 4 * LONGEST_MESSAGE].decode("utf-8", "replace"))[:SHOWN_CHARS]
-            raise RefusedError(f"the answer is not one of the chat API ({exc}): {shown}") from exc
+            raise RefusedError(f"the answer does not follow the chat API ({exc}): {shown}") from exc
         if broken := sorted({choice.finish_reason for choice in answer.choices} & BROKEN_OFF):
-            raise TroubleError(f"the server broke the text off ({', '.join(broken)})", blames=True)
+            raise TroubleError(f"the server cut the text off ({', '.join(broken)})", blames=True)
         return answer
 
     def _hopeless(self, received: _Received) -> str:
         advice = HOPELESS_STATUSES[received.status]
-        return f"the server {self.base_url} says {received.status}: {self._told(received)}; {advice}"
+        return f"the server {self.base_url} answered with status {received.status}: {self._told(received)}; {advice}"
 
     def _told(self, received: _Received) -> str:
-        """What an error answer says, without the key, should it repeat it."""
+        """The message of an error answer, without the key, should it repeat it."""
         text = self._scrubbed(received.data.decode("utf-8", "replace"))
         try:
             return error_text(read_json(text.encode("utf-8", "replace")))
@@ -224,7 +224,7 @@ class ChatClient:
 
 
 def _retry_after(headers: httpx.Headers) -> float:
-    """Seconds the server asks to wait; 0 where it does not, or asks with a date."""
+    """Seconds the server asks to wait; 0 if it does not, or gives a date."""
     try:
         return min(60.0, max(0.0, float(headers.get("retry-after", 0))))
     except ValueError:
@@ -232,5 +232,5 @@ def _retry_after(headers: httpx.Headers) -> float:
 
 
 def backoff(tries: int) -> float:
-    """Seconds before try `tries` + 1: doubled each time, and drawn, so that requests do not come back as one."""
+    """Seconds before try `tries` + 1: doubled each time, with jitter, so that requests do not return all at once."""
     return random.uniform(0.5, 1.0) * min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries - 1, 10))

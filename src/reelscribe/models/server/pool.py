@@ -1,6 +1,6 @@
-"""Several servers of one model: which request goes where, what is sent again, and when a server is left out.
+"""Several servers of one model: which request goes where, what is retried, and when a server is left out.
 
-One server is the same with no other to turn to. Knows nothing of what the requests say.
+A single server is a pool of one. Knows nothing about the content of requests.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from .chat_answer import ChatAnswer
 from .http_client import ChatClient, HopelessError, RefusedError, TroubleError, backoff
 
 FAILURES_IN_A_ROW = 3
-"""Failures that may be the requests' fault, without an answer in between, after which a server is left out."""
+"""Failures in a row that may be the requests' fault after which a server is left out."""
 
 Admit = Callable[[ChatClient], Awaitable[None]]
-"""Sees that a server may be used; raises where it may not."""
+"""Checks that a server may be used; raises if not."""
 
 log = logger(__name__)
 
 
 @dataclass(eq=False)
 class Server:
-    """One server, and how it fares."""
+    """One server, and its record."""
 
     client: ChatClient
     is_admitted: bool = True
-    """Whether it has shown that it serves the model and takes the frames; before that it takes no request."""
+    """Whether it was checked to serve the model and accept the frames; before that it gets no request."""
     held: int = 0
-    """Requests it has now."""
+    """Its current requests."""
     sent: int = 0
     answered: int = 0
     failed: int = 0
-    """Tries that came to nothing."""
+    """Failed tries."""
     left_out: int = 0
     """How often it was left out."""
     failures_in_a_row: int = 0
     rests_in_a_row: int = 0
     rests_until: float = 0.0
-    """When it is tried again; 0: it is in use."""
+    """When it is retried; 0: it is in use."""
     hopeless: str | None = None
-    """The refusal that it gives to all requests."""
+    """Its refusal of all requests."""
 
     def is_in_use(self, now: float) -> bool:
-        """Whether it takes requests; one that comes back takes a single one at first."""
+        """Whether it accepts requests; one that returns gets a single one at first."""
         rested = not self.rests_until or (self.rests_until <= now and not self.held)
         return self.is_admitted and rested
 
     def fail(self, trouble: TroubleError) -> bool:
-        """Count a failed try; whether the server is left out from now on."""
+        """Count a failed try; returns whether the server is left out from now on."""
         now = time.monotonic()
         self.failed += 1
         self.failures_in_a_row += 1
         is_out = not trouble.blames or self.failures_in_a_row >= FAILURES_IN_A_ROW or bool(self.rests_until)
-        if not is_out or now < self.rests_until:  # many requests may tell of one failure
+        if not is_out or now < self.rests_until:  # many requests may report one failure
             return False
         is_new = not self.rests_until
         self.rests_in_a_row += 1
@@ -67,7 +67,7 @@ class Server:
         return is_new
 
     def succeed(self) -> bool:
-        """Count an answer; whether the server was left out until now."""
+        """Count an answer; returns whether the server was left out until now."""
         was_out = bool(self.rests_until)
         self.answered += 1
         self.failures_in_a_row = self.rests_in_a_row = 0
@@ -77,7 +77,7 @@ class Server:
 
 @dataclass
 class _Trial:
-    """What one request has been through."""
+    """The tries of one request."""
 
     began: float = field(default_factory=time.monotonic)
     tries: int = 0
@@ -91,8 +91,8 @@ class ServerPool:
     Args:
         clients: the servers.
         max_held: requests at one server at once.
-        max_tries: failed answers after which a request is given up, if others are answered meanwhile.
-        give_up_seconds: how long no server may answer anybody.
+        max_tries: failed tries after which a request is given up, if others are answered meanwhile.
+        give_up_seconds: time without any answer from any server after which the run stops.
     """
 
     def __init__(self, clients: Sequence[ChatClient], *, max_held: int, max_tries: int, give_up_seconds: float) -> None:
@@ -106,7 +106,7 @@ class ServerPool:
         self._changed = asyncio.Event()
 
     def leave_out(self, absent: Sequence[ChatClient], admit: Admit) -> None:
-        """Begin without some servers, in the loop that runs them; each is used as soon as `admit` lets it in, and no
+        """Start without some servers, in the loop that runs them; each is used as soon as `admit` passes, and no
         request waits for that."""
         for server in self.servers:
             if server.client in absent:
@@ -128,15 +128,15 @@ class ServerPool:
                 told = str(exc)
                 continue
             server.is_admitted = True
-            log.warning("the server %s is there now", server.client.base_url)
+            log.warning("the server %s is available now", server.client.base_url)
             self._tell()
 
     async def ask(self, body: bytes) -> ChatAnswer:
-        """Send one chat request, as often and to as many servers as it takes.
+        """Send one chat request, as often and to as many servers as needed.
 
         Raises:
-            RefusedError: a server refuses it, or all fail on it again and again while they are there for others.
-            ModelError: no server answers anybody.
+            RefusedError: a server refuses it, or all fail on it repeatedly while they answer others.
+            ModelError: no server answers any request.
         """
         trial = _Trial()
         while True:
@@ -175,7 +175,7 @@ class ServerPool:
             self._tell()
 
     async def _take(self, trial: _Trial) -> Server:
-        """A place at the server with the fewest requests."""
+        """A slot at the server with the fewest requests."""
         while (server := self._free(trial)) is None:
             await self._wait()
         server.held += 1
@@ -193,11 +193,11 @@ class ServerPool:
         return [server for server in self.servers if server.is_in_use(now)]
 
     def _has_another(self, trial: _Trial) -> bool:
-        """Whether a server is in use that has not failed on a request yet."""
+        """Whether a server in use has not failed on a request yet."""
         return any(server not in trial.failed_at for server in self._in_use())
 
     async def _wait(self) -> None:
-        """Until a place is free, or a server may be tried again."""
+        """Wait until a slot is free, or a server may be retried."""
         now, changed = time.monotonic(), self._changed
         ends = [server.rests_until - now for server in self.servers if server.rests_until > now]
         with suppress(TimeoutError):
@@ -221,14 +221,14 @@ class ServerPool:
             )
 
     async def _judge(self, trial: _Trial, trouble: TroubleError) -> None:
-        """Give up, or let it be tried again."""
+        """Give up, or allow a retry."""
         now = time.monotonic()
         others_fare_better = self._last_answer > trial.began
         blamed = trial.blamed >= self._max_tries and (others_fare_better or await self._is_there())
         if blamed or (others_fare_better and now - trial.began > self._give_up_seconds):
-            raise RefusedError(f"given up after {trial.tries} tries; the last: {trouble}")
+            raise RefusedError(f"given up after {trial.tries} tries; last error: {trouble}")
         if now - max(trial.began, self._last_answer) > self._give_up_seconds:
-            raise ModelError(f"{self._none} for {self._give_up_seconds:g} seconds; the last word: {trouble}")
+            raise ModelError(f"{self._none} for {self._give_up_seconds:g} seconds; last error: {trouble}")
 
     async def _is_there(self) -> bool:
         """Whether a server answers anything at all."""
@@ -242,7 +242,7 @@ class ServerPool:
         return f"none of the servers {', '.join(addresses)} has answered a request"
 
     def counts(self) -> list[str]:
-        """A line for each server; none where there is but one."""
+        """One line per server; none if there is only one."""
         if len(self.servers) == 1:
             return []
         answered = sum(server.answered for server in self.servers)

@@ -61,22 +61,22 @@ from .model_class import EngineClass, check_videos, engine_class
 from .revival import EngineDiedError, RevivingEngine, unless_dead
 
 REQUESTS_PER_ENGINE = 64
-"""Requests in flight for each engine: with four candidates they fill its 256 sequences."""
+"""Requests in flight per engine: with four candidates they fill its 256 sequences."""
 ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
 }
-"""Environment of the engine unless the user's own says otherwise: errors only, no usage reports to anybody, and no fork
-of a process that has threads."""
+"""Default environment of the engine, which the user's overrides: errors only, no usage reports, and no fork of a
+process that has threads."""
 
 ENGINE_PROCESS = "EngineCore"
-"""What vLLM's names of the processes of engines begin with."""
+"""Prefix of vLLM's names of engine processes."""
 END_SECONDS, END_LOOK_SECONDS = 10.0, 0.05
-"""How long the end of an engine's process is waited for, and how often it is looked for."""
+"""How long to wait for an engine's process to end, and how often to check."""
 
 SHOWN_AS_THEY_ARE = {"do_sample_frames": False}
-"""Part of each video's metadata, as of vLLM's own readers: some of its classes (GLM-4.1V) look there alone."""
+"""Part of each video's metadata, as from vLLM's own readers: some of its classes (GLM-4.1V) look only there."""
 
 HUB_ARGUMENTS = {
     "revision": "revision",
@@ -84,22 +84,22 @@ HUB_ARGUMENTS = {
     "hf_token": "token",
     "download_dir": "cache_dir",
 }
-"""Arguments of the engine that say which files to read, and their names in transformers."""
+"""Arguments of the engine that select which files to read, and their names in transformers."""
 
 
 class VLLMOptions(PromptOptions):
     """Parameters of `model_params` that are ours; every other goes to vLLM's `AsyncEngineArgs`."""
 
     device: str | None = None
-    """`cpu` or `cuda`, as a check: which it is depends on the vLLM that is installed."""
+    """`cpu` or `cuda`, as a check: the installed vLLM determines which."""
     adapter: str | None = None
-    """A LoRA that peft saved, to put into the model: a folder, or a name on the hub."""
+    """A LoRA saved by peft, to load into the model: a folder, or a name on the hub."""
     max_in_flight: Annotated[int, Field(gt=0)] | None = None
-    """Videos in the engine at once; None: 64 for each engine."""
+    """Videos in the engine at once; None: 64 per engine."""
     max_bytes_in_flight: Annotated[int, Field(gt=0)] | None = None
-    """Bytes of pixels in the engine at once; None: 1 GiB for each engine."""
+    """Bytes of pixels in the engine at once; None: 1 GiB per engine."""
     max_deaths_in_a_row: Annotated[int, Field(ge=0)] = 8
-    """Deaths of the engine without an answer in between that are borne; one more stops the run."""
+    """Deaths of the engine without an answer in between that are tolerated; one more stops the run."""
 
 
 class VLLMCaptioner(FlightCaptioner):
@@ -118,7 +118,7 @@ class VLLMCaptioner(FlightCaptioner):
         thinking_note: str | None = None,
     ) -> None:
         self.policy: FramePolicy | None = policy
-        """Moments and sizes the model wants."""
+        """The model's frame policy."""
         self._engine = engine
         self._flight = flight
         self._summary = summary
@@ -131,8 +131,8 @@ class VLLMCaptioner(FlightCaptioner):
 
         Raises:
             MissingExtraError: vLLM is not installed.
-            SettingsError: for an unknown or unusable parameter.
-            ModelError: when the model cannot be loaded or takes no videos, or the engine does not start.
+            SettingsError: an unknown or unusable parameter.
+            ModelError: the model cannot be loaded or takes no videos, or the engine does not start.
         """
         start = _EngineStart.from_spec(spec)
         flight = InFlight(
@@ -149,9 +149,9 @@ class VLLMCaptioner(FlightCaptioner):
 
     @property
     def notes(self) -> list[str]:
-        """What the summary of a run says about this captioner."""
+        """Notes for the summary of a run."""
         deaths = self._engine.deaths
-        died = f"; it died and was started again {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
+        died = f"; it died and was restarted {deaths} time{'s' if deaths > 1 else ''}" if deaths else ""
         note = self._thinking_note
         return [self._summary + died, *([] if note is None else [note])]
 
@@ -160,7 +160,7 @@ class VLLMCaptioner(FlightCaptioner):
         return self._flight.stream(clips, self._engine.answer)
 
     def close(self) -> None:
-        """End the engine; it ends with this process at the latest."""
+        """Stop the engine; it stops with this process at the latest."""
         self._end()
 
 
@@ -182,7 +182,7 @@ async def _revived(start: _EngineStart) -> RevivingEngine:
 
 
 class _EngineStart:
-    """Everything an engine is started from, so that it can be started again."""
+    """Everything an engine is started from, so that it can be restarted."""
 
     def __init__(
         self,
@@ -288,7 +288,7 @@ class _EngineStart:
 
 
 class _Engine:
-    """One living engine; translates requests to vLLM and answers back."""
+    """One running engine; translates requests to vLLM and answers back."""
 
     def __init__(
         self,
@@ -321,8 +321,8 @@ class _Engine:
         self._names = map(str, count())
 
     async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        """Send one request and wait for all its candidates; where it is too long, once more with fewer frames, if that
-        was asked for."""
+        """Send one request and wait for all its candidates; if it is too long, retry with fewer frames if requested
+        (`fit`)."""
         clip = needed_clip(request, clip)
         result = await self._answer(request, clip)
         self._long_prompts.note(request, result.usage.prompt_tokens)
@@ -332,7 +332,7 @@ class _Engine:
         return result if fewer is None or fewer is clip else await self._answer(request, fewer)
 
     def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
-        """The clip with as many frames as the engine takes, by what the model's processor counts."""
+        """The clip with as many frames as the engine accepts, as counted by the model's processor."""
 
         asking = Asking(self._processor, self._options)
 
@@ -355,7 +355,7 @@ class _Engine:
             raise
         except EngineDeadError as exc:
             raise EngineDiedError from exc
-        except Exception as exc:  # what else it raises belongs to the request
+        except Exception as exc:  # any other error belongs to the request
             if self._llm.errored:
                 raise EngineDiedError from exc
             return CaptionResult(request.id, failure=_failure_of(exc))
@@ -364,10 +364,10 @@ class _Engine:
         return self._result_of(request, output, sampling, thought)
 
     async def _written(self, request: CaptionRequest, clip: Clip, sampling: Sampling) -> tuple[Any, Thought | None]:
-        """vLLM's output with all candidates, and how they may reason; None: they were given no room for it.
+        """vLLM's output with all candidates, and how they may reason; None: they had no room for it.
 
-        A model that is not known to reason is given room once it has begun to: the request is made again, and its
-        texts begin as they did.
+        A model that is not known to reason gets room once it has started to: the request is repeated, and its texts
+        start as before.
         """
         prompt = self._prompt(request, clip)
         thought = self._budgets.for_prompt(prompt["prompt_token_ids"])
@@ -382,15 +382,15 @@ class _Engine:
         return await self._generate(prompt, params), thought
 
     def _budget(self, prompt: Mapping[str, Any], thought: Thought) -> int | None:
-        """The budget as the engine counts it, from the opening mark on; None: its closing mark is no token of its own,
-        so that the engine could not see that it was written."""
+        """The budget as the engine counts it, from the opening mark on; None: its closing mark is not a single token,
+        so the engine could not detect it."""
         if thought.close_id is None:
             return None
         behind = self._budgets.tokens_after_opening(prompt["prompt_token_ids"]) if thought.opened else 0
         return thought.budget + behind
 
     async def _generate(self, prompt: Mapping[str, Any], params: Any) -> Any:
-        """vLLM's output; it has but one."""
+        """vLLM's only output."""
         outputs = self._llm.generate(prompt, params, next(self._names), lora_request=self._lora)
         return [one async for one in outputs][-1]
 
@@ -410,7 +410,7 @@ class _Engine:
         return CaptionResult(request.id, candidates, usage=usage)
 
     def _thought_out(self, output: Any, sampling: Sampling, thought: Thought) -> Candidate:
-        """The candidate of a text that may hold reasoning: its answer ends where it would without."""
+        """The candidate of a text that may contain reasoning: its answer ends where it would without."""
         tokens = list(output.token_ids)
         return candidate_of(
             tokens,
@@ -425,7 +425,7 @@ class _Engine:
         """Caption a tiny clip.
 
         Raises:
-            ModelError: when it cannot be captioned.
+            ModelError: it cannot be captioned.
         """
         request, clip = trial_requests(self._policy)[0]
         sampling = resolve_sampling(
@@ -434,11 +434,11 @@ class _Engine:
         try:
             params = _params(request, sampling)
             await unless_dead(self._generate(self._prompt(request, clip), params), lambda: bool(self._llm.errored))
-        except Exception as exc:  # whatever it raises, each video would
+        except Exception as exc:  # whatever it raises, every video would raise
             check([CaptionResult(request.id, failure=_failure_of(exc))])
 
     async def check_adapter(self) -> None:
-        """See that the engine takes the adapter, and heeds it: of weights whose place it does not know it says nothing.
+        """Check that the engine accepts the adapter and applies it: it does not report weights that it cannot place.
 
         Raises:
             ModelError: it does not.
@@ -448,9 +448,9 @@ class _Engine:
         try:
             await self._llm.add_lora(self._lora)
             scores = [await self._scores(lora) for lora in (None, self._lora)]
-        except Exception as exc:  # whatever it says against it
+        except Exception as exc:  # whatever its objection is
             raise ModelError(
-                f"vLLM does not take the adapter {str(self._adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+                f"vLLM does not accept the adapter {str(self._adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
             ) from exc
         _, writes = self._adapter.looks_and_writes()
         if writes and scores[0] == scores[1]:
@@ -460,7 +460,7 @@ class _Engine:
             )
 
     async def _scores(self, lora: Any) -> dict[int, float]:
-        """The likeliest tokens of a short text, and their log-probabilities."""
+        """The most likely tokens of a short text, and their log-probabilities."""
         from vllm import SamplingParams
 
         ids = self._processor.tokenizer("Describe the video.")["input_ids"]
@@ -479,7 +479,7 @@ class _Engine:
         }
 
     def close(self) -> None:
-        """End it, and take note of its process' end: until then the system keeps an entry for it."""
+        """Stop it, and reap its process."""
         engines = [child for child in multiprocessing.active_children() if ENGINE_PROCESS in child.name]
         self._llm.shutdown()
         until = time.monotonic() + END_SECONDS
@@ -491,8 +491,8 @@ def _class_of(model: str, setting: EngineSetting) -> EngineClass:
     """The class that vLLM runs a model with.
 
     Raises:
-        SettingsError: for an argument that it does not take.
-        ModelError: it does not take the model, or not with these arguments.
+        SettingsError: an argument that it does not accept.
+        ModelError: it does not support the model, or not with these arguments.
     """
     arguments = engine_arguments(setting, known=_argument_names())
     try:
@@ -506,31 +506,31 @@ _OTHER_WAYS = "leave out enable_vllm (--vllm), or merge it into its model first 
 
 
 def _looks(adapter: Adapter, config: Any) -> bool:
-    """Whether a LoRA changes how the model looks at pictures.
+    """Whether a LoRA changes the part of the model that reads pictures.
 
     Raises:
-        ModelError: it is no LoRA, or does so in a model where vLLM would leave that part out.
+        ModelError: it is not a LoRA, or does so in a model for which vLLM would ignore that part.
     """
     kind = str(adapter.config.get("peft_type"))
     if kind != "LORA":
         raise ModelError(
-            f"vLLM takes LoRAs alone, and the adapter {str(adapter.folder)!r} is of type {kind}; {_OTHER_WAYS}"
+            f"vLLM supports only LoRAs, and the adapter {str(adapter.folder)!r} is of type {kind}; {_OTHER_WAYS}"
         )
     _check_lora(adapter)
     looks, _ = adapter.looks_and_writes()
     if looks and not any(map(_has_tower_loras, config.architectures or ())):
         raise ModelError(
-            f"the adapter {str(adapter.folder)!r} changes how the model looks at pictures, which vLLM would leave out "
-            f"of this model; {_OTHER_WAYS}"
+            f"the adapter {str(adapter.folder)!r} changes the part of the model that reads pictures, which vLLM would "
+            f"ignore for this model; {_OTHER_WAYS}"
         )
     return looks
 
 
 def _check_lora(adapter: Adapter) -> None:
-    """Stop at what vLLM does not know of LoRAs, before an engine is started for it.
+    """Refuse LoRA features that vLLM does not support, before an engine is started.
 
     Raises:
-        ModelError: naming it.
+        ModelError: the message names the feature.
     """
     from vllm.config.lora import LoRAConfig
     from vllm.lora.peft_helper import PEFTHelper
@@ -539,12 +539,12 @@ def _check_lora(adapter: Adapter) -> None:
         PEFTHelper.from_dict(dict(adapter.config)).validate_legal(LoRAConfig(max_lora_rank=LORA_RANKS[-1]))
     except (TypeError, ValueError) as exc:
         raise ModelError(
-            f"vLLM does not take the adapter {str(adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
+            f"vLLM does not accept the adapter {str(adapter.folder)!r}: {short_message(exc)}; {_OTHER_WAYS}"
         ) from exc
 
 
 def _has_tower_loras(architecture: str) -> bool:
-    """Whether vLLM's own class of a model takes LoRAs of what looks at pictures."""
+    """Whether vLLM's own class of a model supports LoRAs of the part that reads pictures."""
     from vllm.model_executor.models import ModelRegistry
 
     found = ModelRegistry.models.get(architecture)
@@ -578,14 +578,14 @@ def _params(request: CaptionRequest, sampling: Sampling) -> Any:
 
 
 def _thinking_params(request: CaptionRequest, sampling: Sampling, thought: Thought, budget: int | None) -> Any:
-    """The same with room for reasoning; stop strings end answers alone, and are looked for when all is written."""
+    """The same with room for reasoning; stop strings end only answers, and are applied at the end."""
     params = _params(request, replace(sampling, max_tokens=sampling.max_tokens + thought.most_tokens, stop=()))
     params.thinking_token_budget = budget
     return params
 
 
 def _engine_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments, with those that are objects of vLLM's made."""
+    """The arguments, with vLLM's own objects built."""
     given = arguments.get("reasoning_config")
     if not isinstance(given, Mapping):
         return dict(arguments)
@@ -595,7 +595,7 @@ def _engine_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_broken_off(output: Any) -> bool:
-    """Whether the engine gave up on a request; nobody here asks it to, so it has been told to end."""
+    """Whether the engine aborted a request; nothing here does that, so it is shutting down."""
     return any(one.finish_reason == "abort" for one in output.outputs)
 
 
@@ -610,7 +610,7 @@ _TOO_MANY = ("max_model_len", "maximum model length", "longer than the maximum",
 
 
 def _failure_of(exc: BaseException) -> Failure:
-    """The failure that an error about one request means; the first cause in its chain says what was wrong."""
+    """The failure for an error about one request; the first cause in its chain is what was wrong."""
     cause: BaseException = exc
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -623,8 +623,8 @@ def _failure_of(exc: BaseException) -> Failure:
 def _start_advice(exc: BaseException) -> str:
     if "core initialization failed" in str(exc):
         return (
-            "its process ended at start; what it printed before says why (a script needs "
-            "`if __name__ == '__main__':` around what it does, since vLLM starts processes of its own)"
+            "its process ended at start; its output above says why (a script needs "
+            "`if __name__ == '__main__':` around its main code, since vLLM starts its own processes)"
         )
     return short_message(exc)
 
@@ -647,8 +647,8 @@ def _platform(device: str | None) -> tuple[bool, int]:
     kind = str(current_platform.device_type)
     if device not in (None, kind):
         raise SettingsError(
-            f"model_params: device {device!r} is not what this vLLM runs on, which is {kind!r}; leave device out "
-            "(CUDA_VISIBLE_DEVICES chooses among cards)"
+            f"model_params: device {device!r} is not available: this vLLM runs on {kind!r}; leave device out "
+            "(CUDA_VISIBLE_DEVICES selects GPUs)"
         )
     return current_platform.is_cpu(), 0 if current_platform.is_cpu() else current_platform.device_count()
 

@@ -1,7 +1,7 @@
-"""The class that vLLM runs a checkpoint with: what it takes of a video, and whether it is a hybrid.
+"""The class with which vLLM runs a checkpoint: what it uses of a video, and whether it is a hybrid.
 
-vLLM is asked before its engine starts, in this process; a class that would show a model no video, or a video without
-the times that the model is meant to read, is refused here and not at every row.
+vLLM is queried before its engine starts, in this process (0032); a class that would show a model no video, or a video
+without the times that the model should read, is refused here instead of failing on every row.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from ..captioner import PromptOptions
 from ..inputs import Asking
 
 PROBE_TIMES = ((0.0, 0.5, 1.0, 1.5), (3.0, 7.2, 11.0, 40.0))
-"""Seconds at which the frames of one small clip stand, twice over, to see whether a processor writes them down."""
+"""Two sets of frame times of one small clip, to test whether a processor writes them into the prompt."""
 PROBE_SIDE = 224
 
 
 @dataclass(frozen=True, slots=True)
 class EngineClass:
-    """What vLLM says about a checkpoint."""
+    """What vLLM reports about a checkpoint."""
 
     name: str
     """The class that runs it."""
     takes_videos: bool
     """Whether it reads videos at all."""
     takes_times: bool
-    """Whether it hands the times of frames to the model's processor."""
+    """Whether it passes the times of frames to the model's processor."""
     is_fallback: bool
-    """Whether it is transformers' own model inside of vLLM."""
+    """Whether it is transformers' own model inside vLLM."""
     is_hybrid: bool
-    """Whether some layers keep a state in place of keys and values, as in Qwen3.5."""
+    """Whether some layers keep a state instead of keys and values, as in Qwen3.5."""
 
 
 def engine_class(model: str, arguments: Mapping[str, Any]) -> EngineClass:
@@ -56,10 +56,10 @@ def engine_class(model: str, arguments: Mapping[str, Any]) -> EngineClass:
 
 
 def check_videos(found: EngineClass, processor: Any, policy: FramePolicy) -> None:
-    """Refuse a class that shows the model no video, or none of the times that its processor writes down.
+    """Refuse a class that shows the model no video, or drops the times that its processor writes into the prompt.
 
     Raises:
-        ModelError: saying which.
+        ModelError: the message says which.
     """
     what = f"vLLM runs it with {found.name}" + (", transformers' own model" if found.is_fallback else "")
     instead = "leave out enable_vllm (--vllm) to run it with transformers"
@@ -70,10 +70,10 @@ def check_videos(found: EngineClass, processor: Any, policy: FramePolicy) -> Non
 
 
 def writes_times(processor: Any, policy: FramePolicy) -> bool:
-    """Whether what a processor makes of a clip depends on the times of its frames, as far as that can be found out."""
+    """Whether a processor's output for a clip depends on the times of its frames, as far as can be determined."""
     try:
         early, late = (_made(processor, policy, times) for times in PROBE_TIMES)
-    except Exception:  # it takes no such call: vLLM's class makes its own, and whether that works shows at a video
+    except Exception:  # unsupported call: vLLM's class makes its own, and a video will show whether that works
         return False
     return any(not _same(value, late.get(name)) for name, value in early.items())
 

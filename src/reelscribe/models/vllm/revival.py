@@ -1,6 +1,6 @@
-"""An engine that is started again when it dies, and what becomes of the requests it died with.
+"""An engine that is restarted when it dies, and the requests that were in flight (0015).
 
-Knows no library: an engine is anything that answers requests and says with an exception that it is dead.
+Knows no library: an engine is anything that answers requests and raises an exception when it is dead.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ log = logger(__name__)
 
 
 WATCH_SECONDS = 1.0
-"""Time between two looks at whether the engine that works on a request still lives."""
+"""Interval of the checks that the engine working on a request is alive."""
 
 T = TypeVar("T")
 
 
 class EngineDiedError(Exception):
-    """The engine is dead; it answers nothing any more."""
+    """The engine is dead and no longer answers."""
 
 
 async def unless_dead(work: Coroutine[Any, Any, T], is_dead: Callable[[], bool]) -> T:
-    """What `work` gives, as long as the engine lives.
+    """The result of `work`, as long as the engine lives.
 
-    For engines that forget to tell some of their requests that they are dead.
+    For engines that do not notify all their requests of their death.
 
     Raises:
-        EngineDiedError: the engine is dead and `work` has not ended.
+        EngineDiedError: the engine is dead and `work` has not finished.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -53,18 +53,18 @@ class Engine(Protocol):
         """Answer one request.
 
         Raises:
-            EngineDiedError: the engine died before it had an answer.
+            EngineDiedError: the engine died before it answered.
         """
 
     def close(self) -> None:
-        """End it, dead or alive."""
+        """Stop it, dead or alive."""
 
 
 class RevivingEngine:
     """An engine and its successors.
 
-    When the engine dies it is started again, and the requests it died with are sent again, each alone: so a video that
-    kills the engine twice is known for certain, and is failed.
+    When the engine dies it is restarted, and the requests that were in flight are sent again, each alone: so a video
+    that kills the engine twice is identified with certainty, and fails.
 
     Args:
         start: starts an engine; blocks until it is ready.
@@ -83,10 +83,10 @@ class RevivingEngine:
         """Engines that died so far."""
 
     async def answer(self, request: CaptionRequest, clip: Clip | None) -> CaptionResult:
-        """Answer one request, over the death of an engine.
+        """Answer one request, across deaths of the engine.
 
         Raises:
-            ModelError: the engine dies again and again.
+            ModelError: the engine dies repeatedly.
         """
         for room in (self._room.shared, self._room.alone):
             try:
@@ -115,7 +115,7 @@ class RevivingEngine:
         if self._broken is not None:
             raise self._broken
         if self._engine is None:
-            log.warning("the engine died and is started again; what it was working on is sent again")
+            log.warning("the engine died and is restarted; what it was working on is sent again")
             try:
                 self._engine = self._start()
             except ModelError as exc:
@@ -124,7 +124,7 @@ class RevivingEngine:
         return self._engine
 
     def _bury(self, engine: Engine) -> None:
-        """Count a death once, however many requests tell of it."""
+        """Count a death once, however many requests report it."""
         if engine is not self._engine:
             return
         self._engine = None
@@ -133,13 +133,13 @@ class RevivingEngine:
         engine.close()
         if self._deaths_in_a_row > self._max_deaths_in_a_row:
             self._broken = ModelError(
-                f"the engine died {self._deaths_in_a_row} times without an answer in between; what it printed before "
-                "says why (memory, most often: try a smaller max_num_seqs, max_model_len or gpu_memory_utilization)"
+                f"the engine died {self._deaths_in_a_row} times without an answer in between; its output above says "
+                "why (most often memory: try a smaller max_num_seqs, max_model_len or gpu_memory_utilization)"
             )
             raise self._broken
 
     async def close(self) -> None:
-        """End the living engine, if there is one; no other follows it."""
+        """Stop the running engine, if there is one; no other follows it."""
         self._closed = True
         if self._engine is not None:
             self._engine.close()
@@ -147,7 +147,7 @@ class RevivingEngine:
 
 
 class _Room:
-    """A place for many together, or for one alone; who wants to be alone goes first."""
+    """A lock for many holders at once, or for one exclusively; exclusive requests take precedence."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()

@@ -1,4 +1,4 @@
-"""Memory of clips that are no longer used, for the clips that follow.
+"""Reuse the memory of clips that are no longer used.
 
 The system clears each page of new memory before it is written: on the real clips of the benchmarks that is 6 % of what
 reading costs.
@@ -15,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_IDLE_BYTES = 128 << 20
-"""Memory that is kept at most while no clip uses it."""
+"""Most memory that is kept while no clip uses it."""
 MAX_SLACK = 1.5
 """A block serves arrays that are at most this many times smaller."""
 
 
 class FrameBuffers:
-    """Gives arrays whose memory comes back when nothing refers to them any more; safe to use from several threads.
+    """Allocates arrays whose memory is reused once nothing refers to them; thread-safe.
 
     Args:
-        max_idle_bytes: memory that is kept at most while no array uses it.
+        max_idle_bytes: most memory that is kept while no array uses it.
     """
 
     def __init__(self, max_idle_bytes: int = MAX_IDLE_BYTES) -> None:
@@ -38,10 +38,10 @@ class FrameBuffers:
         return sum(map(len, tuple(self._idle.values())))
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-        """An array of any content, as `numpy.empty` gives.
+        """An uninitialised array, like `numpy.empty`.
 
         Raises:
-            MemoryError: there is no room for it.
+            MemoryError: it does not fit.
         """
         size = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
         block = self._take(size) or _new(size)

@@ -1,6 +1,6 @@
-"""One clock for packets whose timestamps jump, as those of transport streams that were joined end to end do.
+"""One clock for packets whose timestamps jump, as in transport streams that were joined end to end.
 
-Players go by the order of the file: where the clock steps back, or ahead by more than a pause, it is continued.
+Players follow the order of the file: where the clock steps back, or ahead by more than a pause, it is continued.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from av.video.stream import VideoStream
 from ..process_memory import check_memory
 
 BACK_SECONDS = 0.1
-"""Decoding times never go back; what goes back by less than this is jitter of a muxer."""
+"""Decoding times never go back; a smaller step back than this is a muxer's jitter."""
 AHEAD_SECONDS = 10.0
-"""What goes ahead by more than this is another clock, in containers whose clock may jump; FFmpeg's threshold."""
+"""A larger step ahead than this is another clock, in containers whose clock may jump; FFmpeg's threshold."""
 WRAPPING = frozenset({"mpegts", "mpeg"})
-"""Containers whose timestamps have 33 bits and begin again at zero after 26.5 hours."""
+"""Containers whose timestamps have 33 bits and wrap to zero after 26.5 hours."""
 APPENDED = frozenset({"flv", "live_flv"})
-"""Other containers that are joined end to end, or written by recorders that connect again."""
+"""Other containers that are joined end to end, or written by recorders that reconnect."""
 RESTARTED = "matroska,"
 """A container whose decoding times FFmpeg guesses; of files that were joined, each begins with a key frame."""
 _TURN = 1 << 33
 
 
 def may_jump(container: InputContainer) -> bool:
-    """Whether the container's clock has no zero and may jump; what FFmpeg calls its length is a guess from it."""
+    """Whether the container's clock has no zero and may jump; FFmpeg's length is then a guess from it."""
     return Flags.ts_discont in Flags(container.format.flags)
 
 
 def clock_of(container: InputContainer, stream: VideoStream) -> Clock | RestartedClock | None:
-    """What puts the packets of the stream on one clock; None where the container has an index, or its times cannot
+    """What puts the packets of the stream on one clock; None if the container has an index, or its times cannot
     jump."""
     if may_jump(container) or container.format.name in APPENDED:
         return Clock(container, stream)
@@ -66,7 +66,7 @@ class Clock:
     def __init__(self, container: InputContainer, stream: VideoStream) -> None:
         base = stream.time_base or Fraction(1)
         self.shift = 0
-        """Ticks that are added to what the file says."""
+        """Ticks that are added to the file's own."""
         self._back = round(BACK_SECONDS / base)
         self._ahead = round(AHEAD_SECONDS / base) if may_jump(container) else None
         self._wraps = container.format.name in WRAPPING
@@ -75,7 +75,7 @@ class Clock:
         self._delay: int | None = None
 
     def set(self, packet: Packet[VideoStream]) -> None:
-        """Move the packet's times to the clock that began with the first packet."""
+        """Move the packet's times to the clock that started with the first packet."""
         dts, pts = self._decoding_time(packet.dts, packet.pts), packet.pts
         if dts is not None:
             if self._last is not None:
@@ -120,14 +120,14 @@ class RestartedClock:
 
     def __init__(self, stream: VideoStream) -> None:
         self.shift = 0
-        """Ticks that are added to what the file says."""
+        """Ticks that are added to the file's own."""
         self._back = round(BACK_SECONDS / (stream.time_base or Fraction(1)))
         self._first: int | None = None
         self._last = 0
         self._step = 0
 
     def set(self, packet: Packet[VideoStream]) -> None:
-        """Move the packet's times to the clock that began with the first packet."""
+        """Move the packet's times to the clock that started with the first packet."""
         pts, dts = packet.pts, packet.dts
         if pts is None:
             return

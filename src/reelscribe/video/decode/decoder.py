@@ -1,8 +1,8 @@
-"""Wanted frames of an open container, in order, decoding as little as is safe.
+"""Decode the requested frames of an open container, in order, decoding as little as is safe.
 
-Three savings, none of which changes a pixel: frames that no other refers to are not decoded unless wanted, the way
-leads over key frames where that leaves frames out, and it ends at the last wanted frame. What comes out is checked
-against the timeline: a file whose times, key frames or references mislead is found out, not misread.
+Three shortcuts, none of which changes a pixel (0017): frames that no other refers to are not decoded unless requested,
+decoding jumps to a later key frame where that leaves frames out, and it ends at the last requested frame. The output is
+checked against the timeline: a file whose times, key frames or references mislead is detected, not misread.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from .clock import clock_of, packets
 from .timeline import Timeline, decoded
 
 LEAP_FRAMES = 3
-"""Frames that going on at a later key frame must leave out, so that it pays to empty the decoder for it."""
+"""Frames that a jump to a later key frame must leave out to be worth flushing the decoder."""
 SEEK_FRAMES = 64
-"""Frames left out from which the file is sought, instead of passing over their packets."""
+"""Frames left out from which on the reader seeks, instead of skipping their packets."""
 SKIPS_UNREFERENCED = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
-"""Decoders that leave a frame out, packet by packet, where nothing refers to it. Others either take no notice of the
-setting or apply it to packets they were given before (dav1d)."""
+"""Decoders that skip unreferenced frames packet by packet. Others either ignore the setting or apply it to packets they
+were given before (dav1d)."""
 
 
 TELLS_FALSE_KEYS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg1video", "mpeg2video"})
-"""Decoders that say so, or give nothing, where they go on at a frame that is no key frame though its packet says so."""
+"""Decoders that report it, or return nothing, when they continue at a frame that is wrongly marked as a key frame."""
 MARKS_KEYS = frozenset({"mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv"})
-"""Decoders whose frames say themselves whether they are key frames. No other leaps: it would go on from an empty
-picture, and nobody would notice."""
+"""Decoders whose frames tell whether they are key frames. No others jump: they would continue from an empty picture,
+unnoticed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shortcuts:
-    """Which savings are used."""
+    """Which shortcuts are used."""
 
     seeks: bool
-    """Whether the file is sought; some containers seek elsewhere."""
+    """Whether the reader seeks; some containers seek to the wrong place."""
     skips: bool
-    """Whether frames are left out, and key frames leapt to."""
+    """Whether frames are left out, and key frames jumped to."""
 
 
 WAYS = (Shortcuts(seeks=True, skips=True), Shortcuts(seeks=False, skips=True), Shortcuts(seeks=False, skips=False))
-"""Ways to decode a file, the cheapest first; the last decodes everything up to the last wanted frame."""
+"""Ways to decode a file, the cheapest first; the last decodes everything up to the last requested frame."""
 
 
 class MismatchError(Exception):
-    """The decoder's frames are not those the timeline tells."""
+    """The decoder's frames are not those of the timeline."""
 
 
 def frames_at(
@@ -76,12 +76,12 @@ def frames_at(
         stream: its video.
         timeline: all its frames.
         chosen: positions.
-        way: which savings are used.
+        way: which shortcuts are used.
         following: the packets from the file's start.
 
     Raises:
-        MismatchError: where a frame does not come out of the decoder, or frames come in another order.
-        RejectedError: where decoding twice gives different frames.
+        MismatchError: a frame does not come out of the decoder, or frames come in another order.
+        RejectedError: decoding twice gives different frames.
     """
     if timeline.ticks is None:
         return _by_order(stream, following, chosen.tolist())
@@ -102,11 +102,11 @@ def _by_order(
             position += 1
         if not wanted:
             return
-    raise RejectedError("unreadable", "the decoder gives other frames the second time", doubtful=True)
+    raise RejectedError("unreadable", "the decoder returned different frames on the second pass", doubtful=True)
 
 
 def _by_time(feed: _Feed, keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[VideoFrame]:
-    """Leg by leg: what lies between two legs is not decoded."""
+    """Decode leg by leg; nothing between two legs is decoded."""
     for start, wanted in _legs(keys if feed.may_leap else keys[:0], chosen):
         if start is not None:
             feed.leap(*start)
@@ -117,8 +117,8 @@ Leg = tuple[tuple[int, int] | None, list[int]]
 
 
 def _legs(keys: NDArray[np.int64], chosen: Sequence[int]) -> Iterator[Leg]:
-    """The wanted positions in groups; before each but perhaps the first the position of the key frame to go on from,
-    and how many frames that leaves out."""
+    """The requested positions in groups; before each but perhaps the first, the position of the key frame to continue
+    from, and how many frames that leaves out."""
     leg: Leg = (None, [])
     last = -1
     for wanted in chosen:
@@ -140,7 +140,7 @@ def _key_before(keys: NDArray[np.int64], position: int) -> int:
 
 
 def _in_order(feed: _Feed, wanted: Sequence[int]) -> Iterator[VideoFrame]:
-    """The wanted frames of a leg, picked out of what the decoder gives."""
+    """The requested frames of a leg, picked from the decoder's output."""
     missing, last = deque(wanted), -1
     for frame in feed.decode(feed.packets_at(wanted)):
         at = feed.position(frame, after=last)
@@ -173,7 +173,7 @@ class _Feed:
 
     @property
     def may_leap(self) -> bool:
-        """Whether it may go on at a later key frame."""
+        """Whether it may continue at a later key frame."""
         context = self.stream.codec_context
         known = context.name in TELLS_FALSE_KEYS or context.name in MARKS_KEYS or bool(context.codec.intra_only)
         return self.way.skips and known and not self._has_palette
@@ -184,7 +184,7 @@ class _Feed:
         return self.stream.codec_context.pix_fmt == "pal8"
 
     def position(self, frame: VideoFrame, *, after: int) -> int:
-        """Where a frame stands on the timeline; the second of two with one time comes after the first."""
+        """A frame's position on the timeline; the second of two with one time comes after the first."""
         if frame.pts is None or (self.leapt_to is not None and frame.is_corrupt):
             raise MismatchError
         at = bisect_left(self._places, frame.pts)
@@ -203,7 +203,7 @@ class _Feed:
         return dict(zip(times.tolist(), (end - first).tolist(), strict=True))
 
     def decode(self, wanted: dict[int, int]) -> Iterator[VideoFrame]:
-        """Frames from here on: those with the wanted pts, and others; the last packet that is needed empties the
+        """Frames from here on: those with the requested pts, and others; the last packet that is needed flushes the
         decoder, unless nothing may be skipped.
 
         Args:
@@ -228,10 +228,10 @@ class _Feed:
                 return
 
     def leap(self, key: int, left_out: int) -> None:
-        """Go on at the key frame at position `key`, by seeking or by passing over packets.
+        """Continue at the key frame at position `key`, by seeking or by skipping packets.
 
         Raises:
-            MismatchError: it is not there.
+            MismatchError: it does not exist.
         """
         key_ticks = int(self.ticks[key])
         if self.way.seeks and left_out >= SEEK_FRAMES:
@@ -245,7 +245,7 @@ class _Feed:
         raise MismatchError
 
     def _seek(self, key_ticks: int) -> None:
-        """Stand before the key frame, or anywhere earlier."""
+        """Move before the key frame, or anywhere earlier."""
         try:
             self.container.seek(key_ticks, stream=self.stream)
         except (av.FFmpegError, OSError) as exc:
@@ -254,6 +254,6 @@ class _Feed:
         self.following = packets(self.container, self.stream, clock=clock_of(self.container, self.stream))
 
     def _packets(self) -> Iterator[Packet[VideoStream]]:
-        """Those from here on, with the key frame that was leapt to."""
+        """Those from here on, with the key frame that was jumped to."""
         key, self._key = self._key, None
         return self.following if key is None else chain([key], self.following)

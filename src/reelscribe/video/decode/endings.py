@@ -1,5 +1,5 @@
-"""Proof that a file was cut: parts of it that reach behind its end. A length that is announced proves nothing: a
-picture may stay on the screen, or begin after the sound.
+"""Proof that a file was cut: parts that extend past its end. An announced length proves nothing: a picture may stay on
+the screen, or start after the sound.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 MAX_PARTS = 100_000
-"""Parts of a file that are looked at."""
+"""Most parts of a file that are examined."""
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _MXF_KEY = bytes.fromhex("060e2b34")
 _ASF_HEADER = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
@@ -25,7 +25,7 @@ Read = Callable[[int, int], bytes]
 
 
 def reaches_behind(container: InputContainer, stream: VideoStream, file: IO[bytes], *, size: int) -> bool:
-    """Whether the file's own structure says that it was longer once.
+    """Whether the file's own structure shows that it was once longer.
 
     Args:
         container: the open file.
@@ -61,7 +61,7 @@ def _boxes(read: Read) -> Iterator[int]:
 
 
 def _elements(read: Read) -> Iterator[int]:
-    """Ends of the elements of a Matroska file; what has no length of its own is gone into."""
+    """Ends of the elements of a Matroska file; elements without a length are descended into."""
     at = 0
     for _ in range(MAX_PARTS):
         head = read(at, at + 12)
@@ -80,7 +80,7 @@ def _elements(read: Read) -> Iterator[int]:
 
 
 def _number(data: bytes, *, keep_marker: bool) -> tuple[int, int]:
-    """A number of EBML and how many bytes it takes; 0 bytes where it is none."""
+    """An EBML number and its size in bytes; 0 bytes if it is invalid."""
     if not data or not data[0]:
         return 0, 0
     count = 9 - data[0].bit_length()
@@ -127,7 +127,7 @@ def _klvs(read: Read) -> Iterator[int]:
 
 
 def _announced_bytes(read: Read) -> Iterator[int]:
-    """The length of the file that the header of an ASF or WMV file tells, unless it was sent live."""
+    """The file length given in the header of an ASF or WMV file, unless it was streamed live."""
     head = read(0, _ASF_HEADER_BYTES)
     at = head.find(_ASF_FILE)
     if head.startswith(_ASF_HEADER) and at >= 0 and len(head) >= at + 92 and not head[at + 88] & 1:
@@ -143,4 +143,4 @@ PARTS: dict[str, Callable[[Read], Iterator[int]]] = {
     "asf": _announced_bytes,
     "mxf": _klvs,
 }
-"""FFmpeg's name of a container, up to the first comma, to where its parts end."""
+"""FFmpeg's name of a container, up to the first comma, to the function that finds the ends of its parts."""

@@ -10,19 +10,19 @@ from av.filter.context import FilterContext
 from av.video.frame import VideoFrame
 
 _TICK = Fraction(1, 25)
-"""Any will do: times are left alone."""
+"""Arbitrary: times are not changed."""
 
 Kind = tuple[str, int, int, int, int]
-"""Pixel format, height, width, colour space and range of a frame: what a chain of filters is made for."""
+"""Pixel format, height, width, colour space and range of a frame: the input of a filter chain."""
 
 
 def kind_of(frame: VideoFrame) -> Kind:
-    """What a chain of filters for this frame must be made for."""
+    """The format of this frame, for which a filter chain is built."""
     return frame.format.name, frame.height, frame.width, int(frame.colorspace), int(frame.color_range)
 
 
 def source_for(graph: Graph, kind: Kind) -> FilterContext:
-    """The place where frames of a kind enter a graph."""
+    """The source through which frames of a format enter a graph."""
     name, height, width, matrix, color_range = kind
     return graph.add(
         "buffer",
@@ -48,7 +48,7 @@ def pull_all(sink: FilterContext) -> list[VideoFrame]:
 
 
 class FirstField:
-    """Takes one field of interlaced frames: the one that was shot at the frame's time."""
+    """Takes one field of interlaced frames: the one captured at the frame's time."""
 
     def __init__(self) -> None:
         self._kind: Kind | None = None
@@ -56,7 +56,7 @@ class FirstField:
         self._sink: FilterContext
 
     def of(self, frame: VideoFrame) -> VideoFrame:
-        """The field that the frame says is the first, half as high and not copied."""
+        """The frame's first field by its own field order, half as high and not copied."""
         kind = kind_of(frame)
         if kind != self._kind:
             self._make(kind)

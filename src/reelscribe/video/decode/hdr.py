@@ -1,7 +1,7 @@
-"""From the light of HDR video (PQ and HLG) to BT.709 as a screen of ordinary brightness shows it.
+"""Convert HDR video (PQ and HLG) to BT.709 for a screen of ordinary brightness.
 
-What is computed once is a cube of colours; a frame is then looked up in it. The curve is the `mobius` of FFmpeg's
-`tonemap`: it leaves what is darker than 30 % of white as it is and bends the rest up to the video's brightest.
+A cube of colours is computed once; frames are looked up in it. The curve is `mobius` of FFmpeg's `tonemap`: it keeps
+everything darker than 30 % of white and bends the rest up to the video's peak.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .filters import Kind, kind_of, pull_all, source_for
 PQ, HLG = 16, 18
 """AVColorTransferCharacteristic of FFmpeg."""
 WHITE_NITS = 203.0
-"""Light of white in HDR video: Recommendation ITU-R BT.2408."""
+"""Luminance of white in HDR video, in nits: Recommendation ITU-R BT.2408."""
 USUAL_PEAK_NITS = 1000.0
-"""The brightest there is where the file does not say it; that of HLG's reference display, too."""
+"""Peak luminance, in nits, if the file gives none; also that of HLG's reference display."""
 MOST_NITS = 10_000.0
 DISPLAY_GAMMA = 2.4
 """Recommendation ITU-R BT.1886."""
 _LEVEL = 7
-"""Of the cube: 49 values of each colour."""
+"""Side of the cube: 49 values of each colour."""
 _STEPS = _LEVEL * _LEVEL
 _HLG_GAMMA = 1.2
 _BT709 = 1
@@ -42,18 +42,18 @@ _PRIMARIES = {
 _BT2020 = 9
 _D65 = (0.3127, 0.3290)
 _WHOLE_FORMAT = "rgb48le"
-"""Of planes of colour FFmpeg's `haldclut` gives back one for another."""
+"""FFmpeg's `haldclut` swaps colour planes."""
 
 Pixels = NDArray[np.float64]
 
 
 def is_hdr(frame: VideoFrame) -> bool:
-    """Whether a frame says that its light is that of PQ or HLG."""
+    """Whether a frame is marked as PQ or HLG."""
     return int(frame.color_trc) in (PQ, HLG)
 
 
 def peak_nits(frame: VideoFrame) -> float:
-    """The brightest light that the video has by its own account: `MaxCLL`, else that of the display it was made on."""
+    """The peak luminance that the video declares: `MaxCLL`, else that of its mastering display."""
     if int(frame.color_trc) == HLG:
         return USUAL_PEAK_NITS
     try:
@@ -65,7 +65,7 @@ def peak_nits(frame: VideoFrame) -> float:
         if brightest > 0:
             return min(max(brightest, WHITE_NITS), MOST_NITS)
     if Type.MASTERING_DISPLAY_METADATA in side_data:
-        # Eight pairs of chromaticities, the least and the most light as fractions, then which of the two are there.
+        # Eight pairs of chromaticities, the least and the most light as fractions, then which of the two are present.
         fields = np.frombuffer(side_data[Type.MASTERING_DISPLAY_METADATA], np.int32)
         numerator, denominator, has_light = fields[18], fields[19], fields[21]
         if has_light and numerator > 0 and denominator > 0:
@@ -74,7 +74,7 @@ def peak_nits(frame: VideoFrame) -> float:
 
 
 class ToneMapper:
-    """Makes HDR frames SDR, at the size they are wanted in; one peak for a whole clip, so that nothing flickers."""
+    """Converts HDR frames to SDR at the requested size; one peak for a whole clip, so that nothing flickers."""
 
     def __init__(self) -> None:
         self._scaler = VideoReformatter()
@@ -124,7 +124,7 @@ def _frame_of_cube(trc: int, primaries: int, peak: float) -> VideoFrame:
 
 @lru_cache(maxsize=8)
 def _cube(trc: int, primaries: int, peak: float) -> NDArray[np.uint16]:
-    """What becomes of every colour, uint16 `[B, G, R, 3]`."""
+    """The output of every colour, uint16 `[B, G, R, 3]`."""
     steps = np.linspace(0, 1, _STEPS)
     blue, green, red = np.meshgrid(steps, steps, steps, indexing="ij")
     signal = np.stack([red, green, blue], axis=-1)

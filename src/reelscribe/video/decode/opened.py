@@ -1,4 +1,4 @@
-"""A video that is gone through for its times, then for its frames; opened again only where it must be."""
+"""A video that is read for its times, then for its frames; reopened only if necessary."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..files.source import VideoSource
 from .clock import clock_of, packets
 
 KEPT_BYTES = 16 << 20
-"""Packets of a file are kept from one time to the other if they have no more: opening it again costs more than
-they take. Of a larger file opening is a small part of the cost."""
+"""Packets of a file up to this size are kept for the second pass: reopening it costs more than the memory. For a larger
+file, opening is a small part of the cost."""
 
 
 class OpenedVideo:
@@ -35,8 +35,8 @@ class OpenedVideo:
         self._stack.close()
 
     def to_scan(self) -> tuple[InputContainer, VideoStream, int]:
-        """The container and its video stream, to be gone through for packets' times, and how many bytes of packets
-        may be kept; nothing may be decoded."""
+        """The container and its video stream, for reading packet times, and how many bytes of packets may be kept;
+        nothing may be decoded."""
         container, stream = self._scanned = self._open(times_only=True)
         return container, stream, 0 if self.source.leaves_media_out(container, stream) else KEPT_BYTES
 
@@ -46,7 +46,7 @@ class OpenedVideo:
         """The container, its video stream, and the packets from the file's start.
 
         Args:
-            kept: those that were kept; they are used once, since the decoder is a new one.
+            kept: those that were kept; they can be used once, for a new decoder.
         """
         scanned = self._scanned
         if scanned is not None and kept is not None:

@@ -1,4 +1,4 @@
-"""How a stored frame stands, from the display matrix that comes with it."""
+"""The orientation of a stored frame, from its display matrix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Orientation(NamedTuple):
     """How a stored frame becomes upright: swap rows and columns, then reverse rows, then reverse columns."""
 
     transposed: bool = False
-    """Whether rows and columns change places."""
+    """Whether rows and columns are swapped."""
     flips_rows: bool = False
     """Whether the rows are reversed."""
     flips_columns: bool = False
@@ -28,7 +28,7 @@ class Orientation(NamedTuple):
 
     @classmethod
     def of(cls, frame: VideoFrame) -> Orientation:
-        """That of a decoded frame; the container's matrix or, where a picture has its own (EXIF), the picture's."""
+        """Orientation of a decoded frame: the container's matrix or, if a picture has its own (EXIF), the picture's."""
         try:
             side_data: Any = frame.side_data
         except ValueError:
@@ -56,8 +56,8 @@ UPRIGHT = Orientation()
 
 
 def _by_matrix(matrix: list[int]) -> Orientation:
-    """From `(a b u, c d v, x y w)`, which takes a pixel to (a x + c y, b x + d y); turns that are not quarters go to
-    the nearest one."""
+    """From `(a b u, c d v, x y w)`, which takes a pixel to (a x + c y, b x + d y); rotations are rounded to quarter
+    turns."""
     a, b, _, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Orientation(True, b < 0, c < 0)
@@ -65,7 +65,7 @@ def _by_matrix(matrix: list[int]) -> Orientation:
 
 
 def _by_angle(degrees: int) -> Orientation:
-    """From the angle alone, counter-clockwise, which does not tell a mirrored picture."""
+    """From the counter-clockwise angle alone, which does not show mirroring."""
     _log.warning("PyAV %s cannot list the side data of a frame: a mirrored video is shown mirrored", av.__version__)
     turns = round(degrees / _QUARTER) % 4
     return (UPRIGHT, Orientation(True, True, False), Orientation(False, True, True), Orientation(True, False, True))[
@@ -80,6 +80,6 @@ def _unnamed(cls: type[Any], value: int) -> Any:
 
 
 if "_missing_" not in vars(Type):
-    # PyAV lists all side data of a frame or none: one kind that FFmpeg knows and it does not (EXIF, views of MV-HEVC)
+    # PyAV lists all side data of a frame or none: one type that FFmpeg has and it does not (EXIF, views of MV-HEVC)
     # would hide the display matrix.
     Type._missing_ = classmethod(_unnamed)  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""Times of frames that a file tells in part, or twice. Pure functions over ticks; nothing is opened here."""
+"""Frame times that a file gives partially, or twice. Pure functions over ticks; nothing is opened here."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Ticks = NDArray[np.int64]
 Moments = NDArray[np.float64]
 
 LAST_STEPS = 5
-"""Frames at the end of a file whose distance stands for the unknown length of the last one."""
+"""Frames at the end of a file whose distance is used as the unknown length of the last one."""
 
 
 def apart(ticks: Ticks) -> Moments:
-    """Ascending times, equal ones moved apart by a part of a frame; all others are kept.
+    """Move equal times apart by a fraction of a frame; all others are kept.
 
-    Frames with one time share the way to the next frame, or a usual frame's length where that is shorter: a picture
-    that lasts no time at all is followed by one that may stay for a minute.
+    Frames with one time share the interval to the next frame, or a usual frame's length if that is shorter: a picture
+    of zero length may be followed by one that stays for a minute.
     """
     moments: Moments = ticks.astype(np.float64)
     steps = np.diff(ticks)
@@ -34,14 +34,14 @@ def apart(ticks: Ticks) -> Moments:
 
 
 def filled(times: Sequence[int | None], *, step: float) -> Ticks | None:
-    """Times of frames in display order; those that are missing, or contradict most others, from their neighbours.
+    """Times of frames in display order; those that are missing, or contradict most others, come from their neighbours.
 
     Args:
         times: in ticks.
-        step: usual distance of two frames in ticks, which counts outside of the known times.
+        step: usual distance of two frames in ticks, used outside the known times.
 
     Returns:
-        int64 `[N]`, ascending, perhaps with equal ones; None where no time is known.
+        int64 `[N]`, ascending, perhaps with equal ones; None if no time is known.
     """
     known = np.array(longest_ascent(times), np.int64)
     if not len(known):

@@ -1,4 +1,4 @@
-"""From a decoded frame to upright 8-bit RGB at the size the model will see."""
+"""Convert a decoded frame to upright 8-bit RGB at the size the model will see."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ LIMITED = 1
 """AVColorRange of FFmpeg: black is 16 and white 235."""
 SQUARE = Fraction(1)
 MOST_ASPECT = 8
-"""Pixels that are said to be more times as wide as they are high, or as high as wide, are taken for square ones."""
+"""Larger pixel aspect ratios than this, either way, are treated as damage: pixels count as square."""
 SAME_SHAPE = 0.02
-"""Share by which a frame's shape may differ from another's that it is scaled to."""
+"""Relative difference up to which a frame is scaled to another's shape."""
 _SCALABLE = frozenset((BT709, 4, 5, BT601, 7, BT2020))
 _BT2020_CONSTANT = 10
 _WITH_ALL_ROWS = {"yuv420p": "yuv422p", "yuvj420p": "yuvj422p", "yuv422p": "yuv422p", "yuvj422p": "yuvj422p"}
@@ -54,8 +54,8 @@ class Look:
 
 
 def pixel_aspect(stream: VideoStream) -> Fraction:
-    """Width over height of a stored pixel: what the container says, else what the pictures say, as players have it;
-    1 where that is nonsense."""
+    """Width over height of a stored pixel: the container's, else the pictures', as in players; 1 if that is
+    nonsense."""
     ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
     return ratio if ratio and Fraction(1, MOST_ASPECT) <= ratio <= MOST_ASPECT else SQUARE
 
@@ -70,8 +70,8 @@ def _shown_width(frame: VideoFrame, aspect: Fraction) -> int:
 
 
 class _Reformatters(threading.local):
-    """FFmpeg's scalers of a thread. They keep the tables for sizes and formats until others come, so that a clip like
-    the last one is spared making them: 0.2 ms, a twentieth of decoding four seconds of 320x240."""
+    """FFmpeg's scalers, per thread. They keep the tables of the last sizes and formats, so that a similar clip need not
+    rebuild them: 0.2 ms, a twentieth of decoding four seconds of 320x240."""
 
     def __init__(self) -> None:
         self.scaler, self.to_rgb = VideoReformatter(), VideoReformatter()
@@ -83,15 +83,15 @@ _of_thread = _Reformatters()
 class RgbConverter:
     """Makes frames upright uint8 `[height, width, 3]`: bicubic, more bits cut to 8, alpha dropped.
 
-    Pixels are scaled in the decoder's colour space and become RGB afterwards, at the size that is wanted. FFmpeg has
-    fast code for each of the two steps, not for both in one, and what comes is nearer to what a model's own processor
-    sees, which makes the whole picture RGB first: on real clips half a grey level from it on average, against one.
+    Pixels are scaled in the decoder's colour space and become RGB afterwards, at the requested size. FFmpeg has fast
+    code for each of the two steps, not for both in one, and the result is nearer to that of a model's own processor,
+    which converts the whole picture to RGB first: on real clips half a grey level from it on average, against one.
 
     Args:
         height: of the upright frame, in pixels.
         width: likewise.
-        source_size: height and width of an upright frame that fills it; one of another shape is scaled to fit, in the
-            middle of black. None: every frame fills it.
+        source_size: height and width of an upright frame that fills it; one of another shape is scaled to fit, centred
+            on black. None: every frame fills it.
         look: how frames are shown.
     """
 
@@ -135,7 +135,7 @@ class RgbConverter:
         return out[top : top + rows, left : left + columns]
 
     def _stored(self, frame: VideoFrame, *, height: int, width: int) -> NDArray[np.uint8]:
-        """The frame as RGB `[height, width, 3]`, not turned."""
+        """The frame as RGB `[height, width, 3]`, not rotated."""
         if self._tone_mapper is not None and is_hdr(frame):
             return self._rgb(self._tone_mapper.map(frame, height=height, width=width))
         bits = _bits_of_limited_grey(frame)
@@ -146,7 +146,7 @@ class RgbConverter:
         return self._rgb(self._scaled(frame, height=height, width=width, name=name))
 
     def _grey(self, frame: VideoFrame, bits: int, *, height: int, width: int) -> NDArray[np.uint8]:
-        """FFmpeg takes grey for full range, whatever the frame says."""
+        """FFmpeg treats grey as full range, whatever the frame's own range."""
         scaled = self._scaled(frame, height=height, width=width, name="gray" if bits == 8 else "gray16le")
         levels = _levels_of_limited(bits)[scaled.to_ndarray()]
         return np.broadcast_to(levels[..., None], (height, width, 3))
@@ -164,14 +164,14 @@ class RgbConverter:
 
 
 def _format_to_scale_in(stored: VideoFormat) -> str:
-    """Pixel format of FFmpeg in which a frame takes another size."""
+    """Pixel format of FFmpeg in which a frame is scaled."""
     has_full_chroma = stored.chroma_width(_EVEN) == _EVEN and stored.chroma_height(_EVEN) == _EVEN
     return "gbrp" if has_full_chroma else _WITH_ALL_ROWS.get(stored.name, "rgb24")
 
 
 def _colorspace(frame: VideoFrame) -> int:
-    """The matrix to convert with. Where the file names none, HD is BT.709 and SD BT.601, as players do; swscale alone
-    would take BT.601 for both."""
+    """The matrix to convert with. If the file names none, HD is BT.709 and SD BT.601, as in players; swscale alone
+    would use BT.601 for both."""
     named = int(frame.colorspace)
     if frame.format.is_rgb or named in _SCALABLE:
         return named
@@ -181,7 +181,7 @@ def _colorspace(frame: VideoFrame) -> int:
 
 
 def _bits_of_limited_grey(frame: VideoFrame) -> int | None:
-    """Bits of a value, if the frame is grey, with alpha or without, and says that its range is limited."""
+    """Bits of a value, if the frame is grey, with or without alpha, and marked as limited range."""
     if frame.color_range != LIMITED or not frame.format.name.startswith(("gray", "ya")):
         return None
     bits = frame.format.components[0].bits

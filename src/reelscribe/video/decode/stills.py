@@ -1,4 +1,4 @@
-"""Pictures that FFmpeg's video demuxers do not read, through Pillow: still ones, and animated WebP.
+"""Read pictures that FFmpeg's video demuxers do not, with Pillow: still pictures, and animated WebP.
 
 A still picture is a clip of one frame, where that is allowed; an animated one is sampled by its own times, as a video
 is. Pillow opens the one file and nothing else.
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 UNTIMED_MS = 100
-"""How long a picture stays whose length is zero, as in browsers."""
+"""Display time of a picture whose length is zero, as in browsers."""
 _WHOLE = TimeWindow()
 _DEEP_GREY = "I;16"
 
 
 @dataclass(frozen=True, slots=True)
 class _Pictures:
-    """What is known of the pictures of a file before one is decoded."""
+    """What is known about the pictures of a file before one is decoded."""
 
     formats: tuple[str, ...]
-    """What Pillow may take the file for."""
+    """The format as which Pillow may open the file."""
     seconds: NDArray[np.float64]
     """Time of each, `[N]`, ascending."""
     duration_seconds: float
@@ -72,7 +72,7 @@ def picture_clip(
         allocate: gives the memory that frames are written to, for a shape and a type.
 
     Raises:
-        RejectedError: a still picture is not allowed or of a kind that is not read, over the limits, or damaged.
+        RejectedError: a still picture is not allowed, of an unsupported type, over the limits, or damaged.
     """
     with _opened(source) as file:
         pictures = None if file is None else _pictures(source, file, limits)
@@ -86,7 +86,7 @@ def picture_clip(
 
 @contextmanager
 def _opened(source: VideoSource) -> Iterator[IO[bytes] | None]:
-    """The file; None where it cannot be opened, or is read in ranges, as pictures are not."""
+    """The file; None if it cannot be opened, or is read in ranges, which pictures are not."""
     file = None
     if isinstance(source.data, bytes | Path):
         with suppress(OSError, ValueError):
@@ -108,11 +108,11 @@ def _pictures(source: VideoSource, file: IO[bytes], limits: ReadLimits) -> _Pict
     if kind is None:
         return None
     if kind not in READABLE:
-        message = f"{source.name} is a still picture of the kind {kind}, which is not read: convert it to JPEG or PNG"
+        message = f"{source.name} is a still picture of type {kind}, which is not supported: convert it to JPEG or PNG"
         raise RejectedError("unreadable", message)
     if not limits.allow_images:
         message = (
-            f"{source.name} is a still picture ({kind}), not a video: leave it out, or take it as a clip of one frame "
+            f"{source.name} is a still picture ({kind}), not a video: leave it out, or caption it as a one-frame clip "
             "with allow_images (--allow-images)"
         )
         raise RejectedError("not_allowed", message)
@@ -128,7 +128,7 @@ def _animated_webp(source: VideoSource, file: IO[bytes], head: bytes) -> _Pictur
         lengths.append(length or UNTIMED_MS)
         source.check_frames(len(lengths))
     if not lengths:
-        raise RejectedError("no_frames", f"{source.name} is an animated WebP picture without a frame")
+        raise RejectedError("no_frames", f"{source.name} is an animated WebP picture without frames")
     ends = np.cumsum(lengths, dtype=np.int64)
     duration = float(ends[-1]) / 1000
     source.check_seconds(duration)
@@ -136,7 +136,7 @@ def _animated_webp(source: VideoSource, file: IO[bytes], head: bytes) -> _Pictur
 
 
 def _webp_lengths(file: IO[bytes]) -> Iterator[int]:
-    """Milliseconds that each picture stays."""
+    """Display time of each picture, in milliseconds."""
     at = 12
     while True:
         file.seek(at)
@@ -216,16 +216,16 @@ class _Decoder:
 
 
 def _upright(image: Image) -> NDArray[np.uint8]:
-    """The picture as uint8 RGB `[height, width, 3]`, turned as its EXIF data say; alpha is dropped."""
+    """The picture as uint8 RGB `[height, width, 3]`, rotated by its EXIF data; alpha is dropped."""
     from PIL import ImageOps
 
     image.load()
     turned: Any = image
-    with suppress(SyntaxError, ValueError, TypeError, KeyError, OSError):  # damaged EXIF data turn nothing
+    with suppress(SyntaxError, ValueError, TypeError, KeyError, OSError):  # damaged EXIF data are ignored
         turned = ImageOps.exif_transpose(image)
     if turned.mode.startswith(_DEEP_GREY):
         grey = (np.asarray(turned) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if turned.mode in ("I", "F"):
-        raise ValueError("its pixels are numbers of 32 bits, which no rule brings to shades of grey")
+        raise ValueError("its pixels are 32-bit numbers, for which no conversion to grey levels is defined")
     return np.ascontiguousarray(turned.convert("RGB"), dtype=np.uint8)

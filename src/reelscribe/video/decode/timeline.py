@@ -1,7 +1,7 @@
 """When the frames of a file are shown: their true times, count and rate.
 
-Times come from packets, which costs no decoding; where packets do not tell, from decoding everything. Nothing here
-chooses frames or keeps pixels.
+Times come from packets, which costs no decoding; if packets lack them, from decoding everything. Nothing here chooses
+frames or keeps pixels.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FALLBACK_FPS = 25.0
 _SHOWN_BIT = 0x10
 """In the first byte of a VP8 frame; without it the frame is only referred to."""
 _MAX_DRIFT_FRAMES = 1.01
-"""A header's rate is believed while it leaves the true times by no more than this over the whole file: muxers often
-get the length of the last frame wrong."""
+"""A header's rate is trusted while it differs from the true times by no more than this over the whole file: muxers
+often get the length of the last frame wrong."""
 MOST = 0.75
-"""Share of the decoder's times that must be in order, so that only the others are replaced."""
+"""Share of the decoder's times that must be in order for only the others to be replaced."""
 _FRAMES_HELD, _PIXEL_BYTES = 4, 4
-"""Frames that a decoder may be about to ask for, and what a pixel of theirs takes."""
+"""Frames that a decoder may be about to allocate, and the bytes of one of their pixels."""
 _NONE = np.zeros(0, np.int64)
 
 
@@ -47,14 +47,14 @@ class Timeline:
     seconds: NDArray[np.float64]
     """Time of each frame in seconds, `[N]`, strictly ascending."""
     ticks: NDArray[np.int64] | None
-    """The decoder's pts of each frame, `[N]`, ascending, perhaps with equal ones; None where frames can only be told
-    by their order."""
+    """The decoder's pts of each frame, `[N]`, ascending, perhaps with equal ones; None if only the order identifies
+    frames."""
     keys: NDArray[np.int64]
-    """Positions of the key frames, ascending, without those that share their time with another frame; empty where they
-    are not known."""
+    """Positions of the key frames, ascending, without those that share their time with another frame; empty if
+    unknown."""
     anchors: NDArray[np.int64]
     """Positions of the frames that are shown later than all those before them in the file, ascending: key frames and
-    those that others refer to; empty where they are not known."""
+    those that others refer to; empty if unknown."""
     fps: float
     """Average frame rate."""
     duration_seconds: float
@@ -70,7 +70,7 @@ class Timeline:
 
 @dataclass(slots=True)
 class PacketTimes:
-    """What one pass over the packets of a stream tells."""
+    """What one pass over the packets of a stream shows."""
 
     ticks: array[int] = field(default_factory=lambda: array("q"))
     """pts of packets that hold a shown frame, in file order, those without one left out."""
@@ -81,7 +81,7 @@ class PacketTimes:
     reordered: bool = False
     """Whether some packet's pts differs from its dts."""
     encrypted: bool = False
-    """Whether some packet is; decoding it would give noise."""
+    """Whether some packet is encrypted; decoding it would give noise."""
     last_ticks: int | None = None
     """Greatest pts."""
     last_length: int = 0
@@ -91,7 +91,7 @@ class PacketTimes:
     jumps: bool = False
     """Whether the file's clock jumps."""
     packets: list[Packet[VideoStream]] | None = None
-    """All packets in file order, the empty one included; None: they are too many bytes to be kept, or not whole."""
+    """All packets in file order, the empty one included; None: they are too large to keep, or incomplete."""
 
 
 def scan_packets(
@@ -110,7 +110,7 @@ def scan_packets(
         stream: its video.
         max_seconds: limit.
         max_packets: limit.
-        keys: dts of packets that hold key frames; None: they say so themselves.
+        keys: dts of packets that hold key frames; None: the packets' own flags count.
         max_kept_bytes: packets are kept, for the decoder, where all together have no more.
     """
     times, room = PacketTimes(packets=[]), max_kept_bytes
@@ -140,7 +140,7 @@ def index_keys(stream: VideoStream) -> frozenset[int]:
 
 def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> None:
     times.count += 1
-    if is_key or times.count == 1:  # asking is slow; where anything is encrypted, key frames are
+    if is_key or times.count == 1:  # the query is slow; if anything is encrypted, key frames are
         times.encrypted |= packet.has_sidedata("encryption_info")
     pts = packet.pts
     if pts is None:
@@ -156,10 +156,10 @@ def _note(times: PacketTimes, packet: Packet[VideoStream], *, is_key: bool) -> N
 
 
 def decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[VideoFrame]:
-    """The frames a packet brings out, or with None those still in the decoder; none where data are damaged.
+    """The frames that decoding a packet gives, or with None those still in the decoder; none if data are damaged.
 
     Raises:
-        MemoryError: there is no more, or no more is allowed.
+        MemoryError: memory has run out, or the limit is reached.
     """
     return _decoded(stream, packet) or []
 
@@ -175,7 +175,7 @@ def _decoded(stream: VideoStream, packet: Packet[VideoStream] | None) -> list[Vi
 
 
 def packet_timeline(times: PacketTimes, container: InputContainer, stream: VideoStream) -> Timeline | None:
-    """The timeline the packets tell, or None where they do not: times missing, as in raw streams, or guessed from
+    """The timeline from the packets, or None if they do not give one: times missing, as in raw streams, or guessed from
     the order of decoding, as in AVI with B-frames."""
     if not times.count or len(times.ticks) != times.count or (_stores_no_pts(container) and times.reordered):
         return None
@@ -198,16 +198,16 @@ def _told_apart(ticks: NDArray[np.int64], wanted: NDArray[np.int64]) -> NDArray[
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What comes out when everything is decoded."""
+    """The result of decoding everything."""
 
     timeline: Timeline
-    """Its frames, which can only be told by their order."""
+    """Its frames, identified only by their order."""
     lost: int
-    """Frames that do not come out."""
+    """Frames that could not be decoded."""
 
 
 def decode_times(source: VideoSource, times: PacketTimes) -> Decoded | None:
-    """Decode everything for the times of its frames; None where no frame comes out."""
+    """Decode everything for the times of its frames; None if no frame can be decoded."""
     with source.open() as (container, stream):
         pts: list[int | None] = []
         damaged: list[int | None] = []
@@ -230,7 +230,7 @@ def decode_times(source: VideoSource, times: PacketTimes) -> Decoded | None:
 def _frame_ticks(
     pts: list[int | None], times: PacketTimes, container: InputContainer, stream: VideoStream
 ) -> NDArray[np.int64] | None:
-    """Ticks of the frames that were decoded: their own, or, where these contradict their order, the packets'."""
+    """Ticks of the decoded frames: their own, or, if these contradict their order, the packets'."""
     found = np.array([time for time in pts if time is not None], np.int64)
     is_clean = len(found) == len(pts) and bool((np.diff(found) > 0).all())
     if is_clean and not _stores_no_pts(container):
@@ -244,8 +244,8 @@ def _frame_ticks(
 
 
 def _lost(pts: list[int | None], damaged: list[int | None], times: PacketTimes) -> int:
-    """How many frames do not come out: of packets that are damaged, and of those in a row without a frame after one
-    that has none itself. A packet without a frame right after one with a frame may hold its second field."""
+    """How many frames are lost: of damaged packets, and of packets that follow such a packet without giving a frame. A
+    packet without a frame right after one with a frame may hold its second field."""
     if len(times.ticks) != times.count:
         return max(0, times.count - len(pts))
     shown, broken = set(pts), set(damaged)
@@ -265,7 +265,7 @@ def _stores_no_pts(container: InputContainer) -> bool:
 
 
 def _to_seconds(ticks: NDArray[np.float64], container: InputContainer, stream: VideoStream) -> NDArray[np.float64]:
-    """Seconds on the file's clock; where a container's clock has no zero, from the container's start."""
+    """Seconds on the file's clock; if the container's clock has no zero, from the container's start."""
     base = stream.time_base or Fraction(1)
     start = 0
     if may_jump(container) and container.start_time is not None:
@@ -293,8 +293,8 @@ class _Frames(NamedTuple):
 
 
 def _last_length(times: PacketTimes, ticks: NDArray[np.int64]) -> int:
-    """How long the last frame stays, in ticks, 0 if the file does not tell: some give each frame one usual length,
-    whatever its own is, or a tick."""
+    """How long the last frame stays, in ticks, 0 if the file does not give it: some give every frame one usual length,
+    or a tick."""
     steps = np.diff(ticks)
     if len(steps) and times.last_length == times.first_length != int(steps[0]):
         return 0
@@ -331,7 +331,7 @@ def with_last_frame_until(timeline: Timeline, end_seconds: float) -> Timeline:
 
 
 def _constant_rate(seconds: NDArray[np.float64], header_fps: float) -> float:
-    """The header's rate where it fits the times, which is the rate other readers see; else the measured one."""
+    """The header's rate if it fits the times, which is the rate other readers see; else the measured one."""
     steps = len(seconds) - 1
     measured = steps / float(seconds[-1] - seconds[0])
     if header_fps and math.isfinite(header_fps) and abs(measured / header_fps - 1) * steps <= _MAX_DRIFT_FRAMES:

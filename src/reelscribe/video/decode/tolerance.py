@@ -1,4 +1,4 @@
-"""Frames near the wanted moments that cost less to decode. Pure functions over a timeline; nothing is decoded here."""
+"""Frames near the requested moments that are cheaper to decode. Pure functions over a timeline."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Positions = NDArray[np.int64]
 
 
 def cheapest_near(timeline: Timeline, chosen: Positions, *, seconds: float) -> Positions:
-    """For each chosen frame the one within `seconds` of it that costs least to decode.
+    """For each chosen frame the one within `seconds` of it that is cheapest to decode.
 
-    A key frame needs no other frame, and the nearest one is taken. Else a frame that others refer to (a player would
-    decode it anyway): the earliest, which needs the fewest before it. Each frame stays between the middles of the gaps
-    to its neighbours, so that order and number stay.
+    A key frame needs no other frame; the nearest one is taken. Else a frame that others refer to (a player would decode
+    it anyway): the earliest, which needs the fewest before it. Each frame stays between the midpoints of the gaps to
+    its neighbours, so that order and number are kept.
 
     Args:
         timeline: all frames of the file.
@@ -37,7 +37,7 @@ def cheapest_near(timeline: Timeline, chosen: Positions, *, seconds: float) -> P
 
 
 def _bounds(times: NDArray[np.float64], chosen: Positions, seconds: float) -> tuple[Positions, Positions]:
-    """First and last position that may stand for each chosen one, both included."""
+    """First and last position that may replace each chosen one, both included."""
     slack = seconds + 1e-9
     low = np.searchsorted(times, times[chosen] - slack, side="left")
     high = np.searchsorted(times, times[chosen] + slack, side="right") - 1
@@ -51,7 +51,7 @@ Prefer = Callable[[Positions, int], int]
 
 
 def _pick(candidates: Positions, chosen: Positions, low: Positions, high: Positions, *, prefer: Prefer) -> Positions:
-    """For each chosen position a candidate within its bounds, -1 where there is none."""
+    """For each chosen position a candidate within its bounds, -1 if there is none."""
     first = np.searchsorted(candidates, low, side="left")
     end = np.searchsorted(candidates, high, side="right")
     picks = [

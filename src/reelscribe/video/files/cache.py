@@ -1,6 +1,6 @@
-"""Videos of object stores and servers, kept on this machine up to so many bytes; those unused for longest go first.
+"""A local cache of videos from object stores and servers, bounded in bytes; the least recently used go first.
 
-Shared by all processes: a file gets its name when it is whole, and one that is open stays readable when it goes.
+Shared by all processes: a file gets its name when it is complete, and an open file stays readable after removal.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import BinaryIO
 from ...ranges import Ranged, copy_to
 
 SUFFIX = ".video"
-"""Of the files that it keeps; nothing else in the folder is touched."""
+"""Suffix of cached files; nothing else in the folder is touched."""
 
 
 def cached(path: Ranged, folder: Path, *, max_bytes: int) -> BinaryIO:
-    """The file at an address, open for reading; fetched if it is not here, or has changed.
+    """The file at an address, open for reading; fetched if it is not cached, or has changed.
 
     Raises:
         OSError: it cannot be fetched, or the folder cannot be written.
@@ -47,7 +47,7 @@ def cached(path: Ranged, folder: Path, *, max_bytes: int) -> BinaryIO:
 
 
 def _make_room(folder: Path, max_bytes: int) -> None:
-    """Remove the files unused for longest, until the others have no more than these bytes."""
+    """Remove the least recently used files until the others have no more than these bytes."""
     there = []
     for path in folder.glob(f"*{SUFFIX}"):
         with suppress(FileNotFoundError):

@@ -1,9 +1,9 @@
-"""A video at an `https://` address, in ranges or fetched into a file without a name. FFmpeg itself never opens a
-connection, and HTTP is httpcore's (what httpx sends its requests with), over connections that are made here.
+"""A video at an `https://` address, read in ranges or fetched into an anonymous file. FFmpeg itself never opens a
+connection; HTTP is httpcore's (httpx's transport), over connections that are opened here.
 
-Only addresses of the public internet are connected to, so that a data set cannot make this machine ask for things
-inside its own network: the names of each hop are resolved here, every address is checked, and the connection goes to
-a checked address itself, so that a second answer of the name server changes nothing. Proxies are not used.
+Only addresses on the public internet are connected to, so that a data set cannot make this machine send requests inside
+its own network: the name of each hop is resolved here, every address is checked, and the connection goes to the checked
+address itself, so that a second answer of the name server changes nothing. Proxies are not used.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from ..rejection import RejectedError, reason
 MAX_REDIRECTS = 5
 """Redirects that are followed, each checked like the first address."""
 MAX_BYTES = 4 << 30
-"""Largest file that is fetched where nothing smaller is asked for."""
+"""Largest file that is fetched unless a smaller limit is given."""
 OPERATION_SECONDS = 30.0
-"""Time in which something must arrive."""
+"""Time within which something must arrive."""
 CHUNK_BYTES = 1 << 18
 BLOCK_BYTES = 1 << 20
-"""What is kept and asked for at once."""
+"""Bytes that are cached and requested at a time."""
 BLOCKS_KEPT = 16
 SKIPPED_BYTES = 1 << 20
-"""What is passed over sooner than asked for again from another place."""
+"""Up to so many bytes skipping is preferred to a new request."""
 ATTEMPTS = 6
-"""For a block; the waits between them double, and make six seconds."""
+"""Tries for a block; the waits between them double, six seconds in all."""
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _OK, _PARTIAL = 200, 206
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({404, 410})
 _NO_SUCH_RANGE = 416
-"""To a request for everything from the first byte on: of empty files, and where ranges are refused."""
+"""Answers to a request for everything from the first byte on: for empty files, and if ranges are refused."""
 _NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 _URL_CHARS = "/%:@!$&'()*+,;=~-._?"
 
@@ -54,8 +54,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def open_remote(url: str, *, max_bytes: int | None, seconds: float) -> RemoteFile | IO[bytes]:
-    """The file at an address: one to be read in ranges, or where the server knows none, all of it in an open
-    temporary file without a name.
+    """The file at an address: one to be read in ranges, or if the server does not support them, all of it in an open
+    anonymous temporary file.
 
     Args:
         url: an `https://` address.
@@ -64,14 +64,14 @@ def open_remote(url: str, *, max_bytes: int | None, seconds: float) -> RemoteFil
 
     Raises:
         RejectedError: `not_allowed` for another scheme or an address that is not public, `not_found`, `too_large`,
-            `timeout`, or `unreadable` where the server fails.
+            `timeout`, or `unreadable` if the server fails.
     """
     bound = max_bytes or MAX_BYTES
     with refusals(url):
         clock = _Clock(seconds)
         with clock.running():
             answer = _ask(url, 0, clock)
-            if answer.in_ranges and answer.size is None:  # then nobody knows where it ends
+            if answer.in_ranges and answer.size is None:  # then its end is unknown
                 answer.close()
                 answer = _ask(url, None, clock)
             try:
@@ -86,17 +86,17 @@ def open_remote(url: str, *, max_bytes: int | None, seconds: float) -> RemoteFil
 
 @contextmanager
 def refusals(url: str) -> Iterator[None]:
-    """What is raised while a file is asked for is a rejection of the video."""
+    """Turn exceptions of a request into a rejection of the video."""
     try:
         yield
     except TimeoutError as exc:
-        raise RejectedError("timeout", f"{shown(url)} does not arrive in time") from exc
+        raise RejectedError("timeout", f"{shown(url)} did not arrive in time") from exc
     except (OSError, httpcore.ProtocolError, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: {reason(exc)}") from exc
 
 
 class RemoteFile(Ranged):
-    """A file on a server that answers ranges; read as a stream where what is wanted follows what was read.
+    """A file on a server that supports ranges; read as a stream while reads are consecutive.
 
     Args:
         url: where it was asked for.
@@ -113,21 +113,21 @@ class RemoteFile(Ranged):
 
     @property
     def is_versioned(self) -> bool:
-        """Whether the server tells one content from another."""
+        """Whether the server identifies the content."""
         return any(self._versions)
 
     def stat(self) -> SimpleNamespace:
-        """Size and version as the server tells them."""
+        """Size and version as the server reports them."""
         return SimpleNamespace(st_size=self._size, st_mtime_ns=" ".join(self._versions))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._answer is not None:
             self._answer.close()
         self._answer = None
 
     def read_range(self, start: int, end: int) -> bytes:
-        """The bytes from `start` up to `end`, from blocks that are kept a while."""
+        """The bytes from `start` up to `end`, from cached blocks."""
         end = min(end, self._size)
         first, last = start // BLOCK_BYTES, (end - 1) // BLOCK_BYTES
         with self._clock.running():
@@ -143,7 +143,7 @@ class RemoteFile(Ranged):
         return self._blocks[number]
 
     def _patiently(self, number: int) -> bytes:
-        """A block, asked for again while it does not come and waiting may mend that."""
+        """A block; retried while it does not arrive and retrying may help."""
         wait, attempts = FIRST_WAIT_SECONDS, 0
         while True:
             try:
@@ -173,8 +173,8 @@ class RemoteFile(Ranged):
         return bytes(found)
 
     def _answer_at(self, place: int) -> _Answer:
-        """An answer whose next byte is at this place: the one that is there, or another; one that gives everything
-        is passed over up to there."""
+        """A response whose next byte is at this position: the current one, or a new one; one that returns everything is
+        skipped up to there."""
         answer = self._answer
         if answer is None or not 0 <= place - answer.place <= SKIPPED_BYTES:
             self.close()
@@ -182,34 +182,34 @@ class RemoteFile(Ranged):
         while place > answer.place and answer.read(min(place - answer.place, CHUNK_BYTES)):
             self._clock.seconds_left()
         if answer.place != place:
-            raise OSError(f"the answer ends at byte {answer.place} of {self._size}")
+            raise OSError(f"the response ends at byte {answer.place} of {self._size}")
         return answer
 
     def _asked(self, place: int) -> _Answer:
         answer = _ask(self.url, place, self._clock)
         if answer.size not in (None, self._size) or not _is_same(answer.versions, self._versions):
             answer.close()
-            raise _ChangedError("the file has changed while it was read")
+            raise _ChangedError("the file changed while it was being read")
         return answer
 
 
 class _ChangedError(OSError):
-    """Another file is there now."""
+    """The file has been replaced."""
 
 
 def _is_final(exc: Exception) -> bool:
-    """Whether waiting mends nothing."""
+    """Whether retrying cannot fix it."""
     return isinstance(exc, _ChangedError) or (isinstance(exc, RejectedError) and exc.failure.kind != "unreadable")
 
 
 def _is_same(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two answers are of one file: servers behind one name may differ in how they mark it, or in its date."""
+    """Whether two responses are of one file: servers behind one name may differ in its tag, or in its date."""
     told = [(mine, theirs) for mine, theirs in zip(one, other, strict=True) if mine and theirs]
     return not told or any(mine == theirs for mine, theirs in told)
 
 
 def is_public(address: str) -> bool:
-    """Whether this IP address lies in the public internet, also where an IPv4 address is wrapped into an IPv6 one."""
+    """Whether this IP address is on the public internet, including an IPv4 address wrapped into an IPv6 one."""
     ip: Address = ipaddress.ip_address(address.partition("%")[0])
     return all(one.is_global and not _is_special(one) for one in (ip, *_wrapped(ip)))
 
@@ -229,7 +229,7 @@ def _wrapped(ip: Address) -> list[Address]:
 
 
 class _Clock:
-    """Time for what is fetched; it runs only while something is.
+    """A time budget for fetching; it runs only during a fetch.
 
     Args:
         seconds: in all.
@@ -251,7 +251,7 @@ class _Clock:
         """Time for the next step.
 
         Raises:
-            TimeoutError: there is none.
+            TimeoutError: none is left.
         """
         left = self._end - time.monotonic()
         if left <= 0:
@@ -260,7 +260,7 @@ class _Clock:
 
 
 class _Answer:
-    """What a server sends, and from where on.
+    """A server's response, and where it starts.
 
     Raises:
         OSError: it sends other bytes than those from `start` on.
@@ -277,21 +277,21 @@ class _Answer:
         """Where the next byte belongs."""
         self._has_length = "content-length" in headers and "transfer-encoding" not in headers
         self.size = int(headers["content-length"]) if self._has_length else None
-        """Of the whole file, in bytes; None: it is not told."""
+        """Size of the whole file, in bytes; None: unknown."""
         self.versions = (headers.get("etag", "").removeprefix("W/"), headers.get("last-modified", ""))
         if self.in_ranges:
             told = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
             if told is None or int(told[1]) != start:
-                raise OSError("the server gives another part of the file than it was asked for")
+                raise OSError("the server returned a different byte range than requested")
             self.size = int(told[2]) if told[2] != "*" else None
 
     @property
     def gave_nothing(self) -> bool:
-        """Whether no byte has come."""
+        """Whether no byte has been read."""
         return self.place == self.start
 
     def read(self, count: int) -> bytes:
-        """Up to so many bytes; none at the end, also where that comes before the length that was told."""
+        """Up to so many bytes; none at the end, even if that comes before the announced length."""
         try:
             self._piece = self._piece or next(self._pieces, b"")
         except httpcore.RemoteProtocolError:
@@ -302,13 +302,13 @@ class _Answer:
         return data
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 
 def _ask(url: str, start: int | None, clock: _Clock) -> _Answer:
-    """Ask for a file from a byte on, over redirects, each checked like the first address; with None, for all of it
-    without speaking of ranges, which is done as well where a server knows none there."""
+    """Request a file from a byte on, over redirects, each checked like the first address; with None, all of it without
+    a range, which is also the fallback if a server does not support ranges there."""
     asked = url
     for _ in range(MAX_REDIRECTS + 1):
         connection, request = _prepared(_checked(url), start, clock)
@@ -323,11 +323,11 @@ def _ask(url: str, start: int | None, clock: _Clock) -> _Answer:
         connection.close()
         start = None if response.status == _NO_SUCH_RANGE else start
         url = urljoin(url, _headers(response).get("location", ""))
-    raise RejectedError("unreadable", f"{shown(asked)} is behind more than {MAX_REDIRECTS} redirects")
+    raise RejectedError("unreadable", f"{shown(asked)} needs more than {MAX_REDIRECTS} redirects")
 
 
 def _headers(response: httpcore.Response) -> dict[str, str]:
-    """Names in lower case and values; of a name that comes again, the first."""
+    """Lower-case names and values; the first of a repeated name."""
     return {
         name.decode("latin-1").lower(): value.decode("utf-8", "replace").strip()
         for name, value in reversed(response.headers)
@@ -336,9 +336,9 @@ def _headers(response: httpcore.Response) -> dict[str, str]:
 
 def _check_status(url: str, status: int) -> None:
     if status in _GONE:
-        raise RejectedError("not_found", f"{shown(url)} does not exist: the server says {status}")
+        raise RejectedError("not_found", f"{shown(url)} does not exist: the server answered with status {status}")
     if status not in (_OK, _PARTIAL):
-        raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: the server says {status}")
+        raise RejectedError("unreadable", f"{shown(url)} cannot be fetched: the server answered with status {status}")
 
 
 def _check_size(url: str, size: int, max_bytes: int) -> None:
@@ -347,14 +347,14 @@ def _check_size(url: str, size: int, max_bytes: int) -> None:
 
 
 def _save(answer: _Answer, clock: _Clock, max_bytes: int) -> IO[bytes]:
-    """All that comes, in a temporary file."""
+    """The whole response, in a temporary file."""
     with nameless_file() as file:
         while data := answer.read(CHUNK_BYTES):
             _check_size(answer.url, answer.place, max_bytes)
             file.write(data)
             clock.seconds_left()
         if answer.size is not None and answer.place != answer.size:
-            raise OSError(f"{answer.place} of {answer.size} bytes arrived")
+            raise OSError(f"only {answer.place} of {answer.size} bytes arrived")
         if answer.gave_nothing:
             raise OSError("nothing arrived")
     answer.close()
@@ -366,14 +366,14 @@ def _checked(url: str) -> SplitResult:
     if parts.scheme != "https":
         raise RejectedError("not_allowed", f"{shown(url)}: only https:// addresses are fetched")
     if not parts.hostname:
-        raise RejectedError("unreadable", f"{shown(url)} names no server")
+        raise RejectedError("unreadable", f"{shown(url)} has no host name")
     if "@" in parts.netloc:
-        raise RejectedError("not_allowed", f"{shown(url)}: an address with a user's name is not fetched")
+        raise RejectedError("not_allowed", f"{shown(url)}: addresses with a user name are not fetched")
     return parts
 
 
 def _prepared(parts: SplitResult, start: int | None, clock: _Clock) -> tuple[httpcore.HTTPConnection, httpcore.Request]:
-    """A connection that is not yet made, and a request on it for the file from a byte on."""
+    """A connection that is not yet open, and a request on it for the file from a byte on."""
     assert parts.hostname is not None
     host, port = parts.hostname.encode("ascii" if parts.hostname.isascii() else "idna"), parts.port or 443
     target = quote(parts.path or "/", safe=_URL_CHARS)
@@ -392,8 +392,7 @@ def _prepared(parts: SplitResult, start: int | None, clock: _Clock) -> tuple[htt
 
 
 class _PublicNetwork(httpcore.NetworkBackend):
-    """Connections to addresses of the public internet alone; httpcore then proves that each is the server that was
-    named.
+    """Connections only to addresses on the public internet; httpcore then authenticates each as the named server.
 
     Args:
         clock: time for all that is sent and received.
@@ -413,7 +412,7 @@ class _PublicNetwork(httpcore.NetworkBackend):
 
 
 class _TimedStream(httpcore.NetworkStream):
-    """A connection each step of which takes no longer than a clock allows; errors are the socket's own.
+    """A connection with a time limit for each step; errors are the socket's own.
 
     Args:
         connected: the socket.
@@ -455,11 +454,11 @@ def tls_context() -> ssl.SSLContext:
 
 
 def _address(host: str, port: int) -> str:
-    """The first address of a server, where all that it has are public."""
+    """The first address of a server, if all of its addresses are public."""
     found = [str(one[4][0]) for one in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     hidden = [address for address in found if not is_public(address)]
     if hidden or not found:
         raise RejectedError(
-            "not_allowed", f"{host} is not in the public internet: {hidden[0] if hidden else 'nowhere'}"
+            "not_allowed", f"{host} is not on the public internet: {hidden[0] if hidden else 'no address'}"
         )
     return found[0]

@@ -1,4 +1,4 @@
-"""What the first bytes of a file say: a still picture, or something that is no video at all. Nothing is decoded."""
+"""Tell from the first bytes of a file whether it is a still picture, or no video at all. Nothing is decoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from typing import IO
 
 HEAD_BYTES = 2048
-"""What is looked at to tell a kind of file."""
+"""Bytes that are examined to tell the type of a file."""
 READABLE = {
     "JPEG": ("JPEG", "MPO"),
     "PNG": ("PNG",),
@@ -17,7 +17,7 @@ READABLE = {
     "JPEG 2000": ("JPEG2000",),
     "PNM": ("PPM",),
 }
-"""Kind of a still picture to what Pillow calls it; others are recognized, and not read."""
+"""Type of a still picture to Pillow's name for it; others are recognised, but not supported."""
 _MAGIC = (
     (re.compile(rb"\xff\xd8\xff"), "JPEG"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "PNG"),
@@ -37,16 +37,16 @@ _TRACKER_AT = 1080
 _TRACKER = re.compile(rb"M\.K\.|M!K!|FLT[48]|\dCHN|\d\dC[HN]|OCTA|CD81")
 _CONTROLS = bytes(set(range(32)) - set(b"\t\n\f\r")) + b"\x7f"
 _JPEG_BYTES = 32 << 20
-"""Where the first picture of a JPEG file must end to be told from a stream of them."""
+"""Where the first picture of a JPEG file must end to be distinguished from a stream of them."""
 _JPEG_MARKER = re.compile(rb"\xff+([^\0\xd0-\xd7\xff])")
 _NEXT_JPEG = re.compile(rb"[\0\xff]{0,64}?\xff\xd8\xff")
 
 
 def still_format(file: IO[bytes]) -> str | None:
-    """The kind of the one picture that a file holds; None: it holds several, or is no picture.
+    """The type of the single picture in a file; None: it has several, or is not a picture.
 
     Args:
-        file: can be sought; an animated WebP, PNG, AVIF or GIF, and JPEG pictures in a row are not still.
+        file: seekable; an animated WebP, PNG, AVIF or GIF, and JPEG pictures in a row are not still.
     """
     head = file.read(HEAD_BYTES)
     kind = still_kind(head)
@@ -67,7 +67,7 @@ def still_kind(head: bytes) -> str | None:
 
 
 def is_animated_webp(head: bytes) -> bool:
-    """Whether the file is a WebP picture that moves."""
+    """Whether the file is an animated WebP picture."""
     is_extended = head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
     return is_extended and len(head) > 20 and bool(head[20] & _ANIMATED_BIT)
 
@@ -80,7 +80,7 @@ def is_source_or_music(head: bytes) -> bool:
 
 
 def is_still_brand(brand: bytes) -> bool:
-    """Whether a file of the ISO base media format says by its first brand that it holds pictures."""
+    """Whether the first brand of an ISO base media file is one of pictures."""
     return brand in _STILL_BRANDS | _MOVING_BRANDS
 
 
@@ -105,7 +105,7 @@ def _is_animated_png(file: IO[bytes]) -> bool:
 
 
 def _is_jpeg_stream(file: IO[bytes]) -> bool:
-    """Whether another picture follows the first at once, and no index says that they are views of one."""
+    """Whether another picture directly follows the first, and no index marks them as views of one."""
     file.seek(0)
     data, at = file.read(_JPEG_BYTES), 2
     while marker := _JPEG_MARKER.search(data, at):

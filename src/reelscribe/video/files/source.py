@@ -1,7 +1,7 @@
-"""From a sample's video value to an open container and its video stream.
+"""Open a sample's video value as a container and its video stream.
 
-Only regular files and bytes are opened, only with demuxers that read one file; what is at an address is fetched first,
-where that is allowed. Nothing here decodes.
+Only regular files and bytes are opened, only with demuxers that read one file; a video at an address is fetched first,
+if that is allowed. Nothing here decodes.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _BESIDE_THE_PICTURE = (
     | Disposition.still_image
 )
 _PICTURE_CODECS = frozenset({"mjpeg", "png", "bmp", "gif", "tiff", "webp", "jpegxl", "ppm", "targa"})
-"""Decoders of covers and thumbnails, where another stream is in a codec of videos."""
+"""Decoders of covers and thumbnails, if another stream has a video codec."""
 _PICTURE_BRANDS = frozenset({"avif", "avis"})
-"""Files whose streams are the picture and its alpha plane; which of them has more data says nothing."""
+"""Files whose streams are the picture and its alpha plane; the amount of data does not distinguish them."""
 _THUMBNAIL_SHARE = 4
-"""A stream that another has so many times the pixels of is its thumbnail."""
+"""A stream is a thumbnail of another that has so many times its pixels."""
 
 FETCH_SHARE = 0.8
-"""Share of the time for a reading in which a remote file must be here."""
+"""Share of the time limit for a read within which a remote file must be fetched."""
 LEFT_OUT_BYTES = 4 << 20
-"""A file elsewhere that is smaller is fetched sooner than it is looked into."""
+"""A smaller remote file is fetched without looking into it first."""
 TIMES_IN_HEADER = frozenset({"h264", "hevc", "av1", "libdav1d", "vp9", "libvpx-vp9", "mpeg4"})
-"""Decoders for whose packets in an mp4 file the header alone gives times and key frames."""
-_UNKNOWN_KIND = "it is a picture, a playlist or another kind of file that is not read here"
-"""What FFmpeg calls an invalid argument: the file is one for a demuxer that may not open files."""
+"""Decoders whose packets in an mp4 file get times and key frames from the header alone."""
+_UNKNOWN_KIND = "it is a picture, a playlist or another type of file that is not supported"
+"""FFmpeg's "invalid argument": the file is for a demuxer that is not allowed."""
 _NAME_CHARS = 80
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _ROOM_PIXELS = 1 << 20
-"""What decoders may need around a picture; a picture that is small but thin has more of it than twice its size."""
+"""Padding that decoders may need around a picture; for a thin picture it exceeds twice its size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,31 +75,31 @@ class VideoSource:
     data: Path | bytes | Ranged
     """An absolute path, the file's bytes, or where it is stored."""
     limits: ReadLimits
-    """What decoders may be asked for."""
+    """What reading may cost."""
     address: str | None = None
     """Where it was fetched from."""
     fetched: IO[bytes] | None = None
-    """The file without a name that `data` leads to, until it is closed."""
+    """The anonymous file that `data` refers to, until it is closed."""
     media: Sequence[tuple[int, int]] = ()
-    """Begin and end of the parts of a file elsewhere that hold no times."""
+    """Start and end of the parts of a remote file that hold no times."""
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         if isinstance(self.data, bytes):
             return f"the video of {len(self.data)} bytes"
         text = printable(self.address or str(self.data))
         return text if len(text) <= _NAME_CHARS else "…" + text[1 - _NAME_CHARS :]
 
     def close(self) -> None:
-        """Let go of what was fetched."""
+        """Release what was fetched."""
         if self.fetched is not None:
             self.fetched.close()
         if isinstance(self.data, Ranged):
             self.data.close()
 
     def check_arrived(self) -> None:
-        """See that all that was read has arrived: decoders take what is missing for damage.
+        """Check that all that was read has arrived: decoders mistake missing data for damage.
 
         Raises:
             RejectedError: something did not.
@@ -107,7 +107,7 @@ class VideoSource:
         lost = self.data.lost if isinstance(self.data, Ranged) else None
         if isinstance(lost, (OSError, ValueError)):
             kind = "timeout" if isinstance(lost, TimeoutError) else "unreadable"
-            raise RejectedError(kind, f"{self.name} does not arrive: {reason(lost)}") from lost
+            raise RejectedError(kind, f"{self.name} did not arrive: {reason(lost)}") from lost
 
     def check_pixels(self, height: int, width: int) -> None:
         """Refuse a picture of more pixels than the limit.
@@ -134,7 +134,7 @@ class VideoSource:
             )
 
     def check_seconds(self, seconds: float | None) -> None:
-        """Refuse a video that is longer than the limit, if its length is known.
+        """Refuse a video that exceeds the limit, if its length is known.
 
         Raises:
             RejectedError: `too_long`.
@@ -148,11 +148,11 @@ class VideoSource:
         """The container and its video stream, ready to be decoded with one thread.
 
         Args:
-            times_only: packets are wanted for their times, not for what is in them: of a stored file whose header has
-                all times, the media is not fetched.
+            times_only: packets are read for their times, not for their content: of a remote file whose header has all
+                times, the media is not fetched.
 
         Raises:
-            RejectedError: where there is no container, no video stream or no decoder.
+            RejectedError: it has no container, no video stream or no decoder.
         """
         file = self._file()
         with self._container(file) as container:
@@ -162,7 +162,7 @@ class VideoSource:
             if stream is None:
                 raise RejectedError("no_video_stream", f"{self.name} has no video stream")
             if stream.codec_context is None:
-                raise RejectedError("unreadable", f"{self.name} is in a codec that no decoder here reads")
+                raise RejectedError("unreadable", f"{self.name} uses a codec that no installed decoder supports")
             for other in container.streams:
                 other.discard = Discard.none if other is stream else Discard.all
             stream.codec_context.thread_count = 1
@@ -174,11 +174,11 @@ class VideoSource:
     def file(self) -> IO[bytes]:
         """The bytes of the video, from their start; to be closed.
 
-        A local file is checked again once it is open, and opened through no link that was put there since the source
-        was found.
+        A local file is checked again once it is open, and is not opened through a link created since the source was
+        found.
 
         Raises:
-            RejectedError: it is not there any more, or is not to be read.
+            RejectedError: it no longer exists, or may not be read.
         """
         if isinstance(self.data, bytes):
             return io.BytesIO(self.data)
@@ -190,12 +190,12 @@ class VideoSource:
         return _opened(self, self.data)
 
     def leaves_media_out(self, container: InputContainer, stream: VideoStream) -> bool:
-        """Whether packets that are wanted for their times are zeros, since the header has all that is to know."""
+        """Whether packets that are read for their times are zeros, since the header has all the information."""
         is_told = container.format.name.startswith("mov,") and stream.codec_context.name in TIMES_IN_HEADER
         return is_told and bool(self.media)
 
     def header_size(self) -> tuple[int, int]:
-        """Height and width as the header tells them: where they are too large to decode, `open` shows 0 x 0."""
+        """Height and width from the header: if they are too large to decode, `open` gives 0 x 0."""
         with self._container(self._file(), codec_whitelist="none") as container:
             stream = _video_stream(container)
             context = stream and stream.codec_context
@@ -216,7 +216,7 @@ class VideoSource:
     def _container(self, file: Any, **more_options: str) -> InputContainer:
         in_memory = not isinstance(self.data, Path)
         options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "pipe" if in_memory else "file"}
-        if self.fetched is not None:  # where opening it again shares its position
+        if self.fetched is not None:  # reopening it would share its position
             self.fetched.seek(0)
         try:
             container: InputContainer = av.open(
@@ -239,12 +239,12 @@ class VideoSource:
         return io.BytesIO(self.data) if isinstance(self.data, bytes) else f"file:{self.data}"
 
     def _decoder_options(self) -> dict[str, str]:
-        """No picture much larger than is allowed is decoded, whatever the header says and already while probing."""
+        """Decode no picture much larger than allowed, whatever the header declares, even while probing."""
         return {"max_pixels": str(2 * self.limits.max_source_pixels + _ROOM_PIXELS)}
 
 
 def _video_stream(container: InputContainer) -> VideoStream | None:
-    """The stream a player would show: no cover, and where there are several, no still, thumbnail or alpha plane."""
+    """The stream a player would show: not a cover, and if there are several, not a still, thumbnail or alpha plane."""
     there = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not there:
         return None
@@ -258,8 +258,8 @@ def _video_stream(container: InputContainer) -> VideoStream | None:
 
 
 def _marks_of_no_picture(stream: VideoStream) -> tuple[bool, bool, bool, bool]:
-    """What says that a stream only goes with the picture, the surest first: what the file calls it, one frame alone, a
-    codec of still pictures, and shades of grey, as an alpha plane has."""
+    """Signs that a stream only accompanies the picture, the surest first: its label in the file, a single frame, a
+    codec of still pictures, and grey values, as in an alpha plane."""
     context = stream.codec_context
     return (
         bool(stream.disposition & _BESIDE_THE_PICTURE),
@@ -278,13 +278,14 @@ def find_source(video: Any, *, root: Path | StoredPath | None, limits: ReadLimit
     """The source of a sample's video value: a path, a URL, bytes, or `{'path': …, 'bytes': …}`.
 
     Raises:
-        RejectedError: where the value is no video, the file is not there, or it is not to be read.
+        RejectedError: the value is not a video, the file does not exist, or it may not be read.
     """
     if isinstance(video, Mapping):
         data = video.get("bytes")
         video = video.get("path") if data is None else data
         if data is None and isinstance(video, bytes | bytearray | memoryview):
-            raise RejectedError("bad_sample", "the 'path' of a video must be a text; got bytes, which go to 'bytes'")
+            message = "the 'path' of a video must be a string; got bytes, which belong in 'bytes'"
+            raise RejectedError("bad_sample", message)
     if isinstance(video, bytes | bytearray | memoryview):
         data = bytes(video)
         return _of_size(VideoSource(data, limits), len(data), limits)
@@ -331,7 +332,7 @@ def _remote(url: str, limits: ReadLimits) -> VideoSource:
 
 
 def _stored(url: str, limits: ReadLimits) -> VideoSource:
-    """A video of an object store: from the local cache if there is one, else in ranges or as a whole."""
+    """A video in an object store: from the local cache if there is one, else in ranges or as a whole."""
     path = StoredPath(url, FETCH_SHARE * limits.max_read_seconds)
     try:
         _of_size(VideoSource(path, limits, address=shown(url)), int(path.stat().st_size), limits)
@@ -339,27 +340,26 @@ def _stored(url: str, limits: ReadLimits) -> VideoSource:
     except FileNotFoundError:
         raise RejectedError("not_found", f"{shown(url)} does not exist") from None
     except TimeoutError as exc:
-        raise RejectedError("timeout", f"{shown(url)} does not arrive in time: {reason(exc)}") from exc
+        raise RejectedError("timeout", f"{shown(url)} did not arrive in time: {reason(exc)}") from exc
     except (OSError, ValueError) as exc:
         raise RejectedError("unreadable", f"{shown(url)} cannot be read: {reason(exc)}") from exc
 
 
 def _elsewhere(file: Ranged, limits: ReadLimits) -> VideoSource:
-    """A file that is read where it is, or fetched now."""
+    """A file that is read in place, or fetched now."""
     if media := _media_to_leave(file, limits):
         return VideoSource(file, limits, address=shown(file.url), media=media)
     return _here(_fetched(file, limits), file.url, limits)
 
 
 def _here(file: IO[bytes], url: str, limits: ReadLimits) -> VideoSource:
-    """An open file without a name."""
+    """An open anonymous file."""
     return VideoSource(Path(f"/dev/fd/{file.fileno()}"), limits, address=shown(url), fetched=file)
 
 
 def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int]]:
-    """The parts of a file that need not be fetched where only times are wanted; none where it is better fetched at
-    once: a small one, one that does not tell in one place where its pictures are, a still picture, or one for the
-    cache."""
+    """The parts of a file that need not be fetched if only times are read; none if it is better fetched at once: a
+    small one, one without a single index of its pictures, a still picture, or one for the cache."""
     if limits.video_cache is not None or file.stat().st_size < LEFT_OUT_BYTES:
         return ()
     head = file.read_range(0, HEAD_BYTES)
@@ -367,7 +367,7 @@ def _media_to_leave(file: Ranged, limits: ReadLimits) -> Sequence[tuple[int, int
 
 
 def _fetched(file: Ranged, limits: ReadLimits) -> IO[bytes]:
-    """A file that is here; from the cache, or kept there, where a change of it would be seen."""
+    """A local copy; from the cache, or stored there, if a change of the file can be detected."""
     with closing(file):
         if limits.video_cache is None or not file.is_versioned:
             return whole(file)
@@ -384,7 +384,7 @@ def _local_path(text: str, root: Path | None) -> Path:
 
 
 def _allowed(path: Path, limits: ReadLimits) -> Path:
-    """The path, or where there is a folder that files must lie in, what it leads to."""
+    """The path, or, if files must be inside a folder, its resolved target."""
     if limits.media_root is None:
         return path
     try:
@@ -392,7 +392,7 @@ def _allowed(path: Path, limits: ReadLimits) -> Path:
     except (OSError, ValueError) as exc:
         raise RejectedError("unreadable", f"{path} cannot be read: {reason(exc)}") from exc
     if not real.is_relative_to(os.path.realpath(limits.media_root)):
-        raise RejectedError("not_allowed", f"{path} lies outside of media_root, {limits.media_root}")
+        raise RejectedError("not_allowed", f"{path} is outside media_root, {limits.media_root}")
     return real
 
 
@@ -408,7 +408,7 @@ def _file_size(source: VideoSource) -> int:
 
 
 def _opened(source: VideoSource, path: Path) -> IO[bytes]:
-    """A local file, once more a regular one of an allowed size now that nothing can take its place."""
+    """A local file, checked again to be a regular one of an allowed size now that nothing can replace it."""
     try:
         file = os.fdopen(_descriptor(path, source.limits.media_root), "rb")
     except FileNotFoundError:
@@ -424,8 +424,8 @@ def _opened(source: VideoSource, path: Path) -> IO[bytes]:
 
 
 def _descriptor(path: Path, media_root: Path | None) -> int:
-    """The file opened for reading: below a root folder by folder, since a path without links may have got one."""
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would be waited for
+    """The file opened for reading: below a root, folder by folder, since a link may have been added to the path."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO would block
     if media_root is None:
         return os.open(path, flags)
     root = os.path.realpath(media_root)

@@ -1,7 +1,7 @@
-"""Frames chosen by a rule that only a model's own library knows: what such a rule is asked, and how a process that does
-not load that library asks it.
+"""Frame rules that only a model's own library implements: the question they answer, and how a process that does not
+load that library asks it.
 
-A process that reads sends the question over the socket that its requests come from; its parent has the rule.
+A reading process sends the question over the socket that its requests come from; its parent has the rule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Question(NamedTuple):
-    """What a rule goes by: a video, or a part of one, at a constant rate."""
+    """The input of a rule: a video, or a part of one, at a constant rate."""
 
     total_frames: int
     """Frames, at least 1."""
@@ -26,10 +26,10 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a rule says, on its way to the process that asked."""
+    """A rule's answer, on its way to the process that asked."""
 
     indices: Sequence[int]
-    """As `FrameRule.choose` gives them."""
+    """As `FrameRule.choose` returns them."""
 
 
 class FrameRule(Protocol):
@@ -39,28 +39,28 @@ class FrameRule(Protocol):
         """Positions of the frames to show, at least one, in the order in which they are shown, perhaps repeated."""
 
     def override(self, settings: FrameSettings) -> FrameRule:
-        """This rule with what the user set."""
+        """This rule with the user's settings."""
 
     def most_frames(self) -> int:
-        """Frames that no video up to an hour exceeds."""
+        """Most frames of any video up to an hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParentsRule:
-    """In a process that reads: the rule of its parent."""
+    """In a reading process: the rule of its parent."""
 
     def choose(self, question: Question) -> Sequence[int]:
         """The parent's answer."""
         if _ask is None:
-            raise RuntimeError("the rule for frames lies in another process, and nobody said how to ask it")
+            raise RuntimeError("the frame rule lives in another process, and no way to call it was set up")
         return _ask(question)
 
     def override(self, _settings: FrameSettings) -> FrameRule:
-        """Itself: the parent knows what the user set."""
+        """Itself: the parent has the user's settings."""
         return self
 
     def most_frames(self) -> int:
-        """Not asked for where videos are read."""
+        """Not needed where videos are read."""
         raise NotImplementedError
 
 
@@ -68,6 +68,6 @@ _ask: Callable[[Question], Sequence[int]] | None = None
 
 
 def ask_with(ask: Callable[[Question], Sequence[int]]) -> None:
-    """Say, once in a process that reads, how its parent is asked."""
+    """Set, once in a reading process, how its parent is asked."""
     global _ask
     _ask = ask

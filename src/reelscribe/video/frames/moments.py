@@ -1,6 +1,6 @@
-"""Which moments of a video a model is shown, and the metadata that tells it when they are.
+"""Which moments of a video a model is shown, and the metadata that gives their times.
 
-Pure functions over frame counts and times. Files and pixels are the reader's business.
+Pure functions over frame counts and times; files and pixels are handled by the reader.
 """
 
 from __future__ import annotations
@@ -44,19 +44,20 @@ Indices = NDArray[np.int64]
 Seconds = NDArray[np.float64]
 
 JITTER = 0.25
-"""Share of a frame interval by which times may leave an even grid and still count as constant rate: containers round
-times to milliseconds, GIF to hundredths."""
+"""Share of a frame interval by which times may deviate from an even grid and still count as constant rate: containers
+round times to milliseconds, GIF to hundredths."""
 INSTANT_SECONDS = 1e-6
 """Times closer than this are the same moment."""
 LONG_LAST_FRAME = 1.5
-"""A last frame that stays longer than so many frames is no rounding: slide shows and screen recordings end so."""
+"""A last frame that stays longer than so many frames is not a rounding error: slide shows and screen recordings end
+like that."""
 LONGEST_STEADY = 2.1
-"""Length of the last frame, in frames, up to which the number of frames stands for the time: muxers often get it
-wrong by one."""
+"""Length of the last frame, in frames, up to which the number of frames gives the time: muxers often get it wrong by
+one."""
 ROUNDING = 1e-9
-"""What a length in seconds may lose by arithmetic, as a share of it."""
+"""Relative rounding error of a length in seconds."""
 RULE_FPS = 25.0
-"""Rate at which a rule of a model's own looks at a file of uneven times, at least."""
+"""Least rate at which a model's own rule samples a file with uneven times."""
 PLENTY = 10**9
 """More frames than any video has."""
 GRID_SECONDS = 0.6e-3
@@ -71,7 +72,7 @@ class Sampler(NamedTuple):
     indices: Callable[[int, int], Indices]
     """Positions `[n]` for n of `total` evenly spaced frames."""
     moments: Callable[[float, float, float, int], Seconds]
-    """Moments `[n]` in seconds, from the first moment; the second value is the last one that may be shown, the third
+    """Moments `[n]` in seconds, from the first moment; the second argument is the last one that may be shown, the third
     the end."""
 
 
@@ -92,7 +93,7 @@ def _linspace_moments(first: float, last: float, _end: float, count: int) -> Sec
 
 
 def _stride_count(policy: FramePolicy, total: int, fps: float) -> int:
-    """`Qwen2VLVideoProcessor.sample_frames`: a multiple of the temporal patch; one frame where there are fewer."""
+    """`Qwen2VLVideoProcessor.sample_frames`: a multiple of the temporal patch; one frame if there are fewer."""
     patch = policy.temporal_patch
     most = total // patch * patch
     if policy.num_frames is not None:
@@ -124,7 +125,7 @@ def sample_indices(policy: FramePolicy, total_frames: int, fps: float) -> Indice
     """Positions of the frames to show of a constant-rate video.
 
     Args:
-        policy: what the model wants.
+        policy: the model's frame policy.
         total_frames: frames of the video.
         fps: frame rate of the video.
 
@@ -145,14 +146,14 @@ def sample_times(
     """Positions of the frames to show, of frames at the given times.
 
     Args:
-        policy: what the model wants.
+        policy: the model's frame policy.
         pts_seconds: float64 `[T]`, ascending times of all frames of the file.
         fps: average frame rate of the file.
-        window: the part to look at, both ends included; where no frame begins in it, the frame on display is taken.
+        window: the part to look at, both ends included; if no frame starts in it, the frame on display is taken.
         end_seconds: when the last frame ends; None: after a usual frame's length.
 
     Returns:
-        int64 `[n]`, ascending, unique, into `pts_seconds`; empty where the window shows nothing. Of a file with a
+        int64 `[n]`, ascending, unique, into `pts_seconds`; empty if the window shows nothing. For a file with a
         constant rate they are `sample_indices` of the frames in the window; otherwise those nearest to even moments
         over the time that the frames in the window are on display there.
     """
@@ -168,12 +169,10 @@ def sample_times(
 def shown_frames(
     policy: FramePolicy, pts_seconds: Seconds, *, fps: float, window: TimeWindow, end_seconds: float | None = None
 ) -> Indices:
-    """Positions of the frames as they are shown, in order, those that are repeated included; the rest is as for
-    `sample_times`.
+    """Positions of the frames as they are shown, in order, repeated ones included; the rest is as for `sample_times`.
 
-    Where the policy has a rule of its own, a file with a constant rate is shown as the rule says. Otherwise the rule
-    is asked about a video of the same length at a constant rate, and the frames on display nearest to those moments are
-    shown.
+    If the policy has its own rule, a file with a constant rate is shown by that rule. For other files the rule is asked
+    about a video of the same length at a constant rate, and the frames on display nearest to those moments are shown.
     """
     if policy.rule is None:
         chosen = sample_times(policy, pts_seconds, fps=fps, window=window, end_seconds=end_seconds)
@@ -217,7 +216,7 @@ def is_steady(pts_seconds: Seconds, *, end_seconds: float | None = None) -> bool
 
 
 def is_constant_rate(pts_seconds: Seconds) -> bool:
-    """Whether ascending times lie on an even grid, but for the rounding of a container's clock."""
+    """Whether ascending times lie on an even grid, except for the rounding of a container's clock."""
     if len(pts_seconds) < 3:
         return True
     even = np.linspace(pts_seconds[0], pts_seconds[-1], len(pts_seconds))
@@ -227,7 +226,7 @@ def is_constant_rate(pts_seconds: Seconds) -> bool:
 def frames_in_window(
     pts_seconds: Seconds, *, fps: float, window: TimeWindow, end_seconds: float | None = None
 ) -> Indices:
-    """Positions of the frames that begin in the window, both ends included, or else of the one on display in it."""
+    """Positions of the frames that start in the window, both ends included, or else of the one on display in it."""
     start = -math.inf if window.start_seconds is None else window.start_seconds - INSTANT_SECONDS
     end = math.inf if window.end_seconds is None else window.end_seconds + INSTANT_SECONDS
     inside = np.flatnonzero((pts_seconds >= start) & (pts_seconds <= end))
@@ -274,8 +273,8 @@ def _shown_until(pts_seconds: Seconds, inside: Indices, window: TimeWindow, end_
 
 
 def _nearest_to_moments(policy: FramePolicy, times: Seconds, until: float) -> Indices:
-    """Frames nearest to even moments, from the first frame to when the last one leaves. Moments that share a frame show
-    it once, unless that leaves fewer frames than were asked for at least: then neighbours make up the number."""
+    """Frames nearest to even moments, from the first frame to the end of the last one. Moments that share a frame show
+    it once, unless that leaves fewer frames than the minimum: then neighbours make up the number."""
     if len(times) == 1:
         return np.zeros(1, np.int64)
     sampler = SAMPLERS[policy.sampler]
@@ -291,8 +290,8 @@ def _nearest_to_moments(policy: FramePolicy, times: Seconds, until: float) -> In
 
 
 def _moments_wanted(policy: FramePolicy, total: int, seconds: float) -> int:
-    """How many moments to look at: as many as of a video of this length with more frames than anybody asks for, unless
-    every frame is asked for."""
+    """How many moments to use: as many as for a video of this length with unlimited frames, unless every frame is
+    requested."""
     frames = total if policy.fps is None and policy.num_frames is None else max(total, PLENTY)
     return SAMPLERS[policy.sampler].frames(policy, frames, frames / seconds * (1 - ROUNDING))
 
@@ -311,13 +310,13 @@ def _spread(indices: Indices, total: int) -> Indices:
 
 
 def pad(policy: FramePolicy, chosen: Indices) -> Indices:
-    """Repeat the last of the chosen frames until their number is a multiple of the temporal patch, or what the policy
-    says in its place.
+    """Repeat the last of the chosen frames until their number is a multiple of the temporal patch, or of the policy's
+    value for it.
 
     transformers' Qwen processors pad the same way, but refuse one frame.
 
     Args:
-        policy: what the model wants.
+        policy: the model's frame policy.
         chosen: int64 `[T]`, T at least 1.
     """
     count = max(len(chosen), policy.least_frames)
@@ -326,8 +325,8 @@ def pad(policy: FramePolicy, chosen: Indices) -> Indices:
 
 
 def shown_size(policy: FramePolicy, shown: Indices, height: int, width: int) -> tuple[int, int]:
-    """Height and width at which frames of `height` x `width` pixels are shown; `shown` as `shown_frames` gives them.
-    A rule of the model's own counts what it repeats, other policies do not."""
+    """Height and width at which frames of `height` x `width` pixels are shown; `shown` as `shown_frames` returns them.
+    A model's own rule counts what it repeats, other policies do not."""
     count = len(np.unique(shown)) if policy.rule is None else len(shown)
     return target_size(policy, count, height, width)
 
@@ -335,7 +334,7 @@ def shown_size(policy: FramePolicy, shown: Indices, height: int, width: int) -> 
 def lay_out(frames: NDArray[np.uint8], shown: Indices) -> None:
     """Move frames, of which the first hold those of `shown` once each, ascending, to the order of `shown`, in place."""
     chosen, order = np.unique(shown, return_inverse=True)
-    if len(chosen) < len(shown) and (np.diff(order) >= 0).all():  # repeated as they come: from the end, nothing is lost
+    if len(chosen) < len(shown) and (np.diff(order) >= 0).all():  # repeated in order: from the end, nothing is lost
         for place in range(len(shown) - 1, 0, -1):
             if order[place] != place:
                 frames[place] = frames[order[place]]
@@ -349,8 +348,8 @@ def distinct_frames(clip: Clip) -> int:
 
 
 def fewer_frames(policy: FramePolicy, clip: Clip, count: int) -> Clip:
-    """A clip with `count` of its distinct frames, evenly spread, the first and the last among them where there are two,
-    and padded as the policy says."""
+    """A clip with `count` of its distinct frames, evenly spread, including the first and the last if there are two, and
+    padded by the policy."""
     _, distinct = np.unique(clip.pts_seconds, return_index=True)
     count = min(count, len(distinct))
     chosen = pad(policy, distinct[np.linspace(0, len(distinct) - 1, count).round().astype(np.int64)])
@@ -358,12 +357,12 @@ def fewer_frames(policy: FramePolicy, clip: Clip, count: int) -> Clip:
 
 
 def frame_metadata(clip: Clip) -> dict[str, Any]:
-    """What transformers' and vLLM's processors take as `video_metadata`, with the clip's own times.
+    """The `video_metadata` argument of transformers' and vLLM's processors, with the clip's own times.
 
-    Both compute a frame's time as `frames_indices / fps`. Where the times are frame numbers over the source's rate,
-    those are given, so that times and their rounding to text equal what the processor makes of the file itself;
-    otherwise milliseconds at 1000 frames per second. `total_num_frames` covers the part the frames were chosen from:
-    Qwen2.5-VL's processor takes the seconds between frames from it (`VideoMetadata.sampled_fps`).
+    Both compute a frame's time as `frames_indices / fps`. If the times are frame numbers over the source's rate, those
+    are used, so that times and their rounding to text equal what the processor makes of the file itself; otherwise
+    milliseconds at 1000 frames per second. `total_num_frames` covers the part the frames were chosen from: Qwen2.5-VL's
+    processor takes the seconds between frames from it (`VideoMetadata.sampled_fps`).
     """
     times = np.maximum(clip.pts_seconds, 0)
     fps = clip.source_fps

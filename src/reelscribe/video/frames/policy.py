@@ -1,4 +1,4 @@
-"""What a model wants to see of a video, and what a user changes of it. Plain values; nothing here knows a formula."""
+"""A model's frame policy, and the user's changes to it. Plain values; the formulas are elsewhere."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 PIXEL_ASPECTS = ("stored", "display")
-"""What `pixel_aspect` may be."""
+"""Values of `pixel_aspect`."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameSettings:
-    """What the user changes of a model's frame policy; None leaves the model's own value."""
+    """The user's changes to a model's frame policy; None leaves the model's own value."""
 
     fps: float | None = None
     """Frames per second to show; excludes `num_frames`."""
@@ -33,15 +33,15 @@ class FrameSettings:
     max_pixels: int | None = None
     """Largest size of one frame, height x width, in pixels."""
     time_tolerance_seconds: float | None = None
-    """How far a shown frame may lie from its moment where that is cheaper to decode."""
+    """How far a shown frame may be from its moment if it is cheaper to decode."""
     pixel_aspect: str | None = None
     """`stored`: every stored pixel is shown as a square; `display`: in its true shape, as players show it."""
     tone_map: bool | None = None
     """Whether HDR (PQ and HLG) is shown as SDR."""
     deinterlace: bool | None = None
-    """Whether one field of an interlaced frame is shown in place of both."""
+    """Whether one field of an interlaced frame is shown instead of both."""
     fit: bool | None = None
-    """Whether a clip whose prompt is longer than the model takes is shown with as many frames as fit."""
+    """Whether a clip whose prompt exceeds the model's context is shown with as many frames as fit."""
 
     def __post_init__(self) -> None:
         _check_positive("fps", self.fps, kind=float)
@@ -106,7 +106,7 @@ class FramePolicy:
     fps: float | None = 2.0
     """Frames per second to show; None with `num_frames` None: every frame, up to `max_frames`."""
     num_frames: int | None = None
-    """Frames to show whatever the length; goes before `fps`, `min_frames` and `max_frames`."""
+    """Frames to show whatever the length; takes precedence over `fps`, `min_frames` and `max_frames`."""
     min_frames: int = 4
     """Fewest frames, where the video has as many."""
     max_frames: int = 768
@@ -118,41 +118,41 @@ class FramePolicy:
     multiple: int = 32
     """Height and width are multiples of this many pixels: patch x merge."""
     min_pixels: int = 4096
-    """The processor's `size.shortest_edge`, in pixels, of all frames or of one, as the sizer says."""
+    """The processor's `size.shortest_edge`, in pixels, of all frames or of one, depending on the sizer."""
     max_pixels: int = 25_165_824
-    """The processor's `size.longest_edge`, in pixels, of all frames or of one, as the sizer says."""
+    """The processor's `size.longest_edge`, in pixels, of all frames or of one, depending on the sizer."""
     frame_cap_tokens: int | None = None
     """The processor's `max_video_tokens` where its `cap_pixels_per_frame` is on, else None."""
     max_frame_pixels: int | None = None
     """The user's limit for one frame, height x width."""
     min_frame_pixels: int | None = None
-    """The user's lower limit for one frame, height x width; gives way to the model's own budget."""
+    """The user's lower limit for one frame, height x width; the model's own budget takes precedence."""
     time_tolerance_seconds: float = 0.0
-    """How far a shown frame may lie from its moment where that is cheaper to decode; 0: the very frames."""
+    """How far a shown frame may be from its moment if it is cheaper to decode; 0: exact frames."""
     pixel_aspect: str = "stored"
     """One of `PIXEL_ASPECTS`."""
     tone_map: bool = False
-    """Whether HDR (PQ and HLG) is shown as SDR; else its values are shown as they are."""
+    """Whether HDR (PQ and HLG) is shown as SDR; otherwise its values are shown as they are."""
     deinterlace: bool = False
-    """Whether one field of an interlaced frame is shown in place of both."""
+    """Whether one field of an interlaced frame is shown instead of both."""
     fit: bool = False
-    """Whether a clip whose prompt is longer than the model takes is shown with as many frames as fit."""
+    """Whether a clip whose prompt exceeds the model's context is shown with as many frames as fit."""
     rule: FrameRule | None = None
-    """The rule of the model's own processor, in place of `sampler`, `fps`, `num_frames` and the limits; it counts the
-    frames that it repeats itself."""
+    """The model's own processor's rule, instead of `sampler`, `fps`, `num_frames` and the limits; it counts the frames
+    that it repeats itself."""
     frame_multiple: int | None = None
     """The last frame is repeated until the number of frames is a multiple of this; None: of `temporal_patch`."""
     least_frames: int = 1
-    """The last frame is repeated until there are so many."""
+    """The last frame is repeated up to this number."""
     max_clip_pixels: int = 0
-    """For the sizer `fit`: frames are not shrunk while all together have no more pixels."""
+    """For the sizer `fit`: frames are not shrunk while together they have no more pixels."""
     fixed_size: Size | None = None
-    """Height and width to which the model's processor brings every frame; None: it goes by the source's."""
+    """Height and width to which the model's processor resizes every frame; None: depends on the source's."""
     resizes_all: bool = False
-    """Whether the model's processor decides by itself how many pixels of a frame the model sees."""
+    """Whether the model's processor itself decides how many pixels of a frame the model sees."""
 
     def override(self, settings: FrameSettings) -> FramePolicy:
-        """This policy with what the user set; `fps` and `num_frames` replace one another, and a limit the user
+        """This policy with the user's settings; `fps` and `num_frames` replace one another, and a limit the user
         sets moves the model's opposite limit where the two would cross."""
         self._check_size(settings)
         changes: dict[str, Any] = {} if self.rule is None else {"rule": self.rule.override(settings)}
@@ -181,6 +181,6 @@ class FramePolicy:
             if getattr(settings, name) is not None:
                 size = f" to {self.fixed_size[0]} x {self.fixed_size[1]} pixels" if self.fixed_size else ""
                 raise SettingsError(
-                    f"{name} (--{name.replace('_', '-')}) changes nothing for this model: its processor brings every "
-                    f"frame{size} by itself; leave it out, or show fewer frames (max_frames)"
+                    f"{name} (--{name.replace('_', '-')}) has no effect on this model: its processor resizes every "
+                    f"frame{size} itself; leave it out, or show fewer frames (max_frames)"
                 )

@@ -1,4 +1,4 @@
-"""The size frames are shown at. Pure arithmetic; nothing here touches pixels."""
+"""The size at which frames are shown. Pure arithmetic; nothing here touches pixels."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def target_size(policy: FramePolicy, num_frames: int, height: int, width: int) -
     """Height and width at which the model is shown `num_frames` frames of `height` x `width` pixels.
 
     Args:
-        policy: what the model wants.
+        policy: the model's frame policy.
         num_frames: frames before padding; fewer than `temporal_patch` count as padded to it.
         height: pixels of the upright source.
         width: pixels of the upright source.
 
     Returns:
         The size; multiples of `policy.multiple`, except for the sizer `fit`. No side is shorter than the multiple, so
-        very long shapes and very small limits may stay above a budget.
+        very elongated shapes and very small limits may exceed a budget.
     """
     frames = max(num_frames, policy.temporal_patch)
     return SIZERS[policy.sizer](policy, frames, height, width)
@@ -29,7 +29,7 @@ def video_budget(policy: FramePolicy, num_frames: int, height: int, width: int) 
     """Size by a budget of frames x height x width.
 
     The rule of transformers' `Qwen3VLVideoProcessor.resize` and its `smart_resize`, its per-frame cap included
-    (`cap_pixels_per_frame`). The user's limits for one frame come on top.
+    (`cap_pixels_per_frame`). The user's limits for one frame apply on top.
     """
     multiple, patch = policy.multiple, policy.temporal_patch
     budget = policy.max_pixels
@@ -67,9 +67,9 @@ def frame_budget(policy: FramePolicy, num_frames: int, height: int, width: int) 
 
 
 def fit(policy: FramePolicy, num_frames: int, height: int, width: int) -> Size:
-    """The source's own size, shrunk in proportion to at most `max_pixels` a frame, or its share of `max_clip_pixels`
-    where that is more, or to `fixed_size` where that is smaller on both sides; for models whose own processor resizes
-    afterwards. Enlarges only where the user says so."""
+    """The source's own size, shrunk in proportion to at most `max_pixels` per frame, or its share of `max_clip_pixels`
+    if that is more, or to `fixed_size` if that is smaller on both sides; for models whose own processor resizes
+    afterwards. Enlarges only on the user's request."""
     if policy.fixed_size is not None and policy.fixed_size[0] <= height and policy.fixed_size[1] <= width:
         return policy.fixed_size
     share = max(policy.max_pixels, policy.max_clip_pixels // num_frames)
@@ -106,7 +106,7 @@ def _grown(multiple: int, height: int, width: int, factor: float) -> Size:
 
 
 def _between(multiple: int, height: int, width: int, *, lowest: int, highest: int) -> Size:
-    """The nearest multiples, moved in proportion where height x width leaves the limits."""
+    """The nearest multiples, scaled in proportion if height x width leaves the limits."""
     size = _nearest(multiple, height, width)
     if size[0] * size[1] > highest:
         return _shrunk(multiple, height, width, math.sqrt((height * width) / highest))
@@ -116,7 +116,7 @@ def _between(multiple: int, height: int, width: int, *, lowest: int, highest: in
 
 
 def _within_frame_limits(policy: FramePolicy, size: Size, height: int, width: int, *, ceiling: int) -> Size:
-    """Apply the user's limits for one frame; the lower one lifts no frame over `ceiling`, its share of the budget."""
+    """Apply the user's limits for one frame; the lower one raises no frame above `ceiling`, its share of the budget."""
     highest, lowest = policy.max_frame_pixels, policy.min_frame_pixels
     area = size[0] * size[1]
     if highest is not None and area > highest:

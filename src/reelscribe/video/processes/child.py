@@ -1,4 +1,4 @@
-"""What runs in a process that reads videos: one at a time, until its parent is gone.
+"""The main loop of a reading process: one video at a time, until its parent is gone.
 
 Started as `python -m reelscribe.video.processes.child DESCRIPTOR READER`; it imports neither the caller's script nor a
 model's library.
@@ -26,19 +26,18 @@ from .jobs import Doubt
 from .transport import send_clip
 
 READING_NICENESS = 10
-"""How far reading stands back behind what runs the model, where cores are short: it is ahead of it, and must not slow
-it."""
+"""How much lower the priority of reading is than that of the model: reading runs ahead, and must not slow it."""
 PARENT_CHECK_SECONDS = 1.0
-"""Time between two looks at whether the parent lives; a forked sister of ours may hold its end of the socket open."""
+"""Interval of the checks that the parent is alive; another fork may hold its end of the socket open."""
 
 CLIP, FAILURE, ERROR, QUESTION = "clip", "failure", "error", "question"
-"""What a message to the parent holds: an answer, or a question that must be answered first."""
+"""Content of a message to the parent: an answer, or a question that must be answered first."""
 
 Read = Callable[..., Clip | Failure | Doubt]
 
 
 def main(arguments: list[str]) -> None:
-    """Answer requests until the other end is closed."""
+    """Serve requests until the other end is closed."""
     descriptor, reader = int(arguments[0]), arguments[1]
     with contextlib.suppress(OSError):  # not everywhere allowed
         os.nice(READING_NICENESS)
@@ -57,7 +56,7 @@ def main(arguments: list[str]) -> None:
 
 
 class _Inbox:
-    """What comes from the parent: requests, which may be ahead of their time, and answers."""
+    """Messages from the parent: requests, which may arrive early, and answers."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -69,7 +68,7 @@ class _Inbox:
         return request
 
     def ask(self, question: Question) -> Sequence[int]:
-        """What the parent answers."""
+        """The parent's answer."""
         self._connection.send((QUESTION, 0.0, question))
         while True:
             what, value = self._connection.recv()
@@ -85,7 +84,7 @@ def _function(name: str) -> Read:
 
 
 def _within_memory(read: Read, own_bytes: int | None, video: Any, settings: dict[str, Any]) -> Clip | Failure | Doubt:
-    """What reading gives with as much memory as it may have, beyond what the process has itself."""
+    """The result of reading within the memory limit, beyond what the process already has."""
     limits = settings["limits"]
     with contextlib.suppress(MemoryError), memory_bound(own_bytes and own_bytes + (limits.max_read_memory_mib << 20)):
         return read(video, **settings)
@@ -97,7 +96,7 @@ def _answer(connection: Connection, read: Callable[[], Any], *, parent: int) -> 
     try:
         outcome = read()
         kind = CLIP if isinstance(outcome, Clip) else FAILURE
-    except Exception as exc:  # a bug; raised again where the clips are wanted
+    except Exception as exc:  # a bug; raised again in the process that takes the clips
         kind, outcome = ERROR, _portable(exc)
     seconds = time.monotonic() - _queued_seconds() - began
     connection.send((kind, seconds, None if kind == CLIP else outcome))
@@ -106,7 +105,7 @@ def _answer(connection: Connection, read: Callable[[], Any], *, parent: int) -> 
 
 
 def _queued_seconds() -> float:
-    """How long this thread has waited for a core that others had, where the system tells: that is no work."""
+    """How long this thread has waited for a busy core, if the system reports it: that does not count as work."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text("ascii").split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
@@ -114,7 +113,7 @@ def _queued_seconds() -> float:
 
 
 def _portable(exc: Exception) -> Exception:
-    """The exception, or one that says the same where it cannot be pickled."""
+    """The exception, or an equivalent one if it cannot be pickled."""
     import pickle
 
     try:

@@ -1,7 +1,7 @@
-"""Many files to clips, side by side: a stream of requests in, a stream of clips out, as they are ready, and bounded.
+"""Read many files to clips in parallel: a stream of requests in, a bounded stream of clips out, as they are ready.
 
-Requests are taken in one thread; each process that reads has a thread here that hands it work and takes what comes
-back. A video that is wanted again while it is near is read once.
+Requests are taken in one thread; each reading process has a thread here that sends it work and receives the results. A
+video that is requested again while it is still cached is read once.
 """
 
 from __future__ import annotations
@@ -26,18 +26,19 @@ from .pool import LostError, Worker, WorkerPool, usable_processors
 __all__ = ["ClipStream", "WorkerPool", "read_clips", "usable_processors"]
 
 MAX_BYTES_PER_WORKER = 1 << 27
-"""Pixels that may wait for the consumer, in bytes for each process, unless told otherwise: a clip of Qwen3-VL has 75 MB
-at most."""
+"""Default bound on the pixels that wait for the consumer, in bytes per process: a clip of Qwen3-VL has at most 75
+MB."""
 RECENT_SHARE = 0.25
-"""Share of the bytes of the first processes that may hold clips already handed out, in case they are wanted again."""
+"""Share of the bytes of the first processes that may hold clips already handed out, in case they are requested
+again."""
 MAX_READY = 64
 """Answers that may wait for the consumer, however small they are; failures have no size."""
 AHEAD_PER_WORKER = 2
-"""Videos asked for ahead for each process, besides those that are ready."""
+"""Videos requested ahead per process, besides those that are ready."""
 SHORT_SECONDS = 0.25
-"""Videos that are read faster than this on average are sent to a process two at a time, so that it never waits."""
+"""If videos are read faster than this on average, a process is sent two at a time, so that it never waits."""
 GROW_AFTER_SECONDS = 0.5
-"""Time the consumer has to wait for clips before another process is started."""
+"""Time the consumer waits for clips before another process is started."""
 
 
 def read_clips(
@@ -49,21 +50,21 @@ def read_clips(
     root: Path | StoredPath | None = None,
     prefetch_bytes: int | None = None,
 ) -> Iterator[tuple[CaptionRequest, Clip | Failure]]:
-    """Read the videos of requests in processes of their own, which end with the stream.
+    """Read the videos of requests in separate processes, which end with the stream.
 
     Args:
-        requests: what to read; advanced in a thread of its own, as far as there is room.
+        requests: what to read; advanced in its own thread, as far as there is room.
         policy: which frames, at which size.
-        workers: processes; None: as many as there are cores, added as they are needed.
+        workers: processes; None: as many as there are cores, added as needed.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
-        prefetch_bytes: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` for each process.
+        prefetch_bytes: bound on pixels in bytes; None: `MAX_BYTES_PER_WORKER` per process.
 
     Yields:
         Each request with its clip or failure, as they are ready.
 
     Raises:
-        SettingsError: where `workers` or `prefetch_bytes` is below 1.
+        SettingsError: `workers` or `prefetch_bytes` is below 1.
     """
     pool = WorkerPool(workers, prefetch_bytes=prefetch_bytes)
     stream = ClipStream(pool, requests, policy, limits=limits, root=root)
@@ -82,12 +83,12 @@ class ClipStream:
     """Clips of a stream of requests; an iterator whose `close` may be called from any thread.
 
     No further request is taken while the pixels that wait for the consumer, with those being read counted like the
-    largest so far, reach the pool's `prefetch_bytes`, or `MAX_BYTES_PER_WORKER` for each process; one video is
-    always read. Where `requests` raises, what it gave before comes out first.
+    largest so far, reach the pool's `prefetch_bytes`, or `MAX_BYTES_PER_WORKER` per process; one video is always read.
+    If `requests` raises, earlier requests come out first.
 
     Args:
         pool: the processes that read; they stay when the stream ends.
-        requests: what to read; advanced, and closed if it is a generator, in a thread of its own.
+        requests: what to read; advanced, and closed if it is a generator, in its own thread.
         policy: which frames, at which size.
         limits: what is refused.
         root: folder that relative paths are relative to; None: the working directory.
@@ -106,7 +107,7 @@ class ClipStream:
         self._requests = iter(requests)
         self._limits = limits
         self._rule = policy.rule
-        if policy.rule is not None:  # a process that reads asks for it here
+        if policy.rule is not None:  # reading processes ask for it here
             policy = replace(policy, rule=ParentsRule())
         self._settings: dict[str, Any] = {"policy": policy, "limits": limits, "root": _whole(root)}
         self._changed = threading.Condition()
@@ -124,7 +125,7 @@ class ClipStream:
         self.busy_seconds = 0.0
         """Time they spent reading, summed."""
         self.videos_read = 0
-        """Videos they read; one that was wanted again while near counts once."""
+        """Videos they read; one that was requested again while cached counts once."""
 
     # the consumer's side
 
@@ -143,7 +144,7 @@ class ClipStream:
             return request, outcome
 
     def _raise_or_stop(self) -> None:
-        """End the iteration where nothing more will come."""
+        """End the iteration when nothing more will come."""
         if self._bug is not None:
             bug, self._bug = self._bug, None
             raise bug
@@ -170,7 +171,7 @@ class ClipStream:
         return self._pool.prefetch_bytes or workers * MAX_BYTES_PER_WORKER
 
     def close(self) -> None:
-        """Stop taking requests and drop what waits; returns at once, processes finish what they are reading."""
+        """Stop taking requests and drop what is waiting; returns at once, processes finish what they are reading."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -186,7 +187,7 @@ class ClipStream:
         threading.Thread(target=self._take_requests, name="read-requests", daemon=True).start()
 
     def _add_worker(self) -> None:
-        """One process more, where there may be one; without it those there are go on."""
+        """Add a process if allowed; if that fails, the existing ones continue."""
         try:
             worker = self._pool.lend()
         except OSError:
@@ -197,7 +198,7 @@ class ClipStream:
             self.workers += 1
             threading.Thread(target=self._serve, args=(worker,), name="read-clip", daemon=True).start()
 
-    # requests, in a thread of their own
+    # requests, in their own thread
 
     def _take_requests(self) -> None:
         try:
@@ -206,7 +207,7 @@ class ClipStream:
                 if request is None:
                     break
                 self._accept(request)
-        except BaseException as exc:  # raised again by the consumer, behind the videos that were asked for before it
+        except BaseException as exc:  # raised again in the consumer, after the videos that were requested before it
             self._broken = exc
         finally:
             if hasattr(self._requests, "close"):
@@ -221,7 +222,7 @@ class ClipStream:
             return not self._closed
 
     def _has_room(self) -> bool:
-        """Whether one more video may be asked for."""
+        """Whether one more video may be requested."""
         if not self._unread and not self._ready:
             return True
         if len(self._ready) >= MAX_READY or len(self._unread) >= AHEAD_PER_WORKER * max(self.workers, 1):
@@ -230,11 +231,11 @@ class ClipStream:
         return self._ready_bytes + (len(self._unread) + 1) * self._largest <= most
 
     def _accept(self, request: CaptionRequest) -> None:
-        """Answer from what is near, join a reading that is under way, or ask for one."""
+        """Answer from the cache, join a read in progress, or queue a new one."""
         video = plain_video(request.video)
         key = (video, request.window)
         with self._changed:
-            if video is None:  # no process needs to be asked
+            if video is None:  # no process is needed
                 self._hand_out([request], read_clip(request.video, **self._settings))
                 return
             recent = self._recent.get(key)
@@ -247,21 +248,21 @@ class ClipStream:
                 self._queue.append(job)
                 self._changed.notify_all()
 
-    # processes, each in a thread of its own
+    # processes, each in its own thread
 
     def _serve(self, worker: Worker) -> None:
-        """Keep one process busy until nothing is left to read, and give it back; or let the consumer know why not."""
+        """Keep one process busy until nothing is left to read, and return it; errors are raised in the consumer."""
         held = [worker]
         try:
             self._keep_busy(held)
-        except BaseException as exc:  # a bug in reading, or a machine that starts no more processes
+        except BaseException as exc:  # a bug in reading, or the machine cannot start more processes
             self._stop(exc)
             self._pool.drop(held[0])
         else:
             self._pool.take_back(held[0])
 
     def _keep_busy(self, held: list[Worker]) -> None:
-        """Serve with the process in `held`, where its successors are put as it dies."""
+        """Serve with the process in `held`, which its successors replace when it dies."""
         sent: deque[Job] = deque()
         again: deque[Job] = deque()
         while True:
@@ -280,14 +281,14 @@ class ClipStream:
         return successor
 
     def _stop(self, exc: BaseException) -> None:
-        """Let the consumer raise this, and end everything else."""
+        """Raise this in the consumer, and end everything else."""
         with self._changed:
             self._bug = self._bug or exc
             self._closed = True
             self._changed.notify_all()
 
     def _answered(self, worker: Worker, sent: deque[Job], again: deque[Job]) -> bool:
-        """Send what may be sent, take one answer; True when there is nothing more to do."""
+        """Send what may be sent, receive one answer; True when there is nothing more to do."""
         for job in [again.popleft()] if again else self._next_jobs(len(sent)):
             sent.append(job)
             worker.send(job.video, {**job.settings, "plain": job.attempts > 0})
@@ -300,7 +301,7 @@ class ClipStream:
         return False
 
     def _next_jobs(self, sent: int) -> list[Job]:
-        """What to send to a process that has `sent` videos to read; waits where it has none."""
+        """What to send to a process that has `sent` videos to read; waits if it has none."""
         with self._changed:
             if not sent:
                 self._changed.wait_for(lambda: self._closed or self._queue or (self._ended and not self._unread))
@@ -338,10 +339,10 @@ class ClipStream:
         self._changed.notify_all()
 
     def _blame(self, sent: deque[Job], lost: LostError) -> deque[Job]:
-        """A process was lost: those behind the video it was reading are none the worse, and go to any other.
+        """Handle a lost process: requeue the videos queued behind the one it was reading; they are not at fault.
 
         Returns:
-            The video it was reading, if it is to be tried again.
+            The video it was reading, if it is to be retried.
         """
         with self._changed:
             suspect, *rest = sent

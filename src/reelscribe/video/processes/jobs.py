@@ -1,4 +1,4 @@
-"""One video to read, who wants it and how it went; and clips that were read lately, in case they are wanted again."""
+"""One video to read, its requesters and tries; and a cache of recently read clips."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from typing import Any
 from ...types import CaptionRequest, Clip, Failure
 
 MAX_ATTEMPTS = 2
-"""How often a video is tried before it is given up."""
+"""Tries before a video is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A failure that came up while decoding: worth one more try, in a fresh process and without shortcuts."""
+    """A failure that occurred while decoding: worth one more try, in a fresh process and without shortcuts."""
 
     failure: Failure
-    """What to report if it comes up again."""
+    """What to report if it occurs again."""
 
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """One video to read, who wants it, and what was tried."""
+    """One video to read, its requesters, and its tries."""
 
     key: Hashable
-    """What is asked for: the video and the window."""
+    """What is requested: the video and the window."""
     video: str | bytes
     """A path, a URL or a file's bytes."""
     settings: dict[str, Any]
-    """What else the reader is told."""
+    """Further arguments of the reader."""
     requests: list[CaptionRequest]
-    """Who wants it."""
+    """Its requesters."""
     attempts: int = 0
-    """Tries that have ended."""
+    """Finished tries."""
     seconds: float = 0.0
-    """Time they took."""
+    """Time spent on them."""
 
     def tried(self, seconds: float) -> None:
-        """Note that a try has ended."""
+        """Record a finished try."""
         self.attempts += 1
         self.seconds += seconds
 
     @property
     def is_given_up(self) -> bool:
-        """Whether it was tried as often as it may be."""
+        """Whether no try is left."""
         return self.attempts >= MAX_ATTEMPTS
 
     def failed(self, outcome: Failure | Doubt) -> Failure:
-        """The failure to hand out, with what was spent on it."""
+        """The failure to report, with tries and time."""
         failure = outcome.failure if isinstance(outcome, Doubt) else outcome
         return replace(failure, attempts=self.attempts, seconds=self.seconds)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that remembering it takes, besides the clip."""
+        """Bytes that an entry takes, besides the clip."""
         return len(self.video) if isinstance(self.video, bytes) else 0
 
 
@@ -66,21 +66,21 @@ MAX_RECENT = 64
 
 @dataclass(slots=True)
 class RecentClips:
-    """Clips that were read lately, by what was asked for; the oldest go first."""
+    """Recently read clips, by request; the oldest go first."""
 
     max_bytes: int
     clips: OrderedDict[Hashable, tuple[Clip, int]] = field(default_factory=OrderedDict)
     nbytes: int = 0
 
     def get(self, key: Hashable) -> Clip | None:
-        """A clip that is still here."""
+        """A clip that is still cached."""
         if key not in self.clips:
             return None
         self.clips.move_to_end(key)
         return self.clips[key][0]
 
     def put(self, job: Job, clip: Clip) -> None:
-        """Keep a clip, and let old ones go."""
+        """Add a clip, and drop old ones."""
         self.clips[job.key] = clip, job.nbytes + clip.nbytes
         self.nbytes += job.nbytes + clip.nbytes
         while self.nbytes > self.max_bytes or len(self.clips) > MAX_RECENT:
@@ -89,7 +89,7 @@ class RecentClips:
 
 
 def plain_video(video: Any) -> str | bytes | None:
-    """A sample's video value as a path or bytes, which any process can read; None where it is neither."""
+    """A sample's video value as a path or bytes, which any process can read; None if it is neither."""
     if isinstance(video, Mapping):
         data = video.get("bytes")
         video = video.get("path") if data is None else data

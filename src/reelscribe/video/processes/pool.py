@@ -1,4 +1,4 @@
-"""Processes that read videos: started once, lent to one stream after another, ended with this process.
+"""Processes that read videos: started once, lent to one stream after another, stopped with this process.
 
 A process is started with a plain command, so it works from scripts without a main guard, notebooks, and processes that
 may have no children of `multiprocessing`.
@@ -29,25 +29,25 @@ from .jobs import Doubt
 from .transport import receive_clip
 
 MAX_WORKERS = 32
-"""Most processes that are started unless told otherwise."""
+"""Default limit on the number of processes."""
 FIRST_WORKERS = 2
-"""Processes a stream begins with, where there are as many cores; more are added where the model waits for clips."""
+"""Processes a stream starts with, if there are as many cores; more are added while the model waits for clips."""
 READER = "reelscribe.video.reader:attempt_shared"
 START_SECONDS = 120.0
-"""Time in which a process must say that it is ready."""
+"""Time within which a process must report that it is ready."""
 LONGEST_WAIT_SECONDS = 1e6
-"""What the system can wait for at a time, even where the limit says more."""
+"""Longest single wait that the system supports, even if the limit is larger."""
 MESSAGE_SECONDS = 30.0
-"""Time a message may take between a process and this one, once it has begun."""
+"""Time for a message between a process and this one, once it has started."""
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _END_SECONDS = 1.0
 
 
 class LostError(Exception):
-    """A process gave no clip and is not to be used again; never leaves the package.
+    """A process returned no clip and must not be reused; never leaves the package.
 
     Args:
-        failure: what to report of the video it was reading, if another try ends no better.
+        failure: what to report for the video it was reading, if another try ends no better.
         seconds: time it spent on that video.
     """
 
@@ -58,7 +58,7 @@ class LostError(Exception):
 
 
 class Worker:
-    """One process, seen from here.
+    """One reading process, seen from the parent.
 
     Args:
         reader: `module:function` that reads a video.
@@ -86,11 +86,11 @@ class Worker:
         return self._process.pid
 
     def send(self, video: Any, settings: dict[str, Any]) -> None:
-        """Ask for a video; several may be asked for, and are answered in order.
+        """Request a video; several may be requested, and are answered in order.
 
         Raises:
             LostError: the process is gone.
-            ReelscribeError: it never began to work.
+            ReelscribeError: it never started.
         """
         if isinstance(video, bytes):  # may be more than fits into the socket
             self._begin()
@@ -106,15 +106,16 @@ class Worker:
     def receive(
         self, *, limits: ReadLimits = DEFAULT_LIMITS, rule: FrameRule | None = None
     ) -> tuple[Clip | Failure | Doubt, float]:
-        """Wait for the next answer, and the seconds it took; the process has `max_read_seconds` from when it began.
+        """Wait for the next answer, and the seconds it took; the process has `max_read_seconds` from when it started
+        the video.
 
         Args:
             limits: how long it may take.
-            rule: answers what the process asks meanwhile.
+            rule: answers questions of the process meanwhile.
 
         Raises:
             LostError: the process is gone, or was killed because it took too long.
-            ReelscribeError: it never began to work.
+            ReelscribeError: it never started.
             Exception: what reading raised, which is a bug.
         """
         self._begin()
@@ -124,7 +125,7 @@ class Worker:
             kind, seconds, outcome = self._message(limits)
         if kind == ERROR:
             raise outcome
-        if seconds > limits.max_read_seconds:  # it was over before this thread came to look
+        if seconds > limits.max_read_seconds:  # time was up before this thread looked
             self.end()
             raise LostError(_too_slow(limits), seconds)
         self._asked -= 1
@@ -132,7 +133,7 @@ class Worker:
         return outcome, seconds
 
     def _message(self, limits: ReadLimits) -> tuple[str, float, Any]:
-        """What the process says next, its kind first."""
+        """The next message of the process, its type first."""
         left = self._since + limits.max_read_seconds - time.monotonic()
         if not self._connection.poll(min(max(left, 0), LONGEST_WAIT_SECONDS)):
             self.end()
@@ -141,7 +142,7 @@ class Worker:
             kind, seconds, outcome = self._connection.recv()
             if kind == CLIP:
                 outcome = receive_clip(self._connection)
-        except Exception as exc:  # it is gone, or its memory was overwritten: what it says may be anything
+        except Exception as exc:  # it is gone, or its memory was overwritten: the message may be anything
             raise self._lost() from exc
         return kind, seconds, outcome
 
@@ -164,43 +165,43 @@ class Worker:
                 raise self._lost() from exc
             code = self._process.wait(_END_SECONDS)
             raise ReelscribeError(
-                f"a process that reads videos does not start (exit code {code}); what it said is above"
+                f"a process that reads videos failed to start (exit code {code}); its output is above"
             ) from exc
         if not said_something:
             self.end()
             raise ReelscribeError(
-                f"a process that reads videos does not start: it said nothing for {START_SECONDS:g} seconds; "
-                "is the machine, or the disk with the Python packages, too busy?"
+                f"a process that reads videos failed to start: no sign of life for {START_SECONDS:g} seconds; "
+                "is the machine, or the disk with the Python packages, overloaded?"
             )
         self._ready = True
         self._since = time.monotonic()
 
     def _lost(self) -> LostError:
-        """What became of the process: it is gone, or says things that make no sense."""
+        """What happened to the process: it is gone, or sends invalid messages."""
         seconds = self._seconds()
         try:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             self.end()
-            return LostError(Failure("crashed", "the process that read the video stopped answering"), seconds)
+            return LostError(Failure("crashed", "the process that read the video stopped responding"), seconds)
         return LostError(_death(code), seconds)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._since
 
     def stop(self) -> None:
-        """Kill it, whatever it is doing; who waits for its answer sees its end of the socket close."""
+        """Kill it, whatever it is doing; a thread that waits for its answer sees the socket close."""
         self._stopped = True
         self._process.kill()
 
     def end(self) -> None:
-        """Kill it, and wait until it is gone, unless the system itself holds it, as a file server that is away does."""
+        """Kill it, and wait until it is gone, unless the kernel blocks it, as with an unreachable file server."""
         self.stop()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
 
     def hang_up(self) -> None:
-        """Close the socket; only for the thread that sends and receives, which does so no more."""
+        """Close the socket; only for the thread that sends and receives, after its last use."""
         self._connection.close()
 
 
@@ -223,9 +224,9 @@ def _too_slow(limits: ReadLimits) -> Failure:
 
 
 def _death(code: int) -> Failure:
-    """What the exit code of a process says: only a system that is short of memory kills one that we did not."""
+    """The failure for an exit code: a SIGKILL that we did not send means that the system is short of memory."""
     if code == -signal.SIGKILL:
-        return Failure("out_of_memory", "the system killed the process that read the video: it is short of memory")
+        return Failure("out_of_memory", "the system ran short of memory and killed the process that read the video")
     try:
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     except ValueError:
@@ -237,12 +238,12 @@ class WorkerPool:
     """Processes that are lent to streams.
 
     Args:
-        workers: how many; None: as many as there are cores, at most `MAX_WORKERS`, added as they are needed.
-        prefetch_bytes: bound of each stream on its pixels, in bytes; None: it goes by the number of processes.
+        workers: how many; None: as many as there are cores, at most `MAX_WORKERS`, added as needed.
+        prefetch_bytes: bound of each stream on its pixels, in bytes; None: depends on the number of processes.
         reader: `module:function` that reads a video.
 
     Raises:
-        SettingsError: where `workers` or `prefetch_bytes` is below 1.
+        SettingsError: `workers` or `prefetch_bytes` is below 1.
     """
 
     def __init__(self, workers: int | None = None, *, prefetch_bytes: int | None = None, reader: str = READER) -> None:
@@ -253,11 +254,11 @@ class WorkerPool:
         self.prefetch_bytes = prefetch_bytes
         """Bound of each stream on its pixels, in bytes."""
         if not hasattr(socket, "send_fds"):
-            raise SettingsError("videos are read in processes of their own, which needs Linux or macOS (or WSL)")
+            raise SettingsError("videos are read in separate processes, which requires Linux or macOS (or WSL)")
         self.most = workers or min(usable_processors(), MAX_WORKERS)
-        """Processes there may be."""
+        """Most processes."""
         self.first = self.most if workers else min(FIRST_WORKERS, self.most)
-        """Processes a stream begins with."""
+        """Processes a stream starts with."""
         self._reader = reader
         self._lock = threading.Lock()
         self._reset()
@@ -270,18 +271,18 @@ class WorkerPool:
 
     @property
     def workers(self) -> list[Worker]:
-        """The processes there are."""
+        """The current processes."""
         return list(self._all)
 
     def start(self) -> None:
-        """Start the first processes, so that they load while something else is done."""
+        """Start the first processes, so that they load in the background."""
         with self._lock:
             self._check_process()
             while len(self._all) < self.first:
                 self._free.append(self._new())
 
     def lend(self) -> Worker | None:
-        """A process that is free, or a new one; None where there are as many as there may be."""
+        """A free process, or a new one; None if the limit is reached."""
         with self._lock:
             self._check_process()
             if self._free:
@@ -289,13 +290,13 @@ class WorkerPool:
             return self._new() if len(self._all) < self.most else None
 
     def take_back(self, worker: Worker) -> None:
-        """The process has answered everything."""
+        """Return a process that has answered everything."""
         with self._lock:
             if worker in self._all:
                 self._free.append(worker)
 
     def drop(self, worker: Worker) -> None:
-        """The process is not to be used again; another may be started in its place."""
+        """Drop a process that must not be reused; another may be started in its place."""
         with self._lock:
             if worker in self._all:
                 self._all.remove(worker)
@@ -303,7 +304,7 @@ class WorkerPool:
                 worker.hang_up()
 
     def replace(self, worker: Worker) -> Worker | None:
-        """End one process and start another in its place; None where the pool was closed."""
+        """Stop one process and start another in its place; None if the pool was closed."""
         with self._lock:
             if worker not in self._all:
                 return None
@@ -313,7 +314,7 @@ class WorkerPool:
             return self._new()
 
     def close(self) -> None:
-        """End all processes; the pool may be used again."""
+        """Stop all processes; the pool may be used again."""
         with self._lock:
             self._end()
             self._reset()
@@ -324,7 +325,7 @@ class WorkerPool:
         return worker
 
     def _check_process(self) -> None:
-        """In a fork of the process that started them, the workers belong to someone else."""
+        """In a fork of the process that started them, forget the workers: they belong to the parent."""
         if self._pid != os.getpid():
             self._end.detach()
             self._reset()

@@ -1,7 +1,7 @@
-"""A clip from one process to another: its pixels in memory that both see, the rest as a message.
+"""Send a clip from one process to another: its pixels in shared memory, the rest as a message.
 
-The memory has no name, so nothing of it can stay behind, however a process ends; and it is not bound by the size of
-`/dev/shm`, which containers keep small.
+The memory is anonymous, so nothing can be left behind, however a process ends; and it is not limited by the size of
+`/dev/shm`, which is small in containers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ...types import Clip
 from ..process_memory import has_room
 
 COPIED_BYTES = 1 << 22
-"""Clips up to this size are copied at their arrival."""
+"""Clips up to this size are copied on arrival."""
 _PLAIN = tuple(field.name for field in fields(Clip) if field.name != "frames")
 
 
 class _SharedMemory(mmap.mmap):
-    """Memory without a name that another process can be handed."""
+    """Anonymous memory that can be passed to another process."""
 
     descriptor: int
 
@@ -46,10 +46,10 @@ class _SharedMemory(mmap.mmap):
 
 
 def shared_frames(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]:
-    """An array for frames that `send_clip` hands on without a copy.
+    """An array for frames that `send_clip` passes on without a copy.
 
     Raises:
-        MemoryError: there is no room for it; the bound on private memory does not count what is shared.
+        MemoryError: it does not fit; the bound on private memory does not count shared memory.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if not has_room(size):
@@ -58,7 +58,7 @@ def shared_frames(shape: tuple[int, ...], dtype: Any = np.uint8) -> NDArray[Any]
 
 
 def send_clip(connection: Connection, clip: Clip, *, to_pid: int) -> None:
-    """Hand a clip over a Unix socket; `receive_clip` takes it at the other end."""
+    """Send a clip over a Unix socket; `receive_clip` takes it at the other end."""
     plain = {name: getattr(clip, name) for name in _PLAIN}
     connection.send((plain, clip.frames.shape))
     frames = clip.frames
@@ -70,10 +70,10 @@ def send_clip(connection: Connection, clip: Clip, *, to_pid: int) -> None:
 
 
 def receive_clip(connection: Connection) -> Clip:
-    """Take a clip; the memory is given back when its frames are no longer used.
+    """Receive a clip; the memory is released when its frames are no longer used.
 
-    Memory that both see holds a descriptor for as long as it is used, of which a process has few: small clips, of
-    which there are many, are copied.
+    Shared memory holds a file descriptor for as long as it is used, and a process has few: small clips, of which there
+    are many, are copied.
     """
     plain: dict[str, Any]
     plain, shape = connection.recv()
@@ -95,7 +95,7 @@ def _copied(descriptor: int, size: int) -> bytearray:
 
 
 def _memory(size: int) -> int:
-    """A descriptor of `size` bytes of memory without a name."""
+    """A descriptor of `size` bytes of anonymous memory."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("reelscribe-frames")
     else:  # macOS
