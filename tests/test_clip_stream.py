@@ -358,7 +358,7 @@ def test_processes_that_do_not_start_are_an_error_and_not_a_failure_of_each_vide
 ) -> None:
     broken = WorkerPool(1, reader="no_such_module:read")
     stream, _ = stream_of(broken, tmp_path, ["a", "b"])
-    with pytest.raises(ReelscribeError, match=r"does not start \(exit code 1\)"):
+    with pytest.raises(ReelscribeError, match=r"failed to start \(exit code 1\)"):
         list(stream)
     broken.close()
     assert "no_such_module" in capfd.readouterr().err
