@@ -432,8 +432,9 @@ def test_requests_at_once_are_bounded(connect, server):
         while server.most < 3 and time.monotonic() < latest:
             time.sleep(0.002)
 
+    captioner = connect(max_in_flight=3)
     server.behave = until_three_were_held
-    caption(connect(max_in_flight=3), count=20)
+    caption(captioner, count=20)
     assert server.most == 3
 
 
