@@ -100,7 +100,7 @@ def most_that_fit(length: Callable[[int], int], *, most: int, room: int) -> int:
     if first > room or most < 2:
         return 0
     fits, too_many = 1, most
-    each = max(1.0, (length(most) - first) / (most - 1))
+    each = (length(most) - first) / (most - 1) or 1.0
     guess = 1 + int((room - first) / each)
     while too_many - fits > 1:
         count = min(max(guess, fits + 1), too_many - 1)
