@@ -568,7 +568,7 @@ def test_limits_of_failures_are_read(text: str, limit: FailureLimit) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "x", "101%", "3%%", "1.5", "%"])
 def test_other_limits_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="limit of failures"):
+    with pytest.raises(SettingsError, match="failure limit"):
         FailureLimit.parse(text)
 
 
