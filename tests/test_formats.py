@@ -214,7 +214,7 @@ def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path, form: str,
     mine = clips(tmp_path / "mine", "dear.txt", "x.tar")
     with pytest.raises(DataError, match="holds other things than"):
         caption_file(operator(), source, mine, format=form, overwrite=overwrite)
-    with pytest.raises(DataError, match="would replace"):
+    with pytest.raises(DataError, match="would overwrite"):
         caption_file(operator(), source, source, format=form, overwrite=overwrite)
     assert sorted(one.name for one in mine.iterdir()) == ["dear.txt", "x.tar"]
     assert [one.name for one in source.iterdir()] == ["a.mp4"]

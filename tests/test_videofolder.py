@@ -221,7 +221,7 @@ def test_the_file_of_failures_is_not_written_through_a_link(tmp_path: Path) -> N
     source, theirs = clips(tmp_path / "clips", "a.mp4"), tmp_path / "theirs"
     theirs.write_text("theirs")
     (tmp_path / "out.jsonl.failures.jsonl").symlink_to(theirs)
-    with pytest.raises(DataError, match="the file of failures .* is a link to"):
+    with pytest.raises(DataError, match="the failures file .* is a link to"):
         caption_file(operator(), source, tmp_path / "out.jsonl")
     assert theirs.read_text() == "theirs"
 
@@ -287,7 +287,7 @@ def test_fields_of_the_row_do_not_stand_for_ours(tmp_path: Path) -> None:
 
 def test_parts_are_not_put_where_they_would_be_read(tmp_path: Path) -> None:
     folder = clips(tmp_path / "clips", "a.mp4")
-    with pytest.raises(DataError, match="would be read with the folder"):
+    with pytest.raises(DataError, match="would be read as inputs from"):
         caption_file(operator(end_seconds=1), folder, folder, format="videofolder", with_videos=True, cut="copy")
 
 
