@@ -72,7 +72,7 @@ def test_each_stage_is_measured_alone_and_then_all_together(folder: Path) -> Non
     assert model.batch_size == 2, "put back"
     assert report.recommended["--batch-size"] == 4
     assert 1 <= report.recommended["--workers"] <= usable_processors()
-    assert any("1 videos of the sample cannot be read" in note for note in report.notes)
+    assert any("1 videos in the sample are unreadable" in note for note in report.notes)
     assert any("are few" in note for note in report.notes)
     assert list(folder.parent.iterdir()) == [folder], "nothing is written"
 
@@ -158,7 +158,7 @@ def test_a_sample_that_cannot_be_read_is_an_error(tmp_path: Path, rows: list[dic
 
 
 def test_a_captioner_that_looks_at_nothing_has_nothing_to_measure(folder: Path) -> None:
-    with pytest.raises(DataError, match="looks at no videos"):
+    with pytest.raises(DataError, match="uses no frames"):
         bench(Operator(captioner=ScriptedCaptioner(lambda request, i: "x")), folder)
 
 

@@ -179,7 +179,7 @@ def test_a_server_is_named_by_its_address(tmp_path: Path, good: Path, loaded: li
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["gone.jsonl", "-o", "out.jsonl"], "there is no file or folder 'gone.jsonl'"),
+        (["gone.jsonl", "-o", "out.jsonl"], "no file or folder matches 'gone.jsonl'"),
         (["in.jsonl", "-o", "out.txt"], "cannot tell the format of output 'out.txt'"),
         (["in.jsonl", "-o", "in.jsonl"], "would overwrite the input"),
         (["in.jsonl", "-o", "out.jsonl", "--prompt-key", "ask"], "no row has that field; the fields are video"),
@@ -399,7 +399,7 @@ def test_retry_needs_nothing_but_the_output(
     assert run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3").exit_code == 3
     refused = run("retry", tmp_path / "other.jsonl")
     assert (refused.exit_code, "no run with the output" in refused.stderr) == (1, True)
-    assert "there is no kind of failure 'gone'" in run("retry", output, "--kind", "gone").stderr
+    assert "unknown failure kind 'gone'; expected one of" in run("retry", output, "--kind", "gone").stderr
     before = output.read_bytes()
     nothing = run("retry", output, "--kind", "timeout", "--max-read-seconds", "10")
     assert (nothing.exit_code, output.read_bytes()) == (3, before)
@@ -412,7 +412,7 @@ def test_retry_needs_nothing_but_the_output(
     assert [row["captions"] for row in load(output)] == [["Describe 0"], ["mended"], ["Describe 0"]]
     assert not (tmp_path / "out.jsonl.failures.jsonl").exists()
     again = run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3")
-    assert (again.exit_code, "finished before" in again.output.replace("\n", " ")) == (0, True)
+    assert (again.exit_code, "already finished" in again.output.replace("\n", " ")) == (0, True)
 
 
 def test_too_many_failures_are_exit_code_4(tmp_path: Path, loaded: list[ModelSpec]) -> None:

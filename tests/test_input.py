@@ -131,6 +131,6 @@ def test_what_is_open_and_not_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_bench_goes_through_the_input_once_for_its_sample(tmp_path: Path, opened: list[Any]) -> None:
-    with pytest.raises(DataError, match="looks at no videos"):
+    with pytest.raises(DataError, match="uses no frames"):
         bench(operator(), jsonl(tmp_path / "in.jsonl", rows_of(5)))
     assert len(opened) == 1

@@ -493,7 +493,7 @@ def test_the_file_of_failures_replaces_nothing_of_others(source: Path, tmp_path:
     precious.write_text("mine")
     with pytest.raises(DataError, match="both"):
         caption_file(operator(Words()), source, output, failures=output)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists, and no run"):
         caption_file(operator(Words()), source, output, failures=precious)
     assert precious.read_text() == "mine"
     other = tmp_path / "other.jsonl"

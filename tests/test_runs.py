@@ -422,7 +422,7 @@ def test_a_run_folder_that_is_removed_in_mid_run_is_one_line_and_nothing_is_lost
                 shutil.rmtree(folder, ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match=r"was removed (or replaced )?while the run was busy"):
+    with pytest.raises(DataError, match=r"was removed (or replaced )?during the run"):
         caption_file(operator(removes), source, output, part_rows=4)
     assert not output.exists()
     rest = Words()
@@ -447,7 +447,7 @@ def test_parts_that_are_removed_in_mid_run_are_one_line_and_made_again(source: P
             shutil.rmtree(run_folder(output) / PARTS, ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match=r"was removed while the run was busy; the same command makes"):
+    with pytest.raises(DataError, match=r"was removed during the run; rerun the same command to make"):
         caption_file(operator(removes), source, output, part_rows=4, progress=Sees(print))
     rest = Words()
     caption_file(operator(rest), source, output, part_rows=4)
@@ -465,7 +465,7 @@ def test_a_run_folder_that_is_removed_is_noticed_between_two_parts(
             shutil.rmtree(run_folder(output), ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match="put back with all answers"):
+    with pytest.raises(DataError, match="restored with all answers"):
         caption_file(operator(removes), source, output)
     assert len(first.asked) < 10
 

@@ -465,5 +465,5 @@ def test_a_saved_data_set_with_videos_needs_one_a_row(tmp_path: Path) -> None:
 def test_cutting_needs_a_folder_with_videos(tmp_path: Path, video: Callable[[str], Path]) -> None:
     source = windows(tmp_path, (0, 1), video=str(video("h264.mp4")))
     for settings in ({"format": "videofolder"}, {"format": "webdataset", "with_videos": True}):
-        with pytest.raises(SettingsError, match="--cut is copy or exact, and goes with"):
+        with pytest.raises(SettingsError, match="--cut must be copy or exact and requires"):
             caption_file(operator(), source, tmp_path / "out", cut="copy", **settings)

@@ -102,8 +102,8 @@ class Database:
             self._db = self._open()  # pending answers go there
             self._inode = (self.folder / DATABASE).stat().st_ino
         raise DataError(
-            f"the run folder {str(self.folder)!r} was removed or replaced while the run was busy; its journal has been "
-            "put back with all answers, and the same command resumes"
+            f"the run folder {str(self.folder)!r} was removed or replaced during the run; its journal has been "
+            "restored with all answers: rerun the same command to resume"
         )
 
     # statements
