@@ -144,9 +144,7 @@ class VideoCaptioningFromVLMMapper:
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
         if self.thinking.on:
-            raise SettingsError(
-                "thinking does not apply to a captioner object: omit thinking (--thinking)"
-            )
+            raise SettingsError("thinking does not apply to a captioner object: omit thinking (--thinking)")
         if self.frames.fit:
             raise SettingsError("fit (--fit) applies only to models loaded here, not to a captioner object: omit fit")
         self._captioner, self._own_captioner = captioner, False

@@ -196,9 +196,7 @@ def _path_of_config(dataset: Any) -> str:
     config = dict(configs[0])
     kind, path, _ = config.pop("type", "local"), config.pop("path", None), config.pop("weight", None)
     if kind != "local" or not isinstance(path, str) or config:
-        raise SettingsError(
-            f"dataset.configs supports only `type: local` and a `path` here; got {shown(configs[0])}"
-        )
+        raise SettingsError(f"dataset.configs supports only `type: local` and a `path` here; got {shown(configs[0])}")
     return path
 
 

@@ -101,8 +101,7 @@ class Target:
             raise DataError(f"cannot write {str(self.path)!r}: it is a folder")
         if any(self.path.iterdir()) and not own(self.path):
             raise DataError(
-                f"the folder {str(self.path)!r} contains other files than {self.format.name} data; "
-                "choose another name"
+                f"the folder {str(self.path)!r} contains other files than {self.format.name} data; choose another name"
             )
 
     def open_part(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None) -> Sink:

@@ -103,9 +103,7 @@ def _of_folder(output: AnyPath) -> AnyPath:
 def _command_of(output: Path) -> dict[str, Any]:
     """The settings of the run with this output."""
     if not run_folder(output).exists():
-        raise DataError(
-            f"no run with the output {str(output)!r} was found: {str(run_folder(output))!r} does not exist"
-        )
+        raise DataError(f"no run with the output {str(output)!r} was found: {str(run_folder(output))!r} does not exist")
     is_own = is_noted(run_folder(output))
     with Journal(run_folder(output)) as journal:
         command: dict[str, Any] | None = journal.command()
