@@ -261,9 +261,9 @@ def test_the_field_can_be_named() -> None:
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"path": "a.mp4", "text": ""}, r"'videos' or 'video'; there are 'path', 'text'.*--video-key"),
+        ({"path": "a.mp4", "text": ""}, r"'videos' or 'video'; the fields are 'path', 'text'.*--video-key"),
         ({"videos": 7}, "got a value of type int"),
-        ({"video": "a", CAPTIONS_FIELD: ["mine"]}, "field 'captions' already.*--caption-key"),
+        ({"video": "a", CAPTIONS_FIELD: ["mine"]}, "already have a field 'captions'.*--caption-key"),
     ],
 )
 def test_rows_without_a_form_are_an_error_before_the_model_is_loaded(

@@ -212,7 +212,7 @@ def test_a_second_output_beside_the_first_reads_the_videos(clips: Path) -> None:
     caption_file(operator(), clips, clips / "shards", format="webdataset")
     assert caption_file(operator(), clips, clips / "two.jsonl").rows_in == 4
     shutil.copy(clips / "one.parquet", clips / "of the user.parquet")
-    with pytest.raises(DataError, match="holds Parquet files and videos"):
+    with pytest.raises(DataError, match="contains Parquet files and videos"):
         caption_file(operator(), clips, clips / "three.jsonl")
 
 

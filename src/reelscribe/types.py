@@ -36,7 +36,7 @@ FAILURE_KINDS = {
     "engine_died": "the engine died twice while processing this video",
     "server_error": "the server rejected the request, or failed on it repeatedly",
     "no_answer": "the model reasoned but gave no answer within its budgets (--thinking-tokens, --max-tokens), twice",
-    "empty_caption": "the model returned no text, also with another seed",
+    "empty_caption": "the model gave no text, also with another seed",
     "not_finite": "the model computed NaN or infinities, also with another seed",
     "rejected": "a check from another package rejected every caption, also with another seed",
     "model_error": "the model raised an error for this video",
