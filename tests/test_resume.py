@@ -493,7 +493,7 @@ def test_the_file_of_failures_replaces_nothing_of_others(source: Path, tmp_path:
     precious.write_text("mine")
     with pytest.raises(DataError, match="both"):
         caption_file(operator(Words()), source, output, failures=output)
-    with pytest.raises(DataError, match="already exists, and no run"):
+    with pytest.raises(DataError, match="already exists; choose another name"):
         caption_file(operator(Words()), source, output, failures=precious)
     assert precious.read_text() == "mine"
     other = tmp_path / "other.jsonl"
@@ -602,7 +602,7 @@ def test_a_full_disk_stops_with_a_line_and_the_run_goes_on(tmp_path: Path) -> No
     full = started("never", 0, source, output, "--video-key", "videos", limit_bytes=600_000)
     assert full.returncode == 1
     assert "error: cannot write" in full.stderr
-    assert "the same command goes on" in full.stderr
+    assert "rerun the same command to resume" in full.stderr
     assert len([line for line in full.stderr.splitlines() if line.startswith("error")]) == 1
     assert not output.exists()
     assert started("never", 0, source, output, "--video-key", "videos", limit_bytes=None).returncode in (0, 3)
