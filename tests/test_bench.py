@@ -104,7 +104,7 @@ def test_room_for_what_the_model_takes_at_once_is_recommended(
     report = bench(operator, folder, clips=10)
     operator.close()
     (told,) = (note for note in report.notes if "--prefetch-mib is" in note)
-    assert "the model takes 4 at once" in told, "at the batch size that is recommended"
+    assert "the model takes 4 of these videos at once" in told, "at the batch size that is recommended"
     needed = int(told.split("that is ")[1].split()[0])
     assert report.recommended.get("--prefetch-mib") == (None if enough else needed)
     assert needed > 1
