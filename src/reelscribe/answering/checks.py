@@ -42,7 +42,7 @@ class AskAgain:
     def __post_init__(self) -> None:
         if self.kind not in RETRIED_KINDS:
             kinds = ", ".join(kind for kind in FAILURE_KINDS if kind in RETRIED_KINDS)
-            raise ValueError(f"failures of kind {self.kind!r} are not retried; choose from {kinds}")
+            raise ValueError(f"no retry exists for failures of kind {self.kind!r}; choose from {kinds}")
 
 
 Check = Callable[[Candidate, CaptionRequest], Mark | AskAgain | None]
