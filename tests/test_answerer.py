@@ -118,4 +118,4 @@ def test_a_run_that_ends_before_its_first_row_says_what_its_answerer_has(tmp_pat
             progress=NoProgress(),
             settings=RunSettings(),
         )
-    assert raised.value.__notes__ == ["3 videos are answered; the same command goes on from there"]
+    assert raised.value.__notes__ == ["3 videos are answered; rerun the same command to resume"]

@@ -247,7 +247,11 @@ def test_what_its_row_says_counts_in_the_identity(echo: None, rows: Path) -> Non
     [
         (ModelSpec("echo", "m", {"volume": 3}), SettingsError, "has no option 'volume' for the back end 'echo'"),
         (ModelSpec("echo", "m", {"voise": "x"}), SettingsError, "did you mean voice"),
-        (ModelSpec("echo", "m", {"loudness": "x"}), SettingsError, "has no option 'loudness' for the back end 'echo'; say voice"),
+        (
+            ModelSpec("echo", "m", {"loudness": "x"}),
+            SettingsError,
+            "has no option 'loudness' for the back end 'echo'; say voice",
+        ),
         (ModelSpec("echo", "m", {"at_once": 0}), SettingsError, "at_once: Input should be greater than 0; got 0"),
         (ModelSpec("echo", "broken"), ModelError, "'echo' of echo-captioner cannot load the model 'broken': RuntimeE"),
         (ModelSpec("echo", "nothing"), ModelError, "'echo' of echo-captioner must make a captioner.*NoneType"),

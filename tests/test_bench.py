@@ -72,7 +72,7 @@ def test_each_stage_is_measured_alone_and_then_all_together(folder: Path) -> Non
     assert model.batch_size == 2, "put back"
     assert report.recommended["--batch-size"] == 4
     assert 1 <= report.recommended["--workers"] <= usable_processors()
-    assert any("1 videos of the sample cannot be read" in note for note in report.notes)
+    assert any("1 videos in the sample are unreadable" in note for note in report.notes)
     assert any("are few" in note for note in report.notes)
     assert list(folder.parent.iterdir()) == [folder], "nothing is written"
 
@@ -104,7 +104,7 @@ def test_room_for_what_the_model_takes_at_once_is_recommended(
     report = bench(operator, folder, clips=10)
     operator.close()
     (told,) = (note for note in report.notes if "--prefetch-mib is" in note)
-    assert "the model takes 4 at once" in told, "at the batch size that is recommended"
+    assert "the model takes 4 of these videos at once" in told, "at the batch size that is recommended"
     needed = int(told.split("that is ")[1].split()[0])
     assert report.recommended.get("--prefetch-mib") == (None if enough else needed)
     assert needed > 1
@@ -158,7 +158,7 @@ def test_a_sample_that_cannot_be_read_is_an_error(tmp_path: Path, rows: list[dic
 
 
 def test_a_captioner_that_looks_at_nothing_has_nothing_to_measure(folder: Path) -> None:
-    with pytest.raises(DataError, match="looks at no videos"):
+    with pytest.raises(DataError, match="uses no frames"):
         bench(Operator(captioner=ScriptedCaptioner(lambda request, i: "x")), folder)
 
 

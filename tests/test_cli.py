@@ -179,10 +179,10 @@ def test_a_server_is_named_by_its_address(tmp_path: Path, good: Path, loaded: li
 @pytest.mark.parametrize(
     ("arguments", "what"),
     [
-        (["gone.jsonl", "-o", "out.jsonl"], "there is no file or folder 'gone.jsonl'"),
+        (["gone.jsonl", "-o", "out.jsonl"], "no file or folder matches 'gone.jsonl'"),
         (["in.jsonl", "-o", "out.txt"], "cannot tell the format of output 'out.txt'"),
-        (["in.jsonl", "-o", "in.jsonl"], "which is read"),
-        (["in.jsonl", "-o", "out.jsonl", "--prompt-key", "ask"], "no row has that field; there are video"),
+        (["in.jsonl", "-o", "in.jsonl"], "would overwrite the input"),
+        (["in.jsonl", "-o", "out.jsonl", "--prompt-key", "ask"], "no row has that field; the fields are video"),
         (["in.jsonl", "-o", "out.jsonl", "--fps", "2", "--num-frames", "4"], "fps"),
         (["in.jsonl", "-o", "out.jsonl", "--start", "2", "--end", "1"], "must not end before it starts"),
         (["in.jsonl", "-o", "out.jsonl", "--sampling-param", "temprature=1"], "did you mean temperature"),
@@ -253,7 +253,7 @@ def test_a_recipe_with_other_operators_names_them(tmp_path: Path) -> None:
     )
     result = run("process", "--config", tmp_path / "recipe.yaml")
     assert result.exit_code == 1
-    assert "also asks for video_duration_filter" in result.stderr
+    assert "also contains video_duration_filter" in result.stderr
 
 
 # the rest
@@ -317,7 +317,7 @@ def test_ctrl_c_stops_cleanly_with_one_line(tmp_path: Path, good: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert (result.returncode, signal.SIGINT) == (130, 2), result.stderr
-    assert result.stderr.splitlines()[1:] == ["stopped; no row was done, and nothing is written"]
+    assert result.stderr.splitlines()[1:] == ["stopped; no row was finished, and nothing was written"]
     assert list(tmp_path.iterdir()) == [good]
 
 
@@ -363,7 +363,7 @@ def test_ctrl_c_stops_a_real_run_within_two_seconds_and_it_goes_on(
         assert stopping.returncode == 130, errors
         folder = output.parent / ".out.jsonl.run"
         assert re.fullmatch(
-            rf"stopped; [\d,]+ rows are done and kept in {folder}; the same command goes on from there",
+            rf"stopped; [\d,]+ rows are finished and kept in {folder}; rerun the same command to resume",
             errors.splitlines()[-1],
         )
         assert not output.exists()
@@ -399,7 +399,7 @@ def test_retry_needs_nothing_but_the_output(
     assert run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3").exit_code == 3
     refused = run("retry", tmp_path / "other.jsonl")
     assert (refused.exit_code, "no run with the output" in refused.stderr) == (1, True)
-    assert "there is no kind of failure 'gone'" in run("retry", output, "--kind", "gone").stderr
+    assert "unknown failure kind 'gone'; expected one of" in run("retry", output, "--kind", "gone").stderr
     before = output.read_bytes()
     nothing = run("retry", output, "--kind", "timeout", "--max-read-seconds", "10")
     assert (nothing.exit_code, output.read_bytes()) == (3, before)
@@ -412,7 +412,7 @@ def test_retry_needs_nothing_but_the_output(
     assert [row["captions"] for row in load(output)] == [["Describe 0"], ["mended"], ["Describe 0"]]
     assert not (tmp_path / "out.jsonl.failures.jsonl").exists()
     again = run("caption", source, "-o", output, "--max-source-seconds", "50", "--seed", "3")
-    assert (again.exit_code, "finished before" in again.output.replace("\n", " ")) == (0, True)
+    assert (again.exit_code, "already finished" in again.output.replace("\n", " ")) == (0, True)
 
 
 def test_too_many_failures_are_exit_code_4(tmp_path: Path, loaded: list[ModelSpec]) -> None:

@@ -128,7 +128,7 @@ def test_suffixes_are_read_in_any_case(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="there is no file or folder"):
+    with pytest.raises(DataError, match="no file or folder matches"):
         open_source(tmp_path / "nothing.jsonl")
 
 

@@ -238,7 +238,7 @@ def test_edits_that_cannot_be_told_apart_are_kept_in_a_file(tmp_path: Path) -> N
     jsonl(output, [{"video": "b.mp4", "captions": ["mine"]}])
     summary = caption_file(operator(prompt="Other"), source, output, update=True)
     assert load(tmp_path / "out.edited-1.jsonl") == [{"video": "b.mp4", "captions": ["mine"]}]
-    assert "cannot be told apart" in summary.remarks[0]
+    assert "cannot be assigned" in summary.remarks[0]
 
 
 @pytest.mark.parametrize("keep", ["random_any", "all"])

@@ -77,7 +77,7 @@ def test_a_format_of_a_package_is_named(brought: None, tmp_path: Path) -> None:
     assert rows == [{"video": f"{i}.mp4", "captions": ["said"]} for i in range(5)]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds other things than heap data"):
+    with pytest.raises(DataError, match="contains other files than heap data"):
         caption_file(operator, source, tmp_path / "mine", format="heap")
-    with pytest.raises(SettingsError, match="heap has no room for the videos of other files"):
+    with pytest.raises(SettingsError, match="heap cannot hold videos from other files"):
         caption_file(operator, source, tmp_path / "heap2", format="heap", with_videos=True)

@@ -112,7 +112,7 @@ def test_a_file_that_is_to_be_read_further_is_opened_again(tmp_path: Path) -> No
 
 def test_a_prompt_field_that_no_row_has_is_an_error_after_one_pass(tmp_path: Path, opened: list[Any]) -> None:
     source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4", "id": i} for i in range(30)])
-    with pytest.raises(SettingsError, match=r"'ask', but no row has that field; there are id, video"):
+    with pytest.raises(SettingsError, match=r"'ask', but no row has that field; the fields are id, video"):
         caption_file(operator(prompt_key="ask"), source, tmp_path / "out.jsonl")
     assert len(opened) == 1
 
@@ -131,6 +131,6 @@ def test_what_is_open_and_not_read_is_closed(tmp_path: Path) -> None:
 
 
 def test_bench_goes_through_the_input_once_for_its_sample(tmp_path: Path, opened: list[Any]) -> None:
-    with pytest.raises(DataError, match="looks at no videos"):
+    with pytest.raises(DataError, match="uses no frames"):
         bench(operator(), jsonl(tmp_path / "in.jsonl", rows_of(5)))
     assert len(opened) == 1

@@ -199,7 +199,7 @@ def test_a_journal_of_a_later_version_is_one_line_and_stays_as_it_is(source: Pat
     with closing(sqlite3.connect(run_folder(output) / DATABASE)) as database:
         database.execute("PRAGMA user_version = 99")
     with pytest.raises(
-        DataError, match=r"version of this package .* resume with that version, or .*--overwrite"
+        DataError, match=r"another reelscribe version, .* resume with that version, or .*--overwrite"
     ) as caught:
         caption_file(operator(Words()), source, output)
     assert "\n" not in str(caught.value)

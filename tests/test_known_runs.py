@@ -111,7 +111,7 @@ def test_cleaning_asks_and_leaves_outputs_and_unfinished_runs(tmp_path: Path) ->
     assert (tmp_path / "done.jsonl").exists()
     assert (source / "metadata.jsonl").exists()
     assert not (source / ".cache").exists()
-    assert runs("--clean", "--yes").stdout == "no run to remove\n"
+    assert runs("--clean", "--yes").stdout == "no runs to remove\n"
     assert runs("--clean", "--unfinished", "--yes").exit_code == 0
     assert states() == {}
     assert not run_folder(tmp_path / "half.jsonl").exists()
@@ -122,7 +122,7 @@ def test_a_run_in_progress_is_never_removed(tmp_path: Path) -> None:
     ended(source, tmp_path / "half.jsonl")
     folder = run_folder(tmp_path / "half.jsonl")
     with Journal(folder):
-        assert runs("--clean", "--unfinished", "--yes").stdout == "no run to remove\n"
+        assert runs("--clean", "--unfinished", "--yes").stdout == "no runs to remove\n"
     [run] = known_runs()
     from reelscribe.runners.run.known_runs import clean
 

@@ -417,7 +417,7 @@ def test_results_out_of_order_come_out_in_order():
 
 
 def test_lists_of_different_length():
-    with pytest.raises(Exception, match="one length"):
+    with pytest.raises(Exception, match="equal lengths"):
         operator().process_batched({"text": ["a"], "videos": []})
 
 
@@ -433,7 +433,7 @@ def test_a_value_in_a_field_to_be_written_stays_and_its_row_fails(key):
     assert out[2] == rows[1]
     ((row, _, failure),) = op.failures
     assert (row, failure.kind) == (1, "bad_sample")
-    assert f"field 'mine', which this run would replace; give {key} another name" in failure.message
+    assert f"field 'mine', which this run would overwrite; set {key} to another name" in failure.message
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -463,7 +463,7 @@ def test_a_column_of_another_type_stops_the_run_before_a_caption_is_made(key):
     rows = {"text": ["", ""], "videos": [["a"], ["b"]], "mine": [None, 7]}
     op = operator(never, **{key: "mine"})
     for data in (datasets.Dataset.from_dict(rows), pa.table(rows)):
-        with pytest.raises(SettingsError, match=r"field 'mine' of type int64, .*give caption_key, failure_key or"):
+        with pytest.raises(SettingsError, match=r"field 'mine' of type int64, .*set caption_key, failure_key, finish_"):
             op.run(data) if isinstance(data, datasets.Dataset) else op.process_batched(data)
 
 

@@ -205,7 +205,7 @@ def test_a_captioner_that_ends_early_is_an_error_and_loses_no_row_in_silence(tmp
     captioner.policy = policy
     op = operator(captioner)
     outcomes: list[RowOutcome] = []
-    with pytest.raises(ModelError, match="ended before"):
+    with pytest.raises(ModelError, match="stopped before"):
         op.run_stream(rows_of(tmp_path, [f"clip.{n}" for n in range(300)]), outcomes.append)
     op.close()
     assert len(outcomes) <= 2

@@ -118,7 +118,7 @@ def test_seconds_in_a_row_with_one_video_may_be_text() -> None:
     ("form", "row", "video", "what"),
     [
         (LISTED, {"text": TOKEN * 3, "videos": ["a", "b"]}, 2, "3 video tokens but the sample has 2 videos"),
-        (LISTED, {"text": "", "videos": ["a"], "made": ["mine"]}, 0, "'made', which this run would replace"),
+        (LISTED, {"text": "", "videos": ["a"], "made": ["mine"]}, 0, "'made', which this run would overwrite"),
         (LISTED, {"text": "", "videos": ["a"], "end_seconds": -1}, 0, "must be seconds"),
         (SINGLE, {"video": "a", "start_seconds": "soon"}, 0, "must be seconds"),
         (SINGLE, {"video": "a", "start_seconds": 3, "end_seconds": 1}, 0, "must not end before it starts"),

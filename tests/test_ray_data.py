@@ -310,7 +310,7 @@ def test_what_others_put_into_the_input_and_the_run_folder_is_not_run(cluster: A
     summary = caption_file_ray(
         operator(ray_words.captioner()), source, output, cluster=settings(cluster), progress=said
     )
-    assert sum("holds no answers of this version" in line for line in said.lines) == 2
+    assert sum("contains no answers of this version" in line for line in said.lines) == 2
     assert (summary.rows_in, summary.failed_rows) == (24, 0)
     assert not mark.exists()
     made = pq.read_table(output)
@@ -326,7 +326,7 @@ def test_what_others_put_into_the_input_and_the_run_folder_is_not_run(cluster: A
         ).rows_in
         == 24
     )
-    assert any("is no part of a checkpoint" in line for line in said.lines)
+    assert any("is not part of a checkpoint" in line for line in said.lines)
     assert not mark.exists()
 
 

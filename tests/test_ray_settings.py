@@ -65,7 +65,7 @@ def test_captioners_are_read(text: str, fewest: int, most: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "0", "8:1", "two", "1:", "1:2:3"])
 def test_other_captioners_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="captioners are a number"):
+    with pytest.raises(SettingsError, match="captioners must be a number"):
         captioner_range(text)
 
 

@@ -493,7 +493,7 @@ def test_the_file_of_failures_replaces_nothing_of_others(source: Path, tmp_path:
     precious.write_text("mine")
     with pytest.raises(DataError, match="both"):
         caption_file(operator(Words()), source, output, failures=output)
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists; choose another name"):
         caption_file(operator(Words()), source, output, failures=precious)
     assert precious.read_text() == "mine"
     other = tmp_path / "other.jsonl"
@@ -509,9 +509,9 @@ def test_an_output_inside_the_folder_that_is_read_is_refused(tmp_path: Path) -> 
 
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table({"text": [TOKEN], "videos": [["a.mp4"]]}), tmp_path / "data" / "in.parquet")
-    with pytest.raises(DataError, match="lies in the folder that is read"):
+    with pytest.raises(DataError, match="is in the input folder"):
         caption_file(operator(Words()), tmp_path / "data", tmp_path / "data" / "out.parquet")
-    with pytest.raises(DataError, match="lies in the folder that is read"):
+    with pytest.raises(DataError, match="is in the input folder"):
         caption_file(
             operator(Words()), tmp_path / "data", tmp_path / "out.parquet", failures=tmp_path / "data" / "f.parquet"
         )
@@ -523,7 +523,7 @@ def test_numbers_that_no_type_holds_are_told_with_a_way_out(tmp_path: Path) -> N
     source, output, words = jsonl(tmp_path / "in.jsonl", rows), tmp_path / "out.parquet", Words()
     with pytest.raises(DataError, match="no type of a column holds all of its values") as caught:
         caption_file(operator(Words()), source, output, part_rows=10)
-    assert "rename it to .out.jsonl.run, and give a .jsonl output, --update" in caught.value.__notes__[0]
+    assert "rename it to .out.jsonl.run, and use a .jsonl output with --update" in caught.value.__notes__[0]
     run_folder(output).rename(tmp_path / ".out.jsonl.run")
     caption_file(operator(words), source, tmp_path / "out.jsonl", update=True)
     assert (words.asked, len(load(tmp_path / "out.jsonl"))) == ([], 40)
@@ -568,7 +568,7 @@ def test_limits_of_failures_are_read(text: str, limit: FailureLimit) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "x", "101%", "3%%", "1.5", "%"])
 def test_other_limits_are_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match="limit of failures"):
+    with pytest.raises(SettingsError, match="failure limit"):
         FailureLimit.parse(text)
 
 
@@ -579,7 +579,7 @@ def test_a_run_that_goes_wrong_stops_and_can_go_on(tmp_path: Path) -> None:
         with pytest.raises(TooManyFailuresError, match=r"rows failed \(model_error") as caught:
             caption_file(operator(Words(broken=broken)), source, output, max_failures=limit)
         assert f"of {rows} rows" in str(caught.value)
-        assert "are done and kept" in caught.value.__notes__[0]
+        assert "are finished and kept" in caught.value.__notes__[0]
     rest = Words(broken=broken)
     summary = caption_file(operator(rest), source, output, max_failures=FailureLimit(share=0.6))
     assert (summary.failed_rows, summary.exit_code, len(load(output))) == (250, 3, 750)
@@ -602,7 +602,7 @@ def test_a_full_disk_stops_with_a_line_and_the_run_goes_on(tmp_path: Path) -> No
     full = started("never", 0, source, output, "--video-key", "videos", limit_bytes=600_000)
     assert full.returncode == 1
     assert "error: cannot write" in full.stderr
-    assert "the same command goes on" in full.stderr
+    assert "rerun the same command to resume" in full.stderr
     assert len([line for line in full.stderr.splitlines() if line.startswith("error")]) == 1
     assert not output.exists()
     assert started("never", 0, source, output, "--video-key", "videos", limit_bytes=None).returncode in (0, 3)

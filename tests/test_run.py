@@ -261,9 +261,9 @@ def test_the_field_can_be_named() -> None:
 @pytest.mark.parametrize(
     ("row", "what"),
     [
-        ({"path": "a.mp4", "text": ""}, r"'videos' or 'video'; there are 'path', 'text'.*--video-key"),
+        ({"path": "a.mp4", "text": ""}, r"'videos' or 'video'; the fields are 'path', 'text'.*--video-key"),
         ({"videos": 7}, "got a value of type int"),
-        ({"video": "a", CAPTIONS_FIELD: ["mine"]}, "field 'captions' already.*--caption-key"),
+        ({"video": "a", CAPTIONS_FIELD: ["mine"]}, "already have a field 'captions'.*--caption-key"),
     ],
 )
 def test_rows_without_a_form_are_an_error_before_the_model_is_loaded(
@@ -288,7 +288,7 @@ def test_a_prompt_field_that_no_row_has_stops_the_run_at_once(tmp_path: Path) ->
     pq.write_table(pa.Table.from_pylist(listed(3)), table)
     for source in (lines, table):
         op = LoadsNothing(prompt_key="ask")
-        with pytest.raises(SettingsError, match=r"'ask', but no row has that field; there are id, text, videos"):
+        with pytest.raises(SettingsError, match=r"'ask', but no row has that field; the fields are id, text, videos"):
             caption_file(op, source, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
@@ -306,10 +306,10 @@ def test_an_input_is_never_replaced(tmp_path: Path, output: str) -> None:
     source = jsonl(tmp_path / "in.jsonl", listed(1))
     (tmp_path / "sub").mkdir()
     (tmp_path / "link.jsonl").symlink_to(source)
-    with pytest.raises(DataError, match="which is read"):
+    with pytest.raises(DataError, match="would overwrite the input"):
         caption_file(LoadsNothing(), source, tmp_path / output)
     jsonl(tmp_path / "x.jsonl.failures.jsonl", single(1))
-    with pytest.raises(DataError, match="which is read"):
+    with pytest.raises(DataError, match="would overwrite the input"):
         caption_file(LoadsNothing(), tmp_path / "x.jsonl.failures.jsonl", tmp_path / "x.jsonl")
 
 
@@ -390,7 +390,7 @@ def test_a_run_that_is_stopped_leaves_the_old_output_and_what_is_done(
     with pytest.raises(exc) as caught:
         caption_file(operator(), source, output, progress=Interrupt(3, exc), overwrite=True, part_rows=2)
     folder = tmp_path / f".out{suffix}.run"
-    note = "3 rows are done and kept in {}; the same command without --overwrite goes on from there"
+    note = "3 rows are finished and kept in {}; rerun the same command without --overwrite to resume"
     assert caught.value.__notes__ == [note.format(folder)]
     assert output.read_text() == "old"
     parts = sorted((folder / "parts").iterdir())
@@ -411,7 +411,7 @@ def test_a_run_that_is_stopped_before_its_first_row_leaves_nothing(tmp_path: Pat
     source = jsonl(tmp_path / "in.jsonl", single(5))
     with pytest.raises(KeyboardInterrupt) as caught:
         caption_file(VideoCaptioningFromVLMMapper(captioner=Stops(words)), source, tmp_path / "out.jsonl")
-    assert caught.value.__notes__ == ["no row was done, and nothing is written"]
+    assert caught.value.__notes__ == ["no row was finished, and nothing was written"]
     assert list(tmp_path.iterdir()) == [source]
 
 

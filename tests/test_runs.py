@@ -115,7 +115,7 @@ def test_recheck_asks_about_videos_that_were_replaced(clips: Path, tmp_path: Pat
     caption_file(operator(again), data, output, retry=retry, recheck=True, progress=LogProgress(said.append))
     assert again.asked == ["b.mp4"]
     assert "1 videos were replaced" in lines_of(said)
-    assert "1 videos are not there any more and keep their captions" in lines_of(said)
+    assert "1 videos no longer exist and keep their captions" in lines_of(said)
     nothing = Words()
     assert caption_file(operator(nothing), data, output, retry=retry, recheck=True).is_old
     assert nothing.asked == []
@@ -171,7 +171,7 @@ def test_an_output_of_an_earlier_version_is_kept_beside_the_new_one(source: Path
     before = output.read_bytes()
     summary = caption_file(operator(prompt="Other"), source, output, update=True)
     assert (tmp_path / "out.edited-1.jsonl").read_bytes() == before
-    assert "it is not known what of it was written by the run" in summary.remarks[0]
+    assert "it is unknown what was written by the run" in summary.remarks[0]
     assert "Other" in output.read_text()
 
 
@@ -212,7 +212,7 @@ def test_a_second_output_beside_the_first_reads_the_videos(clips: Path) -> None:
     caption_file(operator(), clips, clips / "shards", format="webdataset")
     assert caption_file(operator(), clips, clips / "two.jsonl").rows_in == 4
     shutil.copy(clips / "one.parquet", clips / "of the user.parquet")
-    with pytest.raises(DataError, match="holds Parquet files and videos"):
+    with pytest.raises(DataError, match="contains Parquet files and videos"):
         caption_file(operator(), clips, clips / "three.jsonl")
 
 
@@ -266,7 +266,7 @@ def test_a_file_in_the_folder_of_a_saved_data_set_is_not_a_part_of_it(tmp_path: 
 
 def test_copies_into_the_folder_that_is_read_are_refused_at_the_start(clips: Path) -> None:
     before = sorted(clips.rglob("*"))
-    with pytest.raises(DataError, match="would be read as another video"):
+    with pytest.raises(DataError, match="would be read as a new video"):
         caption_file(operator(), clips, clips / "copies", format="videofolder", with_videos=True)
     assert sorted(clips.rglob("*")) == before
     assert caption_file(operator(), clips, clips, format="videofolder", with_videos=True).rows_in == 4
@@ -393,7 +393,7 @@ def test_an_output_that_was_removed_is_made_again_and_said(source: Path, tmp_pat
     output.unlink()
     again = Words()
     caption_file(operator(again), source, output, progress=LogProgress(said.append))
-    assert "does not exist any more; it is made again from the journal" in lines_of(said)
+    assert "no longer exists; rebuilding it from the journal" in lines_of(said)
     assert (again.asked, len(load(output))) == ([], 10)
 
 
@@ -422,7 +422,7 @@ def test_a_run_folder_that_is_removed_in_mid_run_is_one_line_and_nothing_is_lost
                 shutil.rmtree(folder, ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match=r"was removed (or replaced )?while the run was busy"):
+    with pytest.raises(DataError, match=r"was removed (or replaced )?during the run"):
         caption_file(operator(removes), source, output, part_rows=4)
     assert not output.exists()
     rest = Words()
@@ -447,7 +447,7 @@ def test_parts_that_are_removed_in_mid_run_are_one_line_and_made_again(source: P
             shutil.rmtree(run_folder(output) / PARTS, ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match=r"was removed while the run was busy; the same command makes"):
+    with pytest.raises(DataError, match=r"was removed during the run; rerun the same command to make"):
         caption_file(operator(removes), source, output, part_rows=4, progress=Sees(print))
     rest = Words()
     caption_file(operator(rest), source, output, part_rows=4)
@@ -465,7 +465,7 @@ def test_a_run_folder_that_is_removed_is_noticed_between_two_parts(
             shutil.rmtree(run_folder(output), ignore_errors=True)
         return first(request, i)
 
-    with pytest.raises(DataError, match="put back with all answers"):
+    with pytest.raises(DataError, match="restored with all answers"):
         caption_file(operator(removes), source, output)
     assert len(first.asked) < 10
 

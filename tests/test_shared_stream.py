@@ -156,7 +156,7 @@ def test_an_error_is_raised_by_everybody_who_asks_now_or_later() -> None:
 
 def test_a_captioner_that_ends_by_itself_is_an_error() -> None:
     stream = SharedStream(Captioner(lambda clips: iter(())), ACCEPTANCE)
-    with pytest.raises(ModelError, match="ended before"):
+    with pytest.raises(ModelError, match="stopped before"):
         stream.ask(asked(1))
 
 

@@ -355,7 +355,7 @@ def test_a_folder_of_stored_videos_is_listed(store: Door) -> None:
     for name in ("v/b.mp4", "v/a.webm", "v/.hidden/x.mp4", "v/notes.txt"):
         put(name, b"x")
     assert list(open_source(f"{BUCKET}/v")) == [{"video": f"{BUCKET}/v/a.webm"}, {"video": f"{BUCKET}/v/b.mp4"}]
-    with pytest.raises(DataError, match="there is nothing at 's3://clips/none.jsonl'"):
+    with pytest.raises(DataError, match="'s3://clips/none.jsonl' does not exist"):
         open_source(f"{BUCKET}/none.jsonl")
 
 
@@ -402,7 +402,7 @@ def test_failures_and_second_goes_of_a_stored_output(store: Door, video: Callabl
     assert [row["captions"] for row in open_source(output)] == [["caption of a"], ["caption of late"]]
     assert "out.parquet.failures.jsonl" not in names()
     shutil.rmtree(tmp_path / "state")
-    with pytest.raises(DataError, match="is there already"):
+    with pytest.raises(DataError, match="already exists, and no run"):
         caption_file(operator(), source, output)
     with pytest.raises(DataError, match="no run with the output"):
         retry_file(output)
@@ -472,7 +472,7 @@ def test_what_cannot_be_written_to_a_store_is_said_first(store: Door) -> None:
     source = put("rows.jsonl", jsonl([{"video": "a.mp4"}]))
     with pytest.raises(SettingsError, match="outputs go to s3://"):
         caption_file(operator(), source, "https://host/out.jsonl")
-    with pytest.raises(SettingsError, match="beside local videos"):
+    with pytest.raises(SettingsError, match="next to local videos"):
         caption_file(operator(), source, f"{BUCKET}/v", format="videofolder")
     assert not local_place(StoredPath(f"{BUCKET}/v")).parent.exists()
 

@@ -74,7 +74,7 @@ def test_removal_that_joins_a_token():
 
 
 def test_wrong_number_of_captions():
-    with pytest.raises(ValueError, match="holds 1 video tokens but 2"):
+    with pytest.raises(ValueError, match="has 1 video tokens but got 2 captions"):
         insert_captions(Chunk("<__dj__video>", 1), ["a", "b"])
 
 

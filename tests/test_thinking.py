@@ -324,7 +324,7 @@ def test_a_captioner_of_the_users_own_leaks_no_reasoning_either():
 
 
 def test_a_living_captioner_cannot_be_asked_to_think():
-    with pytest.raises(SettingsError, match=r"leave out thinking \(--thinking\)"):
+    with pytest.raises(SettingsError, match=r"omit thinking \(--thinking\)"):
         VideoCaptioningFromVLMMapper(captioner=ScriptedCaptioner(double), thinking="on")
 
 
@@ -401,5 +401,5 @@ def test_a_field_of_the_rows_own_is_not_replaced(folder):
     rows.write_text(json.dumps({"video": str(folder / "in" / "a.mp4"), "why": "because"}) + "\n")
     said = run("caption", rows, "-o", folder / "o.jsonl", "--model", "reelscribe/shapes", "--reasoning-key", "video",
                code=1)  # fmt: skip
-    assert "would replace the field 'video'" in said
+    assert "would overwrite the field 'video'" in said
     shutil.rmtree(folder / "in")

@@ -149,6 +149,6 @@ def test_a_stream_goes_through_a_captioner_to_its_end() -> None:
 
 def test_a_captioner_that_ends_early_is_an_error_and_the_stream_is_closed() -> None:
     clips = Clips(3)
-    with pytest.raises(ModelError, match="ended before it was asked about every video"):
+    with pytest.raises(ModelError, match="stopped before consuming every request"):
         caption(Captioner(2), clips, lambda result: None)
     assert clips.closed

@@ -221,7 +221,7 @@ def test_the_file_of_failures_is_not_written_through_a_link(tmp_path: Path) -> N
     source, theirs = clips(tmp_path / "clips", "a.mp4"), tmp_path / "theirs"
     theirs.write_text("theirs")
     (tmp_path / "out.jsonl.failures.jsonl").symlink_to(theirs)
-    with pytest.raises(DataError, match="the file of failures .* is a link to"):
+    with pytest.raises(DataError, match="the failures file .* is a link to"):
         caption_file(operator(), source, tmp_path / "out.jsonl")
     assert theirs.read_text() == "theirs"
 
@@ -287,7 +287,7 @@ def test_fields_of_the_row_do_not_stand_for_ours(tmp_path: Path) -> None:
 
 def test_parts_are_not_put_where_they_would_be_read(tmp_path: Path) -> None:
     folder = clips(tmp_path / "clips", "a.mp4")
-    with pytest.raises(DataError, match="would be read with the folder"):
+    with pytest.raises(DataError, match="would be read as inputs from"):
         caption_file(operator(end_seconds=1), folder, folder, format="videofolder", with_videos=True, cut="copy")
 
 
@@ -465,5 +465,5 @@ def test_a_saved_data_set_with_videos_needs_one_a_row(tmp_path: Path) -> None:
 def test_cutting_needs_a_folder_with_videos(tmp_path: Path, video: Callable[[str], Path]) -> None:
     source = windows(tmp_path, (0, 1), video=str(video("h264.mp4")))
     for settings in ({"format": "videofolder"}, {"format": "webdataset", "with_videos": True}):
-        with pytest.raises(SettingsError, match="--cut is copy or exact, and goes with"):
+        with pytest.raises(SettingsError, match="--cut must be copy or exact and requires"):
             caption_file(operator(), source, tmp_path / "out", cut="copy", **settings)

@@ -1,4 +1,4 @@
-"""The commands. They read options, hand them on, and print what comes back; heavy modules are loaded when one runs."""
+"""The commands. They parse options, pass them on, and print the result; heavy modules are loaded when one runs."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Place(click.ParamType[Any]):
     name = "path"
 
     def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Any:
-        """An address stays a text; a path would lose a slash of it."""
+        """Keep an address as text; a `Path` would drop one of its slashes."""
         return value if "://" in str(value) else Path(value)
 
 
 PLACE = Place()
 NOT_OF_THE_OPERATOR = ("Output", "Run", "Ray cluster")
-"""Panels whose options say how a run treats its input and output, and where it runs."""
+"""Panels whose options configure the run rather than the operator: its input, its output, and where it runs."""
 
 profile_option = partial(
     click.option,
@@ -52,10 +52,10 @@ count_option = partial(click.option, type=click.IntRange(min=1), metavar="N", sh
 
 
 class Commands(click.Group):
-    """A group that ends with one clear line where the user can mend what is wrong."""
+    """Command group that prints user errors as one line instead of a traceback."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the command line; what is printed never decides how it ends."""
+        """Run the command line; a failed print never changes the exit code."""
         with words_come_second():
             return super().main(*args, **kwargs)
 
@@ -71,7 +71,7 @@ class Commands(click.Group):
             say(f"error: {exc.strerror or exc}{where}{_notes(exc)}")
             ctx.exit(EXIT_ERROR)
         except KeyboardInterrupt as exc:
-            say(f"stopped{_notes(exc) or '; nothing is written'}")
+            say(f"stopped{_notes(exc) or '; nothing was written'}")
             ctx.exit(EXIT_INTERRUPTED)
         except click.ClickException as exc:
             exc.message = printable(exc.message)  # type: ignore[misc]
@@ -79,12 +79,12 @@ class Commands(click.Group):
 
 
 def say(line: str) -> None:
-    """A line for the user, on stderr."""
+    """Print a line for the user on stderr."""
     click.echo(printable(line), err=True)
 
 
 def _notes(exc: BaseException) -> str:
-    """What is told besides an exception's own text, such as where finished rows are."""
+    """The notes of an exception, such as where finished rows are."""
     return "".join(f"; {note}" for note in getattr(exc, "__notes__", ()))
 
 
@@ -94,7 +94,7 @@ HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 @click.group(cls=Commands, context_settings={**HELP_NAMES, "max_content_width": 100})
 @click.version_option(__version__, prog_name="reelscribe")
 def main() -> None:
-    """Captions for video data sets, written by vision-language models."""
+    """Caption video data sets with vision-language models."""
 
 
 @main.command(cls=SettingsCommand, takes=lambda _: True, context_settings=HELP_NAMES)
@@ -107,7 +107,7 @@ def main() -> None:
     type=PLACE,
     required=True,
     help="A .jsonl, .jsonl.gz, .jsonl.zst, .parquet, .csv, .tsv or .tar "
-    "file, a .lance folder, or a folder and --format; also at an address, such as s3://bucket/out.parquet.",
+    "file, a .lance folder, or a folder with --format; also at an address, such as s3://bucket/out.parquet.",
 )
 @profile_option()
 @click.pass_context
@@ -119,12 +119,12 @@ def caption(
     profile: Path | None,
     **given: Any,
 ) -> None:
-    """Caption the videos of INPUT: a data file, a folder of videos, tar shards or other data, or a video.
+    """Caption the videos of INPUT: a data file, a folder of videos, tar shards or another format, or a single video.
 
-    Rows hold a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to
-    a field `captions`). Relative video paths are relative to the data file. What failed is in
-    OUTPUT.failures.jsonl. A run that was ended goes on when the same command is given again. Exit code 0: every row has
-    its caption; 3: some rows failed; 4: more than --max-failures; 1 and 2: wrong settings or usage.
+    Rows have a text and a list of `videos` (generated rows follow each original), or one `video` (its captions go to a
+    field `captions`). Relative video paths are relative to the data file. Failures are written to
+    OUTPUT.failures.jsonl. Rerun the same command to resume an interrupted run. Exit codes: 0, every row has its
+    caption; 3, some rows failed; 4, more than --max-failures; 1 and 2, a setup or usage error.
     """
     settings, cluster = of_run(given), cluster_of(given)
     run(ctx, input, output, parameters_of(given), settings, profile=profile, cluster=cluster)
@@ -137,7 +137,7 @@ def caption(
 @profile_option()
 @click.pass_context
 def process(ctx: click.Context, /, config: Path, profile: Path | None, **given: Any) -> None:
-    """Run a Data-Juicer recipe whose `process` list holds video_captioning_from_vlm_mapper."""
+    """Run a Data-Juicer recipe whose `process` list contains video_captioning_from_vlm_mapper."""
     from .recipe import read_recipe
 
     settings, cluster = of_run(given), cluster_of(given)
@@ -156,14 +156,14 @@ def process(ctx: click.Context, /, config: Path, profile: Path | None, **given: 
     panel="Run",
     multiple=True,
     metavar="KIND",
-    help="Only videos that failed in this way, such as timeout; may be repeated.  [default: all]",
+    help="Retry only failures of this kind, such as timeout; may be repeated.  [default: all]",
 )
 @profile_option()
 @click.pass_context
 def retry(ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: Path | None, **given: Any) -> None:
-    """Try the failed videos of a run again, and put what succeeds in its place in OUTPUT.
+    """Retry the failed videos of a run, and put the new captions in their place in OUTPUT.
 
-    The run's own settings are used; the options here replace those that changed nothing but what failed.
+    Uses the run's own settings; options given here replace those that affect only what failed.
     """
     from .runners.run.retry import retry_file
 
@@ -174,14 +174,14 @@ def retry(ctx: click.Context, /, output: Path, kinds: tuple[str, ...], profile: 
 
 @main.command(context_settings=HELP_NAMES)
 @click.argument("places", type=PATH, nargs=-1)
-@click.option("--clean", is_flag=True, help="Remove what finished runs keep, after a question.")
-@click.option("--unfinished", is_flag=True, help="With --clean: of unfinished runs too; what they have done is lost.")
+@click.option("--clean", is_flag=True, help="Remove the run folders of finished runs, after asking.")
+@click.option("--unfinished", is_flag=True, help="With --clean: of unfinished runs too; their work is lost.")
 @click.option("--yes", is_flag=True, help="With --clean: do not ask.")
 def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) -> None:
-    """List your runs: state, size, age, output, and where each keeps its journal.
+    """List your runs: state, size, age, output, and the folder with each run's journal.
 
-    PLACES, folders or outputs, narrow the list, and find runs there that others began. A run that a process has is
-    never removed, nor is any output; without its journal a run cannot go on, be retried or updated.
+    PLACES, folders or outputs, narrow the list and include runs started there by other users. A run in progress is
+    never removed, nor is any output; without its journal a run cannot be resumed, retried or updated.
     """
     from .runners.run import known_runs as known
 
@@ -195,10 +195,10 @@ def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) 
     for run in chosen:
         click.echo(printable(run.line))
     if not chosen:
-        click.echo("no run to remove")
+        click.echo("no runs to remove")
         return
     if not yes:
-        click.confirm(f"remove what {len(chosen):,} runs keep (their outputs stay)?", abort=True)
+        click.confirm(f"remove the folders of {len(chosen):,} runs (their outputs stay)?", abort=True)
     for run, reason in known.clean(chosen):
         if reason is not None:
             click.echo(printable(f"kept {run.folder}: {reason}"), err=True)
@@ -207,9 +207,9 @@ def runs(places: tuple[Path, ...], *, clean: bool, unfinished: bool, yes: bool) 
 @main.command(context_settings=HELP_NAMES)
 @click.argument("model", required=False)
 def models(model: str | None) -> None:
-    """List the families of models that were compared with transformers, and what came of each.
+    """List the model families that were compared with transformers, and the results.
 
-    With MODEL, a name on the hub or a folder, only its family, with what its row means.
+    With MODEL, a name on the hub or a folder, show only its family and explain its row.
     """
     from .models.families import compared, family_of
 
@@ -223,13 +223,13 @@ def models(model: str | None) -> None:
     context_settings=HELP_NAMES,
 )
 @click.argument("input", type=PLACE)
-@count_option("--clips", default=64, help="Videos of the sample, at most.")
+@count_option("--clips", default=64, help="Most videos in the sample.")
 @click.pass_context
 def bench(ctx: click.Context, /, input: Path, clips: int, **given: Any) -> None:  # noqa: A002, ARG001
-    """Measure what this machine could do with the first videos of INPUT, and what it does.
+    """Measure the throughput of this machine on the first videos of INPUT, stage by stage and overall.
 
-    Reading alone, preparing alone, the model alone with clips in memory, and the whole pipeline, with the options that
-    `caption` takes; then settings that fit. Writes nothing.
+    Measures reading alone, preparing alone, the model alone with clips in memory, and the whole pipeline, with the same
+    options as `caption`; then recommends settings. Writes nothing.
     """
     from rich.console import Console
 
@@ -248,13 +248,13 @@ def bench(ctx: click.Context, /, input: Path, clips: int, **given: Any) -> None:
 @main.command(context_settings=HELP_NAMES)
 @click.option("--out", type=PATH, default=Path("demo-output"), show_default=True, help="Folder for clips and captions.")
 @count_option("--clips", default=12, help="Clips to render.")
-@count_option("--candidates", default=4, help="Candidate captions for each clip.")
+@count_option("--candidates", default=4, help="Candidate captions per clip.")
 @click.option(
     "--seed", type=click.IntRange(min=0), metavar="N", default=0, show_default=True, help="Seed of clips and captions."
 )
 @click.pass_context
 def demo(ctx: click.Context, /, out: Path, clips: int, candidates: int, seed: int) -> None:
-    """Render clips, caption them with the bundled model, and show which captions are right."""
+    """Render clips, caption them with the bundled model, and check the captions."""
     from rich.console import Console
 
     from .demo.run import run_demo
@@ -272,7 +272,7 @@ def run(
     profile: Path | None,
     cluster: RaySettings | None = None,
 ) -> None:
-    """Caption a file, show how it goes, print the summary, and leave with the exit code."""
+    """Caption a file, show progress, print the summary, and exit with its exit code."""
     from .runners.settings import build_operator
 
     operator = build_operator(parameters)
@@ -286,7 +286,7 @@ def run(
 
 
 def file_runner(cluster: RaySettings | None) -> Callable[..., RunSummary]:
-    """What captions a file: this machine, or a cluster."""
+    """The function that captions a file: on this machine, or on a cluster."""
     if cluster is None:
         from .runners.run.run import caption_file
 
@@ -297,28 +297,28 @@ def file_runner(cluster: RaySettings | None) -> Callable[..., RunSummary]:
 
 
 def of_run(given: dict[str, Any]) -> dict[str, Any]:
-    """The options that are settings of a run, taken from all that were given."""
+    """Remove the run settings from the given options and return them."""
     from .settings import RunSettings, settings_of
 
     return taken_from(given, settings_of(RunSettings))
 
 
 def cluster_of(given: dict[str, Any]) -> RaySettings | None:
-    """The cluster that options name, taken from all that were given; None: no cluster."""
+    """Remove the cluster settings from the given options and return them; None: no cluster."""
     from .runners.ray.settings import RaySettings
     from .settings import ClusterSettings, settings_of
 
     named = ClusterSettings(**taken_from(given, settings_of(ClusterSettings)))
     if named.ray is None:
         if named.ray_captioners is not None or named.ray_gpus is not None:
-            raise click.UsageError("--ray-captioners and --ray-gpus need --ray")
+            raise click.UsageError("--ray-captioners and --ray-gpus require --ray")
         return None
     fewest, most = named.ray_captioners or (1, None)
     return RaySettings(named.ray, gpus=named.ray_gpus, min_captioners=fewest, max_captioners=most)
 
 
 def show(ctx: click.Context, work: Callable[[Any], RunSummary], *, profile: Path | None) -> None:
-    """Do a run, show how it goes, print the summary, and leave with the exit code."""
+    """Do a run, show progress, print the summary, and exit with its exit code."""
     from rich.console import Console
 
     from .runners.report.progress import choose_progress

@@ -1,7 +1,7 @@
-"""The operator: plan what to ask for each sample, run the pipe, put the captions into new samples.
+"""The operator: plan the requests for each sample, run the pipe, put the captions into new samples.
 
-`plan` and `finish` are pure; the pipe between them is reading (video/) and captioning (models/). Every runner drives
-this one class with another source and sink.
+`plan` and `finish` are pure; the pipe between them reads (video/) and captions (models/). Every runner drives this one
+class with its own source and sink.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ log = logger(__name__)
 
 
 class VideoCaptioningFromVLMMapper:
-    """Writes captions for the videos of each sample with a vision-language model.
+    """Captions the videos of each sample with a vision-language model.
 
-    The arguments are the fields of `settings.Settings`, the nine of the contract first; the others by keyword.
+    The arguments are the fields of `settings.Settings`: the nine of the contract first, the others keyword-only.
 
     Raises:
         pydantic.ValidationError: a value of the wrong type or out of range (it is a `ValueError`).
-        SettingsError: values that do not go together, unknown sampling settings.
+        SettingsError: conflicting values, or an unknown sampling parameter.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         given = read_settings(args, kwargs)
         self.parameters: dict[str, Any] = given.values()
-        """The plain values this operator was built from (and a live captioner, if one was given)."""
+        """The plain values this operator was built from (and a captioner object, if one was given)."""
         self.generation = generation_config(given.sampling_params)
         self.thinking = ThinkingSettings(on=given.thinking == "on", tokens=given.thinking_tokens)
         self.frames = FrameSettings(**given.part(FrameSettings))
@@ -98,7 +98,7 @@ class VideoCaptioningFromVLMMapper:
             seed=given.seed if self.generation.seed is None else self.generation.seed,
             window=TimeWindow(given.start_seconds, given.end_seconds),
         )
-        """The rules for rows: what to ask, and what becomes of the answers."""
+        """The rules for rows: what to ask, and how to use the answers."""
         _check_distinct(
             text_key=given.text_key,
             video_key=given.video_key,
@@ -111,7 +111,7 @@ class VideoCaptioningFromVLMMapper:
         self.limits = ReadLimits(**{**given.part(ReadLimits), **folders})
         self.video_root: AnyPath | None = located(given.video_root) if given.video_root is not None else None
         self.pool = WorkerPool(given.num_proc, prefetch_bytes=given.prefetch_mib and given.prefetch_mib << 20)
-        """The processes that read videos; started at the first use."""
+        """The processes that read videos; started on first use."""
         self.batch_size = given.batch_size
         self.skip_op_error = given.skip_op_error
         self.failures: list[tuple[int, int, Failure]] = []
@@ -121,7 +121,7 @@ class VideoCaptioningFromVLMMapper:
         self.spec = self._choose_model(given.captioner, is_named="hf_model" in given.model_fields_set)
 
     def _choose_model(self, captioner: Any, *, is_named: bool) -> ModelSpec | None:
-        """The spec of the model to load, or None where the caller gave a living captioner."""
+        """The spec of the model to load, or None if the caller passed a captioner object."""
         given = self.parameters
         if captioner is None:
             options = dict(given["model_params"] or {})
@@ -136,7 +136,7 @@ class VideoCaptioningFromVLMMapper:
             return self._with_operator_settings(spec)
         if given["model_params"] is not None or given["enable_vllm"] or given["backend"] is not None:
             raise SettingsError(
-                "captioner replaces the model: leave out model_params, enable_vllm and backend, or captioner"
+                "captioner replaces the model: omit either captioner or model_params, enable_vllm and backend"
             )
         if isinstance(captioner, ModelSpec):
             given["captioner"] = understood(captioner)
@@ -144,11 +144,9 @@ class VideoCaptioningFromVLMMapper:
         if not isinstance(captioner, Captioner):
             raise SettingsError(f"captioner must be a Captioner or a ModelSpec; got {type(captioner).__name__}")
         if self.thinking.on:
-            raise SettingsError(
-                "captioner is a living one, which thinking cannot change: leave out thinking (--thinking)"
-            )
+            raise SettingsError("thinking does not apply to a captioner object: omit thinking (--thinking)")
         if self.frames.fit:
-            raise SettingsError("fit (--fit) is for models that are loaded here: a living captioner shows what it gets")
+            raise SettingsError("fit (--fit) applies only to models loaded here, not to a captioner object: omit fit")
         self._captioner, self._own_captioner = captioner, False
         return None
 
@@ -165,7 +163,7 @@ class VideoCaptioningFromVLMMapper:
 
     @property
     def captioner(self) -> Captioner:
-        """The captioner; the model is loaded at the first use."""
+        """The captioner; the model is loaded on first use."""
         if self._captioner is None:
             assert self.spec is not None
             self._captioner = load_captioner(self.spec)
@@ -173,20 +171,20 @@ class VideoCaptioningFromVLMMapper:
 
     @property
     def served_model(self) -> str | None:
-        """The model that its server serves, where none was named and the server was asked; else None."""
+        """The model that the server reported, if no model was named; otherwise None."""
         is_open = self.spec is not None and self.spec.model == SERVED_MODEL
         return self._captioner.model if is_open and isinstance(self._captioner, Named) else None
 
     @property
     def policy(self) -> FramePolicy | None:
-        """What frames are read for the model; None: it wants none."""
+        """The frame policy for the model; None: it needs no frames."""
         policy = self.captioner.policy
         if policy is None or self.spec is not None:
             return policy
         return policy.override(self.frames)
 
     def start(self) -> None:
-        """Load the model, and the processes that read videos meanwhile, where the model looks at videos.
+        """Load the model and meanwhile start the processes that read videos, if the model needs frames.
 
         Raises:
             ModelError: the model cannot be loaded.
@@ -196,7 +194,7 @@ class VideoCaptioningFromVLMMapper:
         _ = self.captioner
 
     def close(self) -> None:
-        """End the processes that read, and free the model, if this operator loaded it."""
+        """Stop the reading processes, and free the model if this operator loaded it."""
         self.pool.close()
         if self._own_captioner and self._captioner is not None:
             self._captioner.close()
@@ -218,16 +216,16 @@ class VideoCaptioningFromVLMMapper:
         results: Results | None = None,
         first_row: int = 0,
     ) -> StageTimes:
-        """Caption a stream of rows; `emit` is called once a row, in input order, one at a time, from any thread.
+        """Caption a stream of rows; `emit` is called once per row, in input order, one at a time, from any thread.
 
         Args:
-            rows: taken in a thread of their own, as far ahead as there is room.
-            emit: takes what each row became.
-            results: what was answered before, and where answers are kept.
+            rows: read in a separate thread, as far ahead as the limits allow.
+            emit: receives the outcome of each row.
+            results: earlier answers, and the store for new ones.
             first_row: index of the first of these rows in the input.
 
         Returns:
-            How long each stage was at work.
+            How long each stage was busy.
         """
         return run_pipe(
             self, rows, lambda outcome: emit(self.planner.placed(outcome)), results=results, first_row=first_row
@@ -238,14 +236,14 @@ class VideoCaptioningFromVLMMapper:
 
         Args:
             samples: a dict of equally long lists, or an Arrow table.
-            rank: index of the calling process, as `datasets.map(with_rank=True)` gives it; picks the CUDA device.
+            rank: index of the calling process, as passed by `datasets.map(with_rank=True)`; selects the CUDA device.
 
         Returns:
-            A batch of the same kind with the output samples; empty lists where nothing comes out.
+            A batch of the same kind with the output samples; empty lists if there are none.
 
         Raises:
             FailedSamplesError: a sample failed and `skip_op_error` is false.
-            SettingsError: a field to be written is a column of another type.
+            SettingsError: a field to be written exists with another type.
         """
         self._place(rank)
         if is_table(samples):
@@ -262,7 +260,7 @@ class VideoCaptioningFromVLMMapper:
         return batch
 
     def _place(self, rank: int | None) -> None:
-        """Tell the model to come which process of a parallel `map` it is for, so that each takes its own device.
+        """Set the model's rank in a parallel `map`, so that each process uses its own device.
 
         Raises:
             SettingsError: a second process would start a second engine on the same devices.
@@ -272,8 +270,8 @@ class VideoCaptioningFromVLMMapper:
         row = backend_of(self.spec)
         if row.one_per_machine and rank > 0:
             raise SettingsError(
-                f"{self.spec.backend} uses all visible devices from one process, and this is number {rank + 1}: give "
-                "map num_proc=1"
+                f"{self.spec.backend} uses all visible devices from one process, but this is process {rank + 1}: call "
+                "map with num_proc=1"
             )
         if row.rank_option is not None:
             self.spec = replace(self.spec, options={row.rank_option: rank, **self.spec.options})
@@ -290,13 +288,13 @@ class VideoCaptioningFromVLMMapper:
             )
 
     def run(self, dataset: Any) -> Any:
-        """Caption a whole data set and give back one of the same kind.
+        """Caption a whole data set and return one of the same kind.
 
         Args:
             dataset: a `datasets.Dataset`, `IterableDataset` or `DatasetDict`, a list of dicts, or a dict of lists.
 
         Raises:
-            SettingsError: `prompt_key` is a field that no row has.
+            SettingsError: no row has the field `prompt_key`.
         """
         if isinstance(dataset, Mapping) and any(hasattr(part, "map") for part in dataset.values()):
             return self._run_splits(dataset)
@@ -332,7 +330,7 @@ class VideoCaptioningFromVLMMapper:
         return mapped
 
     def _run_splits(self, splits: Mapping[str, Any]) -> Any:
-        """Every split of a `DatasetDict`; failures count rows over the splits in their order."""
+        """Caption every split of a `DatasetDict`; failures number rows across the splits in order."""
         kind: Any = type(splits)
         wanted = self.planner.names.prompt_key
         self.check_fields({name for split in splits.values() for name in _fields_of(split, until=wanted)})
@@ -354,20 +352,20 @@ class VideoCaptioningFromVLMMapper:
         return samples
 
     def check_fields(self, fields: Iterable[str]) -> None:
-        """Stop a run whose data set has no field `prompt_key` in any row.
+        """Reject a data set in which no row has the field `prompt_key`.
 
         Raises:
-            SettingsError: naming the field and those there are.
+            SettingsError: names the missing field and the existing ones.
         """
         known, wanted = list(fields), self.planner.names.prompt_key
         if wanted is not None and known and wanted not in known:
             raise SettingsError(
-                f"prompt_key is {wanted!r}, but no row has that field; there are {', '.join(sorted(known))}"
+                f"prompt_key is {wanted!r}, but no row has that field; the fields are {', '.join(sorted(known))}"
             )
 
 
 def _describe(operator: Any) -> None:
-    """Show the settings where editors, `help`, `inspect` and Data-Juicer look for arguments."""
+    """Expose the settings where editors, `help`, `inspect` and Data-Juicer look for arguments."""
     parameters = signature().parameters
     itself = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     operator.__init__.__signature__ = inspect.Signature([itself, *parameters.values()])
@@ -383,10 +381,10 @@ def _absolute(folder: str | None) -> Path | None:
 
 
 def _check_distinct(**keys: str | None) -> None:
-    """Stop where two fields would be one.
+    """Reject two parameters that name the same field.
 
     Raises:
-        SettingsError: naming both.
+        SettingsError: names both.
     """
     seen: dict[str, str] = {}
     for name, field in keys.items():
@@ -397,14 +395,14 @@ def _check_distinct(**keys: str | None) -> None:
 
 
 def _fields_of(dataset: Any, *, until: str | None) -> list[str]:
-    """Fields of a data set; a streamed one that does not know them is read up to the first row with `until`."""
+    """Fields of a data set; if a streamed one does not declare them, it is read up to the first row with `until`."""
     if until is None or dataset.column_names:
         return list(dataset.column_names or [])
     return fields_until(until, dataset)
 
 
 def _map_options(dataset: Any, planner: Planner) -> dict[str, Any]:
-    """Options of `Dataset.map` that keep the types of the fields when the first batch is all null."""
+    """Options of `Dataset.map` that keep field types even if the first batch is all null."""
     if not hasattr(dataset, "cache_files"):  # a streamed data set has no cache and may not know its features
         return {}
     features = output_features(dataset.features, planner.form.new_fields())

@@ -1,6 +1,6 @@
-"""The command's options, made from the settings, and help that shows them in panels.
+"""Build the command's options from the settings, and show them in panels in the help.
 
-The settings are loaded when a command's options are looked at, so that the list of commands stays light.
+The settings are loaded when a command's options are needed, so that listing the commands stays fast.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from .settings import Setting
 
 LONGEST_NAME = 30
-"""Columns of an option's name in the help; what is longer has a line of its own."""
+"""Columns for an option's name in the help; a longer name gets its own line."""
 OTHER = "Other"
-"""The panel of options that name none."""
+"""The panel of options without one."""
 
 
 class PanelOption(click.Option):
-    """An option with the panel that shows it."""
+    """An option that belongs to a help panel."""
 
     def __init__(self, *args: Any, panel: str = OTHER, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -35,10 +35,10 @@ class PanelOption(click.Option):
 
 
 class SettingsCommand(click.Command):
-    """A command with the settings that it takes as options.
+    """A command that accepts settings as options.
 
     Args:
-        takes: which of `settings.command_settings()`.
+        takes: selects from `settings.command_settings()`.
     """
 
     def __init__(self, *args: Any, takes: Callable[[Setting], bool], **kwargs: Any) -> None:
@@ -48,7 +48,7 @@ class SettingsCommand(click.Command):
 
     @property
     def params(self) -> list[click.Parameter]:
-        """Its own parameters, then a setting each; the same objects as long as the settings are the same."""
+        """Its own parameters, then one option per setting; the same objects as long as the settings are the same."""
         from .settings import command_settings
 
         settings = {name: one for name, one in command_settings().items() if self._takes(one)}
@@ -62,7 +62,7 @@ class SettingsCommand(click.Command):
         self._own = own
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options of each panel under its heading, in columns that are the same for all."""
+        """List each panel's options under its heading, with the same column widths in all panels."""
         from .settings import Panel
 
         panels: dict[str, list[tuple[str, str]]] = {panel: [] for panel in Panel}
@@ -79,7 +79,7 @@ class SettingsCommand(click.Command):
 
 
 def option_of(setting: Setting) -> PanelOption:
-    """A setting as an option; one that is not given is None."""
+    """A setting as an option whose default is None."""
     option = setting.option
     hint, least, most = _bounds(setting.hint)
     shape: dict[str, Any] = {"type": _type(setting, hint, least, most), "multiple": option.repeats, "default": None}
@@ -98,7 +98,7 @@ def option_of(setting: Setting) -> PanelOption:
 
 
 def _bounds(hint: Any) -> tuple[Any, tuple[float, bool] | None, tuple[float, bool] | None]:
-    """A type without None and bounds; its least and its largest value, each with whether it is itself left out."""
+    """A type without None and bounds; its minimum and maximum, each with whether it is exclusive."""
     if typing.get_origin(hint) is Annotated:
         inner, *metadata = typing.get_args(hint)
         rules = [rule for one in metadata for rule in getattr(one, "metadata", [one])]
@@ -140,7 +140,7 @@ def _metavar(kind: Any, hint: Any) -> str | None:
 
 
 def _help(setting: Setting, *, is_flag: bool) -> str:
-    """The sentences, with options in place of the names of settings, and the default."""
+    """The description, with options in place of the names of settings, and the default."""
     from .settings import command_settings
 
     flags = {name: one.option.flag for name, one in command_settings().items()}
@@ -154,7 +154,7 @@ def _shown(value: Any) -> str:
 
 
 def _callback(setting: Setting, hint: Any) -> Callable[..., Any] | None:
-    """What makes the value of what the command line gave."""
+    """Converts the command-line text to the value."""
     if typing.get_origin(hint) is dict:
         return key_values
     if setting.option.parse is not None:
@@ -173,12 +173,12 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
 
 
 def one_or_several(_ctx: click.Context, _param: click.Parameter, given: tuple[str, ...]) -> str | list[str] | None:
-    """One value, or a list of several."""
+    """A single value, or a list of several."""
     return (given[0] if len(given) == 1 else list(given)) if given else None
 
 
 def key_values(ctx: click.Context, param: click.Parameter, pairs: tuple[str, ...]) -> dict[str, Any]:
-    """`KEY=VALUE` pairs, with the values read as YAML: `8` is a number, `true` a truth value, `[a, b]` a list."""
+    """`KEY=VALUE` pairs, with the values parsed as YAML: `8` is a number, `true` a boolean, `[a, b]` a list."""
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -201,7 +201,7 @@ def _yaml(text: str, ctx: click.Context, param: click.Parameter) -> Any:
 
 
 def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
-    """The operator's parameters from options; those not given are left to the operator."""
+    """The operator's parameters from options; omitted ones keep the operator's defaults."""
     from .settings import part_settings
 
     parameters = {name: value for name, value in given.items() if value is not None}
@@ -218,6 +218,6 @@ def parameters_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def taken_from(given: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
-    """The options with these names that were given, removed from the others."""
+    """Remove the options with these names from the others and return those that were given."""
     found = {name: given.pop(name) for name in names if name in given}
     return {name: value for name, value in found.items() if value is not None}

@@ -1,7 +1,7 @@
-"""The pipe every runner drives: rows are planned, videos read, captions written, and rows finished in order.
+"""The pipe every runner drives: rows are planned, videos read and captioned, and rows finished in order.
 
-All of it goes on at the same time: rows are taken and planned in a thread of their own, videos are read by processes,
-and answers are taken in the calling thread, where Ctrl-C is heard. Each stage holds back the one before it.
+The stages run concurrently: a thread reads and plans rows, processes read videos, and the calling thread, which
+receives Ctrl-C, takes answers. Each stage applies backpressure to the one before it.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from .video.processes.clip_stream import ClipStream, WorkerPool
 from .video.reader import ReadLimits
 
 MAX_ROWS_AHEAD = 4096
-"""Rows between the oldest that is not finished and the newest that was taken."""
+"""Most rows between the oldest unfinished one and the newest one read."""
 MAX_BYTES_AHEAD = 1 << 29
-"""Bytes of texts and videos inside those rows."""
+"""Most bytes of texts and videos inside those rows."""
 VALUE_BYTES = 100
-"""What any other value of a row counts for: rows of tens of thousands of fields take memory too."""
+"""Bytes counted for any other value of a row: rows with tens of thousands of fields take memory too."""
 STALL_SECONDS = 30.0
-"""Time without a finished row after which one more is taken in spite of the bounds: a captioner may need it."""
+"""After this long without a finished row one more is read in spite of the limits: a captioner may need it."""
 
 
 class Operator(Protocol):
-    """What the pipe needs of the operator."""
+    """What the pipe needs from the operator."""
 
     planner: Planner
     limits: ReadLimits
@@ -56,21 +56,21 @@ class Operator(Protocol):
 
     @property
     def policy(self) -> FramePolicy | None:
-        """What frames to read."""
+        """The frame policy."""
 
     @property
     def pool(self) -> WorkerPool:
-        """The processes that read."""
+        """The processes that read videos."""
 
 
 class Results(Protocol):
     """Results that outlive a run; may be called from any thread."""
 
     def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
-        """What this request about a row was answered before; None: it was not."""
+        """The earlier answer to a request about a row, if any."""
 
     def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
-        """Keep an answer about a row. An exception ends the run."""
+        """Store an answer about a row. An exception ends the run."""
 
 
 def run_pipe(
@@ -83,21 +83,21 @@ def run_pipe(
     results: Results | None = None,
     first_row: int = 0,
 ) -> StageTimes:
-    """Send rows through; `emit` gets every row once, in input order, one at a time, from any thread.
+    """Send rows through; `emit` receives every row once, in input order, one at a time, from any thread.
 
-    A video whose answer is of no use is asked about again (`answering.tries`).
+    A video whose answer is unusable is retried (`answering.tries`).
 
     Args:
-        operator: the rules, the reading and the model.
-        rows: what to caption; each travels with its plan and comes out as it came in.
-        emit: takes what each row became.
-        planner: the rules, where the rows have another form than the operator's.
-        root: what relative video paths are relative to; None: as the operator has it.
-        results: what was answered before, and where answers are kept.
+        operator: provides the rules, the readers and the model.
+        rows: what to caption; each travels with its plan and comes out unchanged.
+        emit: receives the outcome of each row.
+        planner: the rules, if the rows' form differs from the operator's.
+        root: folder that relative video paths are relative to; None: the operator's.
+        results: earlier answers, and the store for new ones.
         first_row: index of the first of these rows in the input.
 
     Returns:
-        How long each stage was at work.
+        How long each stage was busy.
     """
     pipe = _Pipe(operator, planner or operator.planner, root or operator.video_root, emit, results, first_row)
     before, began = captioner_seconds(operator.captioner), time.monotonic()
@@ -139,16 +139,16 @@ class _Pipe:
 
     @property
     def asks_again(self) -> bool:
-        """Whether videos wait to be asked about once more, with no stream under way that would take them."""
+        """Whether videos wait for a retry with no running stream to take them."""
         return bool(self._again)
 
     def run(self, rows: Iterable[Sample]) -> None:
-        """Send rows, and what is to be asked again, through reading and the model."""
+        """Send rows, and pending retries, through reading and the model."""
         self._closed = False
         caption(self._operator.captioner, self._clips(rows), self.accept)
 
     def _clips(self, rows: Iterable[Sample]) -> _Clips:
-        """What the captioner pulls; videos that cannot be read are answered here and never reach it."""
+        """The stream the captioner pulls from; unreadable videos are answered here and never reach it."""
         policy = self._operator.policy
         if policy is None:
             return _Clips(self, ((request, None) for request in self._requests(rows, holds_back=False)))
@@ -163,7 +163,7 @@ class _Pipe:
         return _Clips(self, stream)
 
     def _requests(self, rows: Iterable[Sample], *, holds_back: bool) -> Iterator[CaptionRequest]:
-        """Requests of the rows; where it runs in a thread of its own it holds back while too much is unfinished."""
+        """Requests of the rows; when run in a separate thread it pauses while too much is unfinished."""
         source = iter(rows)
         while not holds_back or self._wait_for_room():
             while self._again:
@@ -185,7 +185,7 @@ class _Pipe:
             self._flush()
 
     def _unanswered(self, plan: Plan) -> Iterator[CaptionRequest]:
-        """The requests that no earlier run has an answer for; the others are answered here."""
+        """The requests without an earlier answer; the others are settled here."""
         for request in plan.requests:
             known = self._known(request, plan.sample)
             if known is None:
@@ -194,7 +194,7 @@ class _Pipe:
                 self._settle(known if known.request_id == request.id else replace(known, request_id=request.id))
 
     def _known(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
-        """What is kept for a request; the failure of its row where looking for it goes wrong."""
+        """The stored answer to a request, if any; a failure of its row if the lookup raises."""
         try:
             return self._kept.get(request, row) if self._kept is not None else None
         except Exception as exc:
@@ -203,7 +203,7 @@ class _Pipe:
             return CaptionResult(request.id, failure=internal_failure(exc))
 
     def _keep(self, request: CaptionRequest, result: CaptionResult) -> CaptionResult:
-        """Keep an answer; one that cannot be kept is a failure of its row."""
+        """Store an answer; if that raises, the answer becomes a failure of its row."""
         if self._kept is None:
             return result
         row = self._plans[request.id.row].sample
@@ -219,7 +219,7 @@ class _Pipe:
     def _wait_for_room(self) -> bool:
         with self._changed:
             while not self._closed and not self._again and not self._has_room():
-                if not self._changed.wait(STALL_SECONDS):  # woken by each row that is finished
+                if not self._changed.wait(STALL_SECONDS):  # woken by each finished row
                     break
             return not self._closed
 
@@ -229,7 +229,7 @@ class _Pipe:
         return len(self._plans) < MAX_ROWS_AHEAD and self._bytes_ahead < MAX_BYTES_AHEAD
 
     def accept(self, result: CaptionResult) -> None:
-        """Take one result and emit the rows it completes, unless the video is to be asked about again."""
+        """Take one result and emit the rows it completes, unless the video is retried."""
         taken = self._tries.accept(result)
         if isinstance(taken, Final):
             self._settle(self._keep(taken.request, taken.result))
@@ -255,18 +255,18 @@ class _Pipe:
             self._emit(self._planner.finish(plan, results, row))
 
     def finish_rest(self) -> None:
-        """Emit the rows a captioner ended without answering, as failures."""
+        """Emit rows that the captioner left unanswered, as failures."""
         for result in self._tries.lost():
             self.accept(result)
 
     def close(self) -> None:
-        """Take no more rows."""
+        """Read no more rows."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def times(self, seconds: float, before: Mapping[str, float]) -> StageTimes:
-        """What each stage did in these seconds; `before` holds the captioner's seconds of earlier runs."""
+        """Busy time of each stage within these seconds; `before` holds the captioner's seconds of earlier runs."""
         stages = [Stage("rows", self._row_clock.seconds)]
         if self._streams:
             busy = sum(stream.busy_seconds for stream in self._streams)
@@ -278,7 +278,7 @@ class _Pipe:
 
 
 class _Clips:
-    """What the captioner pulls; `close` may be called from any thread."""
+    """The stream the captioner pulls from; `close` may be called from any thread."""
 
     def __init__(self, pipe: _Pipe, stream: Iterator[tuple[CaptionRequest, Any]]) -> None:
         self._pipe = pipe
@@ -314,7 +314,7 @@ class _Clips:
 
 
 def weight_of(sample: Sample) -> int:
-    """About how many bytes a row takes."""
+    """Approximate size of a row in bytes."""
     return sum(_length(value) for value in sample.values())
 
 

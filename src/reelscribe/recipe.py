@@ -1,7 +1,7 @@
 """Data-Juicer recipes: the YAML files of `dj-process --config`, as far as this operator alone can run them.
 
-Other operators in a recipe, or descriptions of the data that are not supported here, are an error; settings that only
-concern Data-Juicer itself are noted and ignored.
+Other operators and unsupported data set descriptions are an error; settings that only concern Data-Juicer itself are
+noted and ignored.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPERATOR_DEFAULTS = {
     "np": "num_proc",
     "skip_op_error": "skip_op_error",
 }
-"""Top-level key to the operator's parameter that it sets unless the operator's own entry does."""
+"""Top-level keys and the operator parameters they set, unless the operator's own entry does."""
 
 READ_KEYS = ("dataset_path", "dataset", "export_path", "export_type", "process", *OPERATOR_DEFAULTS)
 """Top-level keys that are read."""
@@ -42,7 +42,7 @@ REFUSED_KEYS = {
     "encrypt_before_export": "the output would not be encrypted",
     "decrypt_after_reading": "the input must not be encrypted",
 }
-"""Unsupported top-level keys that would change the result, and why; harmless while empty, 0 or false."""
+"""Unsupported top-level keys that would change the result, and why they are rejected; harmless if empty, 0 or false."""
 
 IGNORED_PARAMETERS = (
     "memory", "mem_required", "cpu_required", "gpu_required", "num_cpus", "num_gpus", "runtime_env",
@@ -85,7 +85,7 @@ def read_recipe(path: str | Path) -> Recipe:
     except SettingsError as exc:
         raise DataError(f"the recipe {str(path)!r} {exc}") from exc
     if not isinstance(values, Mapping):
-        raise SettingsError(f"the recipe {str(path)!r} must hold keys and values; it holds {type(values).__name__}")
+        raise SettingsError(f"the recipe {str(path)!r} must be a mapping; got {type(values).__name__}")
     return parse_recipe(values)
 
 
@@ -115,7 +115,7 @@ def _check_keys(values: Mapping[str, Any]) -> None:
     for key in values:
         close = difflib.get_close_matches(str(key), READ_KEYS, n=1, cutoff=0.9)
         if close and key not in READ_KEYS:
-            raise SettingsError(f"the recipe has a key {shown(key)}; did you mean {close[0]}?")
+            raise SettingsError(f"unknown recipe key {shown(key)}; did you mean {close[0]}?")
 
 
 def _ignored_keys(values: Mapping[str, Any]) -> list[str]:
@@ -131,11 +131,11 @@ def _operator_entry(process: Any) -> Mapping[str, Any]:
     others = [name for name, _ in entries if name != OPERATOR_NAME]
     if others:
         raise SettingsError(
-            f"only {OPERATOR_NAME} can be run here; the recipe also asks for {', '.join(dict.fromkeys(others))}"
+            f"only {OPERATOR_NAME} can be run here; the recipe also contains {', '.join(dict.fromkeys(others))}"
             " (run those with dj-process, before or after)"
         )
     if len(entries) > 1:
-        raise SettingsError(f"the recipe asks for {OPERATOR_NAME} {len(entries)} times; once is supported")
+        raise SettingsError(f"the recipe contains {OPERATOR_NAME} {len(entries)} times; only once is supported")
     return entries[0][1]
 
 
@@ -179,7 +179,7 @@ def _dataset_path(values: Mapping[str, Any]) -> str:
     path, dataset = values.get("dataset_path"), values.get("dataset")
     if dataset:
         if path:
-            raise SettingsError("the recipe has both dataset_path and dataset; leave one out")
+            raise SettingsError("the recipe has both dataset_path and dataset; remove one")
         return _path_of_config(dataset)
     if not isinstance(path, str) or not path:
         raise SettingsError(f"the recipe needs a dataset_path; got {shown(path)}")
@@ -196,9 +196,7 @@ def _path_of_config(dataset: Any) -> str:
     config = dict(configs[0])
     kind, path, _ = config.pop("type", "local"), config.pop("path", None), config.pop("weight", None)
     if kind != "local" or not isinstance(path, str) or config:
-        raise SettingsError(
-            f"dataset.configs can hold `type: local` and a `path`, and nothing else, here; got {shown(configs[0])}"
-        )
+        raise SettingsError(f"dataset.configs supports only `type: local` and a `path` here; got {shown(configs[0])}")
     return path
 
 

@@ -1,8 +1,8 @@
-"""Every option of the operator and of a run, once: type, bounds, sentence, flag, help panel, and what it changes.
+"""Single definition of every option of the operator and of a run: type, bounds, description, flag, help panel, scope.
 
 The command's options, the operator's signature, the names a recipe may use, a run's identity and the tables of the
-operator page are derived from these models. A docstring's first paragraph is what `--help` shows; the operator page has
-all of it.
+operator page are derived from these models. `--help` shows a docstring's first paragraph; the operator page shows all
+of it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from .rows.tokens import SpecialTokens
 from .video.limits import DEFAULT_LIMITS
 
 MAX_ROW_BYTES = 256 * 2**20
-"""Most bytes of one row, as it is stored and without compression, unless the run says otherwise."""
+"""Default limit on the bytes of one row, as stored and decompressed."""
 FEWEST_ROWS = 100
-"""Rows after which a share of failures says something."""
+"""Rows from which a share of failures is meaningful."""
 LONGEST_VALUE = 500
-"""Characters of a value that a message shows."""
+"""Most characters of a value that a message shows."""
 
 
 class Panel(StrEnum):
-    """Headings of the command's help, in their order."""
+    """Headings of the command's help, in order."""
 
     OUTPUT = "Output"
     MODEL = "Model"
@@ -52,63 +52,62 @@ class Panel(StrEnum):
 
 
 class Scope(Enum):
-    """What another value changes in a run that was started with one."""
+    """What changing a value affects in a run that was already started."""
 
     ANSWER = "answer"
-    """What the model writes: earlier answers are not used."""
+    """What the model writes: earlier answers are not reused."""
     ROWS = "rows"
-    """What is asked of a video, whether it is read, or what becomes of the answer: a request holds what it needs."""
+    """What is asked about a video, whether it is read, or how the answer is used: the request carries these values."""
     NOTHING = "nothing"
-    """Speed, or where a run stops, but not what is written: a run resumes with any value."""
+    """Speed, or where a run stops, but not the output: a run resumes with any value."""
 
 
 class Stricter(Enum):
-    """Which values refuse videos that others let through: after such a change answers are not kept."""
+    """Which values reject videos that others accept: after such a change answers are not kept."""
 
     LOWER = "lower"
     """A number below the earlier one; None is no limit."""
     OTHER = "other"
-    """Any but the earlier one; None is no fence."""
+    """Any value other than the earlier one; None is no restriction."""
     OFF = "off"
     """False after true."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What is known of a setting besides its name, type, default and sentence."""
+    """A setting's properties besides its name, type, default and description."""
 
     scope: Scope
-    """What it changes."""
+    """What changing it affects."""
     flag: str = ""
-    """Option of the command; empty: only Python and recipes name it."""
+    """Option of the command; empty: available only in Python and recipes."""
     panel: Panel = Panel.OTHER
-    """Where the command's help shows it."""
+    """Panel of the command's help that shows it."""
     _: KW_ONLY
     help: str = ""
-    """The command's own sentence, where the flag says the opposite of the field, or one part of it."""
+    """Help text of the flag, if it means the opposite of the field or sets only one part of it."""
     metavar: str = ""
-    """What the help calls its value; empty: N, X, or the choices."""
+    """Placeholder for its value in the help; empty: N, X, or the choices."""
     default: str = ""
-    """What the help shows as the default; empty: the default itself, and nothing for None and flags."""
+    """The default as the help shows it; empty: the default itself, and nothing for None and flags."""
     choices: str = ""
-    """`module:table` whose names are the choices."""
+    """`module:table`; the table's names are the choices."""
     parse: Callable[[str], Any] | None = None
-    """From the command's text to the value."""
+    """Converts the command-line text to the value."""
     repeats: bool = False
-    """Whether the option may be given several times, for a list."""
+    """Whether the option may be repeated to build a list."""
     bare: str | None = None
-    """The value where the option stands without one; None: it needs one."""
+    """The value if the option is given without one; None: a value is required."""
     stricter: Stricter | None = None
-    """Which values are stricter; None: it refuses no videos."""
+    """Which values are stricter; None: it rejects no videos."""
     retry: bool = True
-    """Whether `reelscribe retry` may take it where another value changes nothing but what failed."""
+    """Whether `reelscribe retry` accepts it, provided that another value affects only what failed."""
     later: bool = False
-    """Not known to the first version: it stands in a run's identity only where it is set, so that runs that were
-    started before it existed resume."""
+    """Added after the first version: part of a run's identity only if set, so that earlier runs still resume."""
     is_live: bool = False
-    """Whether it holds a Python object, which no recipe, command or journal can name."""
+    """Whether it holds a Python object, which a recipe, command or journal cannot express."""
     needs_own_run: bool = False
-    """Whether a retry takes it from a journal only where the same user started the run: it names code or places."""
+    """Whether a retry takes it from a journal only if the same user started the run: it names code or folders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ class Setting:
     """A field of a model with its `Option`."""
 
     name: str
-    """Its public name, inside as outside."""
+    """Its name, the same in public and internal code."""
     hint: Any
     """Its type with bounds, without the `Option`."""
     default: Any
@@ -124,23 +123,23 @@ class Setting:
     text: str
     """Its docstring."""
     option: Option
-    """The rest."""
+    """Its other properties."""
     inside: str = ""
-    """The parameter that it is a part of: `model_params` or `sampling_params`."""
+    """The parameter it belongs to: `model_params` or `sampling_params`."""
 
     @property
     def summary(self) -> str:
-        """The sentences that the command's help shows."""
+        """The part of the description that the command's help shows."""
         return " ".join(self.text.partition("\n\n")[0].split())
 
     @property
     def whole_text(self) -> str:
-        """All sentences, as the operator page has them."""
+        """The whole description, as the operator page shows it."""
         return " ".join(self.text.split())
 
     @property
     def fits_retry(self) -> bool:
-        """Whether `reelscribe retry` takes it: another value changes nothing but what failed."""
+        """Whether `reelscribe retry` accepts it: another value affects only what failed."""
         changes_nothing = self.option.scope is Scope.NOTHING or self.option.stricter is not None
         return self.option.retry and changes_nothing
 
@@ -173,12 +172,12 @@ class Settings(_Model):
     """VLM that accepts videos: a name on the Hugging Face hub, or a local folder. `reelscribe/shapes` is the bundled
     demonstration model.
 
-    A name may be `name@revision` or the address of its page. A LoRA or another adapter may be named too."""
+    Also accepted: `name@revision`, the address of its page, and a LoRA or another adapter."""
     enable_vllm: Annotated[bool, Option(ANSWER, "--vllm", Panel.MODEL)] = False
     """Run the model with vLLM instead of transformers.
 
-    Needs the extra `vllm` (`pip install '.[vllm]'` in a clone). vLLM starts processes of its own, so a script needs
-    `if __name__ == "__main__":` around its work."""
+    Requires the extra `vllm` (`pip install '.[vllm]'` in a clone). vLLM starts its own processes, so a script must do
+    its work under `if __name__ == "__main__":`."""
     caption_num: Annotated[PositiveInt, Option(ROWS, "--candidates", Panel.CAPTIONS)] = 1
     """How many candidate captions to generate for each video (M)."""
     keep_candidate_mode: Annotated[
@@ -194,7 +193,7 @@ class Settings(_Model):
             ROWS,
             "--drop-original",
             Panel.CAPTIONS,
-            help="Leave original rows, and rows that failed, out of the output.",
+            help="Drop original rows, and rows that failed, from the output.",
         ),
     ] = True
     """Whether the original sample stays in the output. If false, only generated samples do."""
@@ -204,27 +203,31 @@ class Settings(_Model):
     None or empty: "Describe the input video in 1-2 sentences."
     """
     prompt_key: Annotated[str | None, Option(ROWS, "--prompt-key", Panel.CAPTIONS, metavar="FIELD")] = None
-    """Field with a sample's own prompt; wins over `prompt`.
+    """Field with a sample's own prompt; takes precedence over `prompt`.
 
-    Where its value is not a string, or the sample lacks it, `prompt` is used."""
+    If its value is not a string, or the sample lacks it, `prompt` is used."""
     model_params: Annotated[
         dict[str, Any] | None,
         Option(
-            ANSWER, "--model-param", Panel.MODEL, help="Parameter for loading the model; may be repeated.", repeats=True
+            ANSWER,
+            "--model-param",
+            Panel.MODEL,
+            help="A parameter for loading the model; may be repeated.",
+            repeats=True,
         ),
     ] = None
-    """Parameters for loading the model, by back end."""
+    """Parameters for loading the model; they depend on the back end."""
     sampling_params: Annotated[
         dict[str, Any] | None,
         Option(
             ANSWER,
             "--sampling-param",
             Panel.GENERATION,
-            help="Another parameter of generation; may be repeated.",
+            help="Another generation parameter; may be repeated.",
             repeats=True,
         ),
     ] = None
-    """Parameters of generation, e.g. `{'temperature': 0.9, 'top_p': 0.95}`."""
+    """Generation parameters, e.g. `{'temperature': 0.9, 'top_p': 0.95}`."""
 
     text_key: Annotated[str, Option(ROWS, "--text-key", Panel.FIELDS, metavar="FIELD")] = "text"
     """Field with the text."""
@@ -244,36 +247,36 @@ class Settings(_Model):
 
     A list in video order on generated samples; null on originals."""
     failure_key: Annotated[str | None, Option(ROWS, "--failure-key", Panel.FIELDS, metavar="FIELD")] = None
-    """Also write the first failure of a sample to this field.
+    """Also write the first failure of each sample to this field.
 
     Its `kind`, `message` and `video_index`, or null."""
     finish_reason_key: Annotated[str | None, Option(ROWS, "--finish-reason-key", Panel.FIELDS, metavar="FIELD")] = None
-    """Also write why captions ended to this field: `stop`, or `length` where one was cut at the token limit.
+    """Also write why each caption ended to this field: `stop`, or `length` if it was cut off at the token limit.
 
     A list in video order on generated samples; null on originals."""
     reasoning_key: Annotated[str | None, Option(ROWS, "--reasoning-key", Panel.FIELDS, metavar="FIELD", later=True)] = (
         None
     )
-    """Also write the reasoning before kept captions to this field.
+    """Also write the reasoning of kept captions to this field.
 
-    A list in video order, with null where a caption has none, on generated samples; null on originals."""
+    A list in video order on generated samples, with null for a caption that has none; null on originals."""
     thinking: Annotated[Literal["off", "on"], Option(ANSWER, "--thinking", Panel.GENERATION, later=True)] = "off"
-    """Whether a model reasons before it answers, where its chat template has a switch for that.
+    """Whether a model reasons before it answers, if its chat template has a switch for that.
 
-    A model without a switch reasons as it does. `'on'` is an error for a model whose template knows nothing of
+    A model without a switch behaves as usual. `'on'` is an error for a model whose template does not mention
     reasoning."""
     thinking_tokens: Annotated[PositiveInt, Option(ANSWER, "--thinking-tokens", Panel.GENERATION, later=True)] = (
         DEFAULT_THINKING_TOKENS
     )
-    """Longest reasoning, in tokens; it does not count for `max_tokens`.
+    """Longest reasoning, in tokens; it does not count towards `max_tokens`.
 
-    Reasoning that is longer is ended, and the answer follows."""
+    Longer reasoning is ended, and the answer follows."""
     seed: Annotated[int, Option(ROWS, "--seed", Panel.GENERATION)] = 0
-    """Seed of everything random.
+    """Random seed.
 
-    With a sample's text, videos and prompt it fixes the sample's result."""
+    Together with a sample's text, videos and prompt it determines the sample's result."""
     captioner: Annotated[Any, Option(ANSWER, is_live=True, needs_own_run=True)] = None
-    """A captioner, or the spec of one, to use instead of `hf_model`."""
+    """A captioner, or a captioner spec, to use instead of `hf_model`."""
     backend: Annotated[
         str | None,
         Option(
@@ -285,79 +288,78 @@ class Settings(_Model):
             later=True,
         ),
     ] = None
-    """What runs the model; installed packages may bring more.
+    """Back end that runs the model; installed packages may provide more.
 
-    `hf` (transformers), `vllm`, `server`, `scripted` (for tests). None: `server` where `model_params` holds `base_url`,
-    else `vllm` or `hf` by `enable_vllm`."""
+    `hf` (transformers), `vllm`, `server`, `scripted` (for tests). None: `server` if `model_params` contains `base_url`,
+    otherwise `vllm` or `hf` depending on `enable_vllm`."""
     video_token: Annotated[str, Option(ROWS)] = SpecialTokens.video
     """Marks a video in the text."""
     image_token: Annotated[str, Option(ROWS)] = SpecialTokens.image
     """Marks an image in the text."""
     audio_token: Annotated[str, Option(ROWS)] = SpecialTokens.audio
-    """Marks a sound in the text."""
+    """Marks an audio clip in the text."""
     eoc_token: Annotated[str, Option(ROWS)] = SpecialTokens.eoc
     """Ends a chunk of the text."""
     fps: Annotated[PositiveFloat | None, Option(ANSWER, "--fps", Panel.FRAMES, default="the model's")] = None
     """Frames to sample per second of video, for every family.
 
-    None: the rule of the model's own processor, which is asked; 2 a second, at most 32, where it would take every frame
-    of a file."""
+    None: the rule of the model's own processor; if that would take every frame of a file, 2 per second, at most 32."""
     num_frames: Annotated[PositiveInt | None, Option(ANSWER, "--num-frames", Panel.FRAMES)] = None
-    """Sample this many frames over the video instead; excludes `fps`."""
+    """Sample this many frames over the whole video instead; excludes `fps`."""
     min_frames: Annotated[PositiveInt | None, Option(ANSWER, "--min-frames", Panel.FRAMES)] = None
-    """Fewest frames to sample, where the video has as many."""
+    """Fewest frames to sample, if the video has that many."""
     max_frames: Annotated[PositiveInt | None, Option(ANSWER, "--max-frames", Panel.FRAMES)] = None
     """Most frames to sample."""
     min_pixels: Annotated[PositiveInt | None, Option(ANSWER, "--min-pixels", Panel.FRAMES)] = None
-    """Smallest frame shown to the model, height x width; the model's own budget goes first.
+    """Smallest frame shown to the model, in pixels (height x width); the model's own budget takes precedence.
 
-    An error for models whose processor brings every frame to its own size."""
+    An error for models whose processor resizes every frame to a fixed size."""
     max_pixels: Annotated[PositiveInt | None, Option(ANSWER, "--max-pixels", Panel.FRAMES)] = None
-    """Largest frame shown to the model, height x width.
+    """Largest frame shown to the model, in pixels (height x width).
 
-    An error for models whose processor brings every frame to its own size. For Qwen2.5-VL and Qwen2-VL, 602112 is the
-    bound of their authors' reader; transformers and vLLM, which are followed here, allow about 20 times as many."""
+    An error for models whose processor resizes every frame to a fixed size. For Qwen2.5-VL and Qwen2-VL, 602112 is the
+    limit of their authors' reader; the default here is that of transformers and vLLM, about 20 times as many."""
     time_tolerance_seconds: Annotated[
         Seconds | None, Option(ANSWER, "--time-tolerance", Panel.FRAMES, metavar="S", default="0, exact frames")
     ] = None
-    """Take a frame up to this many seconds from its moment where that is cheaper to decode.
+    """Allow a frame within this many seconds of the requested timestamp if it is cheaper to decode.
 
-    The frame's own time is given to the model. None, 0: exact frames."""
+    The model is given the frame's true timestamp. 0 or None: exact frames."""
     pixel_aspect: Annotated[
         Literal["stored", "display"] | None,
         Option(ANSWER, "--pixel-aspect", Panel.PICTURE, default="stored", later=True),
     ] = None
-    """How pixels that are not square are shown.
+    """How non-square pixels are shown.
 
-    `'stored'`: as squares, as the models' own processors do, so people in a wide-screen DVD are a third too thin.
-    `'display'`: in the shape that the file gives them, as players do. None: `'stored'`."""
+    `'stored'`: as squares, like the models' own processors, so people in a wide-screen DVD look a third too thin.
+    `'display'`: with the aspect ratio in the file, like players. None: `'stored'`."""
     tone_map: Annotated[bool | None, Option(ANSWER, "--tone-map", Panel.PICTURE, later=True)] = None
     """Show HDR video (PQ and HLG) as SDR (BT.709).
 
-    The curve is FFmpeg's `mobius`; SDR video stays as it is. None: no, HDR is shown in the pale values it is stored in,
-    as the models' own processors do."""
+    The curve is FFmpeg's `mobius`; SDR video is unchanged. None: no; HDR looks as pale as its stored values, like with
+    the models' own processors."""
     deinterlace: Annotated[bool | None, Option(ANSWER, "--deinterlace", Panel.PICTURE, later=True)] = None
-    """Show one field of interlaced frames, the first in time, in place of both at once.
+    """Show only the first field in time of interlaced frames, instead of both at once.
 
-    This holds for frames that are marked as interlaced. None: no, as the models' own processors do."""
+    Applies to frames that are marked as interlaced. None: no, like the models' own processors."""
     fit: Annotated[bool | None, Option(ANSWER, "--fit", Panel.FRAMES, later=True)] = None
-    """Show as many frames as fit, evenly spread, of a video that is longer than the model's context; otherwise it fails
-    as `too_many_tokens`.
+    """If a video exceeds the model's context, show as many of its frames as fit, evenly spaced; otherwise it fails as
+    `too_many_tokens`.
 
-    The prompt's tokens and `max_tokens` count. An error next to a server, which does not tell its context; vLLM goes by
-    `max_model_len`."""
+    The prompt's tokens and `max_tokens` count. An error with a server, whose context length is unknown; with vLLM the
+    limit is `max_model_len`."""
     start_seconds: Annotated[Seconds | None, Option(ROWS, "--start", Panel.PICTURE, metavar="S")] = None
-    """Look at videos from this moment on, on the file's own clock."""
+    """Start of the part of each video to caption, in the file's own timestamps."""
     end_seconds: Annotated[Seconds | None, Option(ROWS, "--end", Panel.PICTURE, metavar="S")] = None
-    """Look at videos up to this moment."""
+    """End of the part of each video to caption."""
     start_key: Annotated[str, Option(ROWS)] = "start_seconds"
-    """Field with a sample's own `start_seconds`: a number, or a list with one a video."""
+    """Field with a sample's own `start_seconds`: a number, or a list with one per video."""
     end_key: Annotated[str, Option(ROWS)] = "end_seconds"
     """Field with a sample's own `end_seconds`."""
     video_root: Annotated[str | None, Option(ANSWER)] = None
     """Folder that relative video paths are relative to.
 
-    None: the current one; for the commands, the data file's."""
+    None: the current folder; for the commands, the folder of the data file."""
     max_source_seconds: Annotated[
         PositiveFloat,
         Option(ROWS, "--max-source-seconds", Panel.ACCESS, metavar="S", default="24 hours", stricter=Stricter.LOWER),
@@ -387,25 +389,25 @@ class Settings(_Model):
     max_read_memory_mib: Annotated[PositiveInt, Option(NOTHING, "--max-read-memory", Panel.READING)] = (
         DEFAULT_LIMITS.max_read_memory_mib
     )
-    """A video whose reading takes more memory, in MiB, fails as `out_of_memory`, after a second try. Linux only."""
+    """A video that takes more memory to read, in MiB, fails as `out_of_memory`, after a second try. Linux only."""
     media_root: Annotated[
         str | None,
         Option(ROWS, "--media-root", Panel.ACCESS, metavar="DIR", default="anywhere", stricter=Stricter.OTHER),
     ] = None
-    """Folder outside of which no file is read, links resolved: such a path fails as `not_allowed`.
+    """Only read files inside this folder, with links resolved; any other path fails as `not_allowed`.
 
-    None: anywhere."""
+    None: no restriction."""
     allow_remote: Annotated[bool, Option(ROWS, "--allow-remote", Panel.ACCESS, stricter=Stricter.OFF)] = False
-    """Read videos at `https://`, `s3://`, `gs://` and `hf://` addresses; otherwise they fail as `not_allowed`.
+    """Allow videos at `https://`, `s3://`, `gs://` and `hf://` addresses; otherwise they fail as `not_allowed`.
 
-    `https://` addresses must be of the public internet; the others are read with the user's own fsspec
+    `https://` addresses must be on the public internet; the others are read with the user's own fsspec
     configuration."""
     allow_images: Annotated[bool, Option(ROWS, "--allow-images", Panel.ACCESS, stricter=Stricter.OFF, later=True)] = (
         False
     )
-    """Take still pictures as clips of one frame, in folders too; otherwise they fail as `not_allowed`.
+    """Caption still pictures as one-frame clips, in folders too; otherwise they fail as `not_allowed`.
 
-    JPEG, PNG, WebP, BMP, TIFF, AVIF, JPEG 2000 and PNM, upright as their EXIF data say. Animated pictures are videos
+    JPEG, PNG, WebP, BMP, TIFF, AVIF, JPEG 2000 and PNM, oriented by their EXIF data. Animated pictures are videos
     either way."""
     video_cache: Annotated[
         str | None,
@@ -414,72 +416,72 @@ class Settings(_Model):
             "--video-cache",
             Panel.READING,
             metavar="DIR",
-            default="they are not kept",
+            default="not kept",
             needs_own_run=True,
         ),
     ] = None
-    """Folder where videos at addresses are kept.
+    """Folder that caches videos read from addresses.
 
-    None: they are not kept."""
+    None: no cache."""
     video_cache_mib: Annotated[PositiveInt, Option(NOTHING, "--video-cache-mib", Panel.READING)] = (
         DEFAULT_LIMITS.video_cache_mib
     )
-    """Most MiB kept in `video_cache`; what was unused for longest goes first."""
+    """Most MiB kept in `video_cache`; the least recently used files are removed first."""
     batch_size: Annotated[
         PositiveInt | None,
         Option(
             NOTHING,
             "--batch-size",
             Panel.MODEL,
-            help="Most videos the model, or each server, works on at once.",
+            help="Most videos that the model, or each server, processes at once.",
         ),
     ] = None
-    """Samples that `run` hands over at a time from a `datasets` data set, and the most videos the model works on at
+    """Samples per batch that `run` takes from a `datasets` data set, and the most videos that the model processes at
     once."""
     num_proc: Annotated[
-        PositiveInt | None, Option(NOTHING, "--workers", Panel.READING, default="by cores and need")
+        PositiveInt | None, Option(NOTHING, "--workers", Panel.READING, default="by demand, up to the number of cores")
     ] = None
-    """Processes that read videos.
+    """Number of processes that read videos.
 
-    None: two, and more while the model waits for clips, up to the number of cores."""
+    None: two at first, and more while the model waits for clips, up to the number of cores."""
     prefetch_mib: Annotated[
         PositiveInt | None,
-        Option(NOTHING, "--prefetch-mib", Panel.READING, default="128 for each process that reads"),
+        Option(NOTHING, "--prefetch-mib", Panel.READING, default="128 per reading process"),
     ] = None
-    """Most MiB of frames that are read, or being read, before the model takes them.
+    """Most MiB of frames to read ahead of the model.
 
-    None: 128 for each process that reads."""
+    None: 128 per reading process."""
     accelerator: Annotated[Literal["cpu", "cuda", "mps"] | None, Option(NOTHING)] = None
     """Device of the model.
 
-    None: the best there is. An error next to a server, which chooses by itself."""
+    None: the best available one. An error with a server, which chooses its own device."""
     skip_op_error: Annotated[bool, Option(NOTHING)] = True
-    """If false, a batch with a failed sample raises `FailedSamplesError` after it is done."""
+    """If false, a batch with a failed sample raises `FailedSamplesError` once it is finished."""
 
     BY_POSITION: ClassVar[int] = 9
-    """Parameters of the contract, which may be given by position."""
+    """Number of parameters of the contract, which may be given by position."""
 
     def values(self) -> dict[str, Any]:
-        """The parameters by name, in their order."""
+        """The parameters by name, in order."""
         return {name: getattr(self, name) for name in type(self).model_fields}
 
     def part(self, kind: type) -> dict[str, Any]:
-        """The values of those that a dataclass has fields for."""
+        """The values for the fields of a dataclass."""
         return {one.name: getattr(self, one.name) for one in fields(kind)}
 
 
 class ModelParts(_Model):
-    """Parts of `model_params` that the command has options for."""
+    """Keys of `model_params` that have their own command options."""
 
     base_url: Annotated[
         str | list[str] | None, Option(ANSWER, "--server", Panel.MODEL, metavar="URL", repeats=True)
     ] = None
-    """Send videos to this OpenAI-compatible server, which runs the model, e.g. http://localhost:8000/v1; repeat it for
-    several that share them. `hf_model` may then be left out where they serve one."""
+    """Send videos to the model on this OpenAI-compatible server, e.g. http://localhost:8000/v1; repeat it to distribute
+    them over several servers. `hf_model` may be omitted if the servers serve one model."""
     device: Annotated[str | None, Option(ANSWER, "--device", Panel.MODEL, metavar="DEVICE", default="best")] = None
-    """Device of the model: cpu, cuda, cuda:1, mps."""
+    """Device that runs the model: cpu, cuda, cuda:1, mps."""
     dtype: Annotated[str | None, Option(ANSWER, "--dtype", Panel.MODEL, metavar="DTYPE")] = None
-    """Number type of the model: bfloat16, float16, float32."""
+    """Data type of the model: bfloat16, float16, float32."""
 
 
 SAMPLING_OPTIONS = {
@@ -488,7 +490,8 @@ SAMPLING_OPTIONS = {
     "top_p": Option(ANSWER, "--top-p", Panel.GENERATION),
     "top_k": Option(ANSWER, "--top-k", Panel.GENERATION),
 }
-"""Parts of `sampling_params` that the command has options for; `GenerationConfig` has their bounds and sentences."""
+"""Keys of `sampling_params` that have their own command options; `GenerationConfig` has their bounds and
+descriptions."""
 
 
 class HasCounts(Protocol):
@@ -497,21 +500,21 @@ class HasCounts(Protocol):
     rows_in: int
     """Rows so far."""
     failed_rows: int
-    """Those of them that failed."""
+    """Failed rows among them."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailureLimit:
-    """How many rows may fail before a run is stopped."""
+    """How many rows may fail before a run stops."""
 
     rows: int | None = None
     """At most this many; None: any number."""
     share: float | None = None
-    """At most this share of the rows, 0 to 1; None: any. It counts from `FEWEST_ROWS` rows on, and at the end."""
+    """At most this share of the rows, 0 to 1; None: any share. Checked from `FEWEST_ROWS` rows on, and at the end."""
 
     @classmethod
     def parse(cls, text: str) -> FailureLimit:
-        """From `100` or `2.5%`.
+        """Parse `100` or `2.5%`.
 
         Raises:
             SettingsError: it is neither.
@@ -525,11 +528,11 @@ class FailureLimit:
         except ValueError:
             pass
         raise SettingsError(
-            f"a limit of failures is a number of rows, such as 100, or a share, such as 2%; got {text!r}"
+            f"a failure limit must be a number of rows, such as 100, or a share, such as 2%; got {text!r}"
         )
 
     def is_passed(self, counts: HasCounts, *, at_end: bool = False) -> bool:
-        """Whether more rows have failed than may."""
+        """Whether more rows failed than allowed."""
         if self.rows is not None and counts.failed_rows > self.rows:
             return True
         enough = at_end or counts.rows_in >= FEWEST_ROWS
@@ -547,36 +550,36 @@ class RunSettings(_Model):
         str | None,
         Option(ROWS, "--format", Panel.OUTPUT, choices="reelscribe.data:BY_NAME", default="by the suffix"),
     ] = None
-    """What a folder is written as: tar shards, a .txt next to each video with metadata.jsonl, or a saved data set."""
+    """Format of an output folder: tar shards, a .txt next to each video with metadata.jsonl, or a saved data set."""
     with_videos: Annotated[bool, Option(ROWS, "--with-videos", Panel.OUTPUT)] = False
-    """Put the videos into .tar files, webdataset shards and saved data sets, or copy them to a videofolder."""
+    """Include the videos in .tar files, webdataset shards and saved data sets, or copy them to a videofolder."""
     cut: Annotated[
         Literal["copy", "exact"] | None,
         Option(ROWS, "--cut", Panel.OUTPUT, default="the whole video is copied"),
     ] = None
-    """With `with_videos`, for rows about a part of a video: cut the part out for the videofolder, copied from the key
-    frame before it on, or exact by encoding it again."""
+    """With `with_videos`, for rows about a part of a video: cut the part out for the videofolder, as a copy that starts
+    at the key frame before it, or exactly, by re-encoding."""
     limit: Annotated[PositiveInt | None, Option(ROWS, "--limit", Panel.RUN)] = None
     """Stop after the first N rows."""
     failures: Annotated[
         Path | None,
         Option(NOTHING, "--failures", Panel.RUN, metavar="FILE", default="OUTPUT.failures.jsonl", retry=False),
     ] = None
-    """Where failures are written, a .jsonl or .parquet file."""
+    """File for failures, .jsonl or .parquet."""
     overwrite: Annotated[bool, Option(NOTHING, "--overwrite", Panel.RUN, retry=False)] = False
-    """Start from scratch, and replace the output that exists."""
+    """Start from scratch and replace an existing output."""
     update: Annotated[bool, Option(NOTHING, "--update", Panel.RUN, retry=False)] = False
-    """Where settings or the input differ from those the run started with: do again what that affects, and keep the
-    other captions."""
+    """If settings or the input changed since the run started, redo only what that affects and keep the other
+    captions."""
     recheck: Annotated[bool, Option(NOTHING, "--recheck", Panel.RUN)] = False
-    """Caption again the videos that were replaced under their names since they were captioned (by size and time of
-    change)."""
+    """Caption videos again if they were replaced under the same name since they were captioned (by size and
+    modification time)."""
     discard_edits: Annotated[bool, Option(NOTHING, "--discard-edits", Panel.RUN, default="they are kept")] = False
-    """Drop the captions that were edited by hand in the output."""
+    """Discard captions that were edited by hand in the output."""
     max_row_bytes: Annotated[PositiveInt, Option(NOTHING, "--max-row-bytes", Panel.RUN, default="256 MiB")] = (
         MAX_ROW_BYTES
     )
-    """Stop at an input row that is larger than this, decompressed."""
+    """Stop at an input row larger than this many bytes when decompressed."""
     max_failures: Annotated[
         FailureLimit,
         Option(
@@ -588,13 +591,13 @@ class RunSettings(_Model):
             parse=FailureLimit.parse,
         ),
     ] = FailureLimit()
-    """Stop with exit code 4 when more rows have failed than this number, or this share (from 100 rows on)."""
+    """Stop with exit code 4 when more rows fail than this number, or this share (from 100 rows on)."""
     retry: SkipValidation[Collection[str] | None] = None
-    """Try failed videos again that failed in these ways (none named: in any way); None: do not."""
+    """Retry videos that failed with one of these kinds (empty: with any kind); None: do not retry."""
     changed: SkipValidation[Collection[str]] = ()
-    """Parameters that may differ from those of the run that is tried again."""
+    """Parameters that may differ from those of the run that is retried."""
     part_rows: PositiveInt = 8192
-    """Rows of the input in a part of the output."""
+    """Input rows per part of the output."""
 
     def __init__(self, **given: Any) -> None:
         try:
@@ -604,7 +607,7 @@ class RunSettings(_Model):
 
 
 def captioner_range(text: str) -> tuple[int, int]:
-    """Fewest and most captioners, from `4` or `1:8`.
+    """Parse the minimum and maximum number of captioners from `4` or `1:8`.
 
     Raises:
         SettingsError: it is neither.
@@ -615,16 +618,16 @@ def captioner_range(text: str) -> tuple[int, int]:
     except ValueError:
         numbers = (0, 0)
     if not 1 <= numbers[0] <= numbers[1]:
-        raise SettingsError(f"captioners are a number, such as 4, or fewest and most, such as 1:8; got {text!r}")
+        raise SettingsError(f"captioners must be a number, such as 4, or a range, such as 1:8; got {text!r}")
     return numbers
 
 
 class ClusterSettings(_Model):
-    """Which cluster a run takes, and how much of it."""
+    """Which cluster a run uses, and how much of it."""
 
     ray: Annotated[str | None, Option(NOTHING, "--ray", Panel.CLUSTER, metavar="[ADDRESS]", bare="local")] = None
-    """Run on the Ray cluster at this address, or auto; without an address, on one that is started on this machine for
-    the run. If you omit the address, put `ray` last or before another option."""
+    """Run on the Ray cluster at this address, or auto; without an address, start a cluster on this machine for the run.
+    If you omit the address, put `ray` last or before another option."""
     ray_captioners: Annotated[
         tuple[int, int] | None,
         Option(
@@ -632,23 +635,23 @@ class ClusterSettings(_Model):
             "--ray-captioners",
             Panel.CLUSTER,
             metavar="N|MIN:MAX",
-            default="1 and, with GPUs, as many as there is room for",
+            default="1; with GPUs, as many as fit",
             parse=captioner_range,
         ),
     ] = None
-    """Captioners on the cluster."""
+    """Number of captioners on the cluster."""
     ray_gpus: Annotated[
         Seconds | None, Option(NOTHING, "--ray-gpus", Panel.CLUSTER, default="1, or tensor_parallel_size")
     ] = None
-    """GPUs of each captioner, a fraction or several."""
+    """GPUs per captioner; may be a fraction or several."""
 
 
-# what is derived
+# derived from the models above
 
 
 @cache
 def settings_of(model: type[BaseModel], *, inside: str = "") -> dict[str, Setting]:
-    """The fields of a model that have an `Option`, by name."""
+    """A model's fields that have an `Option`, by name."""
     hints, found = _hints(model), {}
     for name, field in model.model_fields.items():
         option = next((one for one in typing.get_args(hints[name])[1:] if isinstance(one, Option)), None)
@@ -675,7 +678,7 @@ def operator_settings() -> dict[str, Setting]:
 
 
 def part_settings() -> dict[str, Setting]:
-    """Parts of `model_params` and `sampling_params` that the command has options for, by name."""
+    """Keys of `model_params` and `sampling_params` that have their own command options, by name."""
     parts = dict(settings_of(ModelParts, inside="model_params"))
     for name, option in SAMPLING_OPTIONS.items():
         field = GenerationConfig.model_fields[name]
@@ -686,9 +689,9 @@ def part_settings() -> dict[str, Setting]:
 
 
 def command_settings() -> dict[str, Setting]:
-    """All that the command has options for, by name, in the order of the panels."""
+    """All settings that have command options, by name, in panel order."""
     known: dict[str, Setting] = {}
-    for name, setting in operator_settings().items():  # the parts of a parameter stand before it
+    for name, setting in operator_settings().items():  # a parameter's own keys come before it
         known |= {part: one for part, one in part_settings().items() if one.inside == name}
         known[name] = setting
     known |= {**settings_of(RunSettings), **settings_of(ClusterSettings)}
@@ -697,12 +700,12 @@ def command_settings() -> dict[str, Setting]:
 
 
 def parameter_names() -> list[str]:
-    """The operator's parameters that plain values can set, in the order of its signature."""
+    """The operator's parameters that plain values can set, in signature order."""
     return [name for name, one in operator_settings().items() if not one.option.is_live]
 
 
 def signature() -> inspect.Signature:
-    """The operator's: the parameters of the contract by position, then the others by keyword."""
+    """The operator's signature: the parameters of the contract by position, then the others by keyword."""
     kinds = [inspect.Parameter.POSITIONAL_OR_KEYWORD] * Settings.BY_POSITION
     return inspect.Signature(
         [
@@ -718,15 +721,15 @@ def signature() -> inspect.Signature:
 
 
 def argument_texts() -> str:
-    """The operator's parameters with their sentences, as a docstring lists them."""
+    """The operator's parameters with their descriptions, as a docstring lists them."""
     return "\n".join(f"    {name}: {one.whole_text}" for name, one in operator_settings().items())
 
 
 def read_settings(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Settings:
-    """The arguments of the operator, checked.
+    """Check the operator's arguments.
 
     Raises:
-        pydantic.ValidationError: an unknown argument, or one of a wrong type or out of range.
+        pydantic.ValidationError: an unknown argument, a wrong type, or a value out of range.
     """
     names = list(operator_settings())
     wrong: list[InitErrorDetails] = [
@@ -749,11 +752,11 @@ def read_settings(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Settings:
 
 
 def counted(values: Mapping[str, Any], scope: Scope | None = None) -> dict[str, Any]:
-    """The plain values among parameters that stand in a run's identity.
+    """The plain values among parameters that are part of a run's identity.
 
     Args:
-        values: parameters by name; the operator's, or some of them.
-        scope: only those that change this.
+        values: the operator's parameters by name, or some of them.
+        scope: only those with this scope.
     """
     known = operator_settings()
     return {
@@ -765,7 +768,7 @@ def counted(values: Mapping[str, Any], scope: Scope | None = None) -> dict[str, 
 
 
 def is_stricter(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether parameters refuse videos that others let through."""
+    """Whether the new parameters reject videos that the old ones accept."""
     return any(
         _is_stricter(one.option.stricter, before.get(name, one.default), now.get(name, one.default))
         for name, one in operator_settings().items()
@@ -782,7 +785,7 @@ def _is_stricter(how: Stricter, before: Any, now: Any) -> bool:
 
 
 def choices_of(setting: Setting) -> list[str] | None:
-    """The values that a setting can have, where they have names."""
+    """The names a setting can take, if it is an enumeration."""
     if setting.option.choices:
         module, _, table = setting.option.choices.partition(":")
         return list(getattr(importlib.import_module(module), table))
@@ -794,13 +797,13 @@ def choices_of(setting: Setting) -> list[str] | None:
 
 
 def shown(value: Any) -> str:
-    """A value in a message, cut where it is long."""
+    """A value as a message shows it, truncated if long."""
     text = repr(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 
 def one_line(exc: ValidationError) -> str:
-    """What pydantic found, as `parameter: rule; got value`.
+    """Pydantic's errors as `parameter: rule; got value`.
 
     >>> one_line(error)
     "caption_num: input should be greater than 0; got 0"
@@ -812,6 +815,6 @@ def one_line(exc: ValidationError) -> str:
 
 
 def _rule(message: str) -> str:
-    """Pydantic's sentence in the middle of ours."""
+    """Pydantic's message, to be embedded in ours."""
     message = message.removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

@@ -1,1 +1,1 @@
-"""From what a model writes to the caption that is kept."""
+"""From model output to the kept caption."""

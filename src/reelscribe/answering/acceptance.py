@@ -1,4 +1,4 @@
-"""Which answers of a model are of use, as one value: nothing here knows how requests reach the model."""
+"""Which answers of a model are usable, as one value; independent of how requests reach the model."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from ..types import (
 from .checks import CHECKS, RETRIED_KINDS, AskAgain, Check
 
 MAX_TRIES = 2
-"""How often a video is asked about at most."""
+"""Most tries per video."""
 
 
 class Verdict(NamedTuple):
-    """What the checks found in one candidate."""
+    """Findings of the checks for one candidate."""
 
     candidate: Candidate
-    """It with its text as it would be written to the data set, and its marks; without a text where it is of no use."""
+    """The candidate with its text as it would be written to the data set, and its marks; without text if unusable."""
     check: str = ""
-    """The first check that finds it of no use; empty: it is of use."""
+    """The first check that rejects it; empty: it is usable."""
     reason: AskAgain | None = None
-    """What that check found."""
+    """That check's finding."""
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What makes an answer one of use."""
+    """Decides whether an answer is usable."""
 
     text_of: Callable[[str], str]
-    """A model's text to that which would be written to the data set."""
+    """Converts a model's text to the text that would be written to the data set."""
     needs_all: Collection[str] = ()
-    """Names of the asks of which every candidate must be of use; of others one is enough."""
+    """Names of the asks for which every candidate must be usable; for others one is enough."""
     max_tries: int = MAX_TRIES
-    """How often a video is asked about at most."""
+    """Most tries per video."""
     checks: Mapping[str, Check] = field(default_factory=lambda: dict(CHECKS.items()))
-    """Name of a check to its function; the first one that finds something counts."""
+    """Name of a check to its function; the first finding counts."""
 
     def checked(self, request: CaptionRequest, result: CaptionResult) -> tuple[CaptionResult, Failure | None]:
-        """The result without reasoning in its texts, a failure where none of them is of use; and why another try is
-        worth making, None where it is not."""
+        """The result without reasoning in its texts, or a failure if none of them is usable; and why another try is
+        worthwhile, None if it is not."""
         if result.failure is not None:
             return result, self.lack(request, result)
         try:
@@ -67,7 +67,7 @@ class Acceptance:
         return result, lack
 
     def lack(self, request: CaptionRequest, result: CaptionResult) -> Failure | None:
-        """Why another try is worth making; None: it is not."""
+        """Why another try is worthwhile; None: it is not."""
         if result.failure is not None:
             return result.failure if result.failure.kind in RETRIED_KINDS else None
         return self._lack_of(request, self.verdicts(request, result.candidates))
@@ -80,11 +80,11 @@ class Acceptance:
         return self.failure_of(verdicts) if is_lacking else None
 
     def next_try(self, request: CaptionRequest, *, tries: int = 1) -> CaptionRequest:
-        """What is asked after a request was of no use: the same, with another seed.
+        """The next request after an unusable answer: the same, with another seed.
 
         Args:
-            request: as it was asked first.
-            tries: how often it was asked.
+            request: the original request.
+            tries: number of tries so far.
         """
         seed = request.seed
         for _ in range(tries):  # 0005: seeds come from content, so that a second try is the same in any order
@@ -92,7 +92,7 @@ class Acceptance:
         return replace(request, seed=seed)
 
     def verdicts(self, request: CaptionRequest, candidates: Sequence[Candidate]) -> list[Verdict]:
-        """What the checks find, one verdict a candidate."""
+        """Run the checks; one verdict per candidate."""
         return [self._verdict(request, one) for one in candidates]
 
     def _verdict(self, request: CaptionRequest, candidate: Candidate) -> Verdict:
@@ -113,10 +113,10 @@ class Acceptance:
         return len(reasons) == len(verdicts) or any(reason.spoils_all for reason in reasons)
 
     def failure_of(self, verdicts: Sequence[Verdict]) -> Failure:
-        """What candidates fail with, some of which are of no use: the finding of the first check that has one.
+        """The failure for candidates some of which are unusable: the finding of the first check that has one.
 
-        Findings that spoil all candidates count before others. Where a check has several kinds of findings, the kind
-        counts that `FAILURE_KINDS` lists first.
+        Findings that spoil all candidates take precedence. If a check has several kinds of findings, the kind listed
+        first in `FAILURE_KINDS` counts.
         """
         found = [(i, one.check, one.reason) for i, one in enumerate(verdicts) if one.reason is not None]
         found = [one for one in found if one[2].spoils_all] or found

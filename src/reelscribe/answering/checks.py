@@ -1,7 +1,7 @@
-"""What can be wrong with a caption. Adding a check is one function and one row of `CHECKS`.
+"""What can be wrong with a caption. To add a check, write one function and one row of `CHECKS`.
 
-Checks are pure: they look at one candidate and its request, and open no file. What follows from what they find is
-decided by `Acceptance`.
+Checks are pure: they look at one candidate and its request, and open no file. `Acceptance` decides what follows from
+their findings.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from ..entry_points import Table
 from ..types import FAILURE_KINDS, Candidate, CaptionRequest
 
 RETRIED_KINDS = frozenset({"empty_caption", "no_answer", "not_finite", "rejected"})
-"""Kinds of failure that another try may avoid, whether a check or the captioner found them."""
+"""Failure kinds that another try may avoid, whether reported by a check or the captioner."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A remark about a candidate, which stays usable."""
+    """A remark about a candidate that stays usable."""
 
     name: str
-    """What selectors find in `Candidate.marks`."""
+    """The name selectors see in `Candidate.marks`."""
 
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """Why a candidate is of no use: the video is asked about again, or fails in this way."""
+    """Why a candidate is unusable: the video is retried, or fails with this kind."""
 
     problem: str
     """What is wrong, as a clause that names no candidate: `the model gave no text`."""
     kind: str = "rejected"
-    """The kind of failure where no try is left, one of `RETRIED_KINDS`."""
+    """The failure kind when no tries are left, one of `RETRIED_KINDS`."""
     advice: str = ""
     """What the user can do about it, as a clause."""
     spoils_all: bool = False
-    """Whether the other candidates of the request are of no use either."""
+    """Whether the other candidates of the request are unusable too."""
 
     def __post_init__(self) -> None:
         if self.kind not in RETRIED_KINDS:
             kinds = ", ".join(kind for kind in FAILURE_KINDS if kind in RETRIED_KINDS)
-            raise ValueError(f"no other try is worth making for failures of kind {self.kind!r}; choose from {kinds}")
+            raise ValueError(f"no retry exists for failures of kind {self.kind!r}; choose from {kinds}")
 
 
 Check = Callable[[Candidate, CaptionRequest], Mark | AskAgain | None]
-"""Looks at a candidate, with its text as it would be written to the data set; None: nothing is wrong with it."""
+"""Checks a candidate, with its text as it would be written to the data set; None: no finding."""
 
 
 def not_finite(candidate: Candidate, _request: CaptionRequest) -> AskAgain | None:
-    """A probability that is NaN or infinite: the model computed nothing that means anything."""
+    """A probability is NaN or infinite: the model's output is meaningless."""
     if candidate.mean_logprob is None or math.isfinite(candidate.mean_logprob):
         return None
     return AskAgain("the model computed numbers that are not finite", kind="not_finite", spoils_all=True)
 
 
 def empty(candidate: Candidate, _request: CaptionRequest) -> AskAgain | None:
-    """No text, or none behind the reasoning."""
+    """No text, or none after the reasoning."""
     if candidate.text:
         return None
     if candidate.reasoning is None:
@@ -76,5 +76,5 @@ CHECKS: Table[Check] = Table(
     fits=callable,
     rule="a function of a candidate and its request",
 )
-"""Name of a check to its function, in the order in which they count: the first one that finds something names the
-failure. All of them hold in every run."""
+"""Name of a check to its function, in order of precedence: the first finding names the failure. All checks run in every
+run."""

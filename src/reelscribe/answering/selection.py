@@ -1,4 +1,4 @@
-"""Choosing among the candidates of one video. Adding a strategy is one function and one row of `SELECTORS`.
+"""Choosing among the candidates of one video. To add a strategy, write one function and one row of `SELECTORS`.
 
 Packages add rows through the entry points `reelscribe.selectors`.
 """
@@ -24,10 +24,10 @@ _HASH_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What a selector may look at besides the candidates."""
+    """What a selector may use besides the candidates."""
 
     original: str
-    """Ordinary text of the chunk the video stands in."""
+    """Ordinary text of the chunk that contains the video."""
     seed: int
     """Seed of this choice, derived from the run's seed and the sample's content."""
 
@@ -35,12 +35,12 @@ class Choice:
 def simhash(text: str, *, by_character: bool | None = None) -> int:
     """64-bit simhash over lower-cased word bigrams; 0 for fewer than two words.
 
-    Words are what stands between blanks. A Chinese, Japanese or Korean text without blanks would be a single word:
-    there the characters are the words.
+    Words are separated by spaces. A Chinese, Japanese or Korean text without spaces would be a single word: there the
+    characters are the words.
 
     Args:
         text: what to hash.
-        by_character: force the reading; None decides by the text alone.
+        by_character: whether characters are the words; None: decided by the text.
 
     Source: Charikar, "Similarity estimation techniques from rounding algorithms" (2002), section 3. A bigram is hashed
     to the first 8 bytes of its MD5 digest, and a bit set in exactly half of the hashes is 0, as in the package
@@ -57,13 +57,13 @@ def _hashed(shingle: str) -> bytes:
 
 
 def _majority(hashes: bytes) -> int:
-    """The bits that are set in more than half of the hashes, which stand one behind the other."""
+    """The bits set in more than half of the concatenated hashes."""
     bits = np.unpackbits(np.frombuffer(hashes, np.uint8).reshape(-1, _HASH_BYTES), axis=1)
     return int.from_bytes(np.packbits(2 * bits.sum(axis=0, dtype=int) > len(bits)).tobytes(), "big")
 
 
 def is_unspaced(text: str) -> bool:
-    """Whether a text is one word by its blanks but written in characters that need none."""
+    """Whether a text has no spaces and is written in characters that need none."""
     return len(_words(text, by_character=False)) < _SHINGLE_WORDS and bool(_CJK.search(text))
 
 
@@ -81,7 +81,7 @@ def hamming_distance(left: int, right: int) -> int:
 
 def _random_any(candidates: Sequence[Candidate], choice: Choice) -> list[Candidate]:
     text = random.Random(choice.seed).choice(candidates).text
-    return [next(one for one in candidates if one.text == text)]  # of equal texts the first, whichever was drawn
+    return [next(one for one in candidates if one.text == text)]  # among equal texts the first one
 
 
 def _similar_one_simhash(candidates: Sequence[Candidate], choice: Choice) -> list[Candidate]:
@@ -96,7 +96,7 @@ def _all(candidates: Sequence[Candidate], _choice: Choice) -> list[Candidate]:
 
 Selector = Callable[[Sequence[Candidate], Choice], list[Candidate]]
 """Takes whole candidates: their texts as they would be written, without special tokens and never empty (unless all are
-kept), their log-probabilities, tokens and finish reasons. Gives those that are kept, in order."""
+kept), their log-probabilities, tokens and finish reasons. Returns those to keep, in order."""
 
 SELECTORS: Table[Selector] = Table(
     GROUP,

@@ -1,6 +1,6 @@
-"""Requests on their way from being asked to a final result: checked, asked again, or given up.
+"""Requests on their way to a final result: answers are checked, and the request is retried or given up.
 
-Knows neither rows nor where requests come from; what asks may be one thread or many.
+Independent of rows and of where requests come from; callers may be one thread or many.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .acceptance import Acceptance
 
 
 class Clips(Protocol):
-    """What a captioner pulls."""
+    """The stream a captioner pulls from."""
 
     def __iter__(self) -> Iterator[tuple[CaptionRequest, Clip | None]]:
         """Itself."""
@@ -38,9 +38,9 @@ class Final:
     """A request that is done."""
 
     request: CaptionRequest
-    """As it was asked first: answers are kept under it, whatever try gave them."""
+    """The original request: answers are stored under it, whichever try produced them."""
     result: CaptionResult
-    """What came of it."""
+    """Its final result."""
 
 
 @dataclass(slots=True)
@@ -48,18 +48,18 @@ class _Open:
     """A request without a final result."""
 
     request: CaptionRequest
-    """As it was asked first."""
+    """The original request."""
     tries: int = 0
     """How often it was handed out."""
     is_out: bool = False
-    """Whether an answer is due: what comes at another time is none."""
+    """Whether an answer is due; an answer at any other time is ignored."""
 
 
 class Tries:
     """Requests that have no final result yet; may be used from any thread.
 
     Args:
-        acceptance: which answers are of use, and how often a video is asked about.
+        acceptance: which answers are usable, and how many tries a video gets.
 
     >>> tries.hand_out(request)
     >>> tries.accept(result)  # Final(…), the request to hand out next, or None
@@ -71,7 +71,7 @@ class Tries:
         self._open: dict[RequestId, _Open] = {}
 
     def hand_out(self, request: CaptionRequest) -> CaptionRequest:
-        """Note that a request goes to be read and answered now, for the first time or again, and give it back."""
+        """Record that a request is handed out, for the first time or again, and return it."""
         with self._lock:
             one = self._open.setdefault(request.id, _Open(request))
             one.tries += 1
@@ -85,11 +85,11 @@ class Tries:
             return any(one.is_out for one in self._open.values())
 
     def accept(self, result: CaptionResult) -> Final | CaptionRequest | None:
-        """Take an answer.
+        """Process an answer.
 
         Returns:
-            The final result; or the request to hand out next, where the answer is of no use and a try is left; None
-            where no answer was due.
+            The final result; or the request to hand out next, if the answer is unusable and a try is left; None if no
+            answer was due.
         """
         with self._lock:
             one = self._open.get(result.request_id)
@@ -106,8 +106,8 @@ class Tries:
         return Final(one.request, result)
 
     def lost(self) -> list[CaptionResult]:
-        """Failures for the requests whose answers are due, once the captioner has ended; to be accepted like others."""
-        failure = Failure("model_error", "the captioner ended without an answer for this video")
+        """Failures for requests still unanswered after the captioner stopped; to be accepted like other answers."""
+        failure = Failure("model_error", "the captioner stopped without answering this video")
         with self._lock:
             return [CaptionResult(id_, failure=failure) for id_, one in self._open.items() if one.is_out]
 
@@ -116,14 +116,14 @@ def caption(captioner: Captioner, clips: Clips, accept: Callable[[CaptionResult]
     """Send clips through a captioner in one stream.
 
     Raises:
-        ModelError: it ended early.
+        ModelError: it stopped early.
     """
     answers = captioner.caption(clips)
     try:
         for result in answers:
             accept(result)
         if not clips.ended:
-            raise ModelError("the captioner ended before it was asked about every video; this is a bug of it")
+            raise ModelError("the captioner stopped before consuming every request; this is a bug in the captioner")
     finally:
         clips.close()
         if hasattr(answers, "close"):

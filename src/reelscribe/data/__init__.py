@@ -1,4 +1,4 @@
-"""Where rows come from and where they go: one module a format, chosen by the suffix of the path."""
+"""Sources and sinks of rows: one module per format, chosen by the path's suffix."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
 
 
 _MANY_CALLED = {suffix: row.many for row in FORMATS.built_in.values() if row.many for suffix in row.suffixes}
-"""Suffix of files that make one data set in a folder to what they are called."""
+"""Suffix of files that form one data set in a folder to their name in messages."""
 
 
 def open_source(
@@ -52,14 +52,15 @@ def open_source(
     """The rows at a path or an address: a data file, a video, a folder, or a pattern such as `shards/*.tar`.
 
     Args:
-        path: where they are.
+        path: the location.
         images: whether still pictures of a folder, or of a tar shard's samples without a video, count as videos.
-        leave_out: files of a folder or a pattern that are no part of the data set.
-        is_output: data files that are no part of it where they lie among videos.
-        max_row_bytes: the largest row that is read into memory.
+        leave_out: selects files of a folder or a pattern that are not part of the data set.
+        is_output: selects data files that are not part of it if they are among videos.
+        max_row_bytes: the largest row to read into memory.
 
     Raises:
-        DataError: nothing is there, it is no regular file, the suffix is unknown, or a folder holds several kinds.
+        DataError: it does not exist, is not a regular file, has an unknown suffix, or is a folder with several kinds of
+            files.
     """
     source = _source_at(located(path), images=images, leave_out=leave_out, is_output=is_output)
     if isinstance(source, Pictured):
@@ -70,7 +71,8 @@ def open_source(
 
 
 def passed_over(source: Source) -> Mapping[str, int]:
-    """How many files of a folder are none of the data set, by suffix; none where the source is no folder of files."""
+    """Number of files in a folder that are not part of the data set, by suffix; empty if the source is not a folder of
+    files."""
     return getattr(source, "passed_over", {})
 
 
@@ -88,28 +90,28 @@ def _source_at(path: AnyPath, *, images: bool, leave_out: LeaveOut | None, is_ou
 
 
 def _refuse_still(path: Path) -> None:
-    """Stop where the one file that is named is a still picture.
+    """Reject a still picture as the input file.
 
     Raises:
-        DataError: it is.
+        DataError: it is a still picture.
     """
     with reading(path), path.open("rb") as file:
         kind = still_format(file)
     if kind is not None:
         raise DataError(
-            f"{str(path)!r} is a still picture ({kind}), not a video: it is captioned as a clip of one frame with "
+            f"{str(path)!r} is a still picture ({kind}), not a video: to caption it as a one-frame clip, use "
             "--allow-images (allow_images)"
         )
 
 
 def _stored_source(path: StoredPath, *, images: bool, leave_out: LeaveOut | None) -> Source:
-    """What is at an address."""
+    """The source at an address."""
     if is_hub_dataset(path):
         return HubSource(path)
     with reading(path):
         there, is_folder = path.exists(), path.is_dir()
     if not there:
-        raise DataError(f"there is nothing at {str(path)!r}")
+        raise DataError(f"{str(path)!r} does not exist")
     if is_folder:
         with reading(path):
             if scheme_of(path.url) in STORES and (saved := _saved(path)) is not None:
@@ -123,7 +125,7 @@ def _matching(pattern: Path, leave_out: LeaveOut | None) -> Source:
     found = [Path(found) for found in sorted(glob(str(pattern)))]  # noqa: PTH207 (absolute patterns, too)
     files = [file for file in found if leave_out is None or not leave_out(file)]
     if not files:
-        raise DataError(f"there is no file or folder {str(pattern)!r}")
+        raise DataError(f"no file or folder matches {str(pattern)!r}")
     return by_suffix(MANY, pattern, role="pattern")(pattern, files)
 
 
@@ -137,12 +139,12 @@ def _folder_source(path: Path, *, images: bool, leave_out: LeaveOut | None, is_o
 
 
 def _is_video(file: AnyPath) -> bool:
-    """Whether a file of a folder is a video, and none that holds rows."""
+    """Whether a file of a folder is a video rather than a data file."""
     return file.suffix.lower() not in MANY.built_in
 
 
 def _saved(path: AnyPath) -> Source | None:
-    """What reads a folder that is a data set itself; None: it holds files."""
+    """The source for a folder that is a data set itself; None: it is a folder of files."""
     tried = (row.folder_source(path) for row in FORMATS.built_in.values() if row.folder_source is not None)
     return next((source for source in tried if source is not None), None)
 
@@ -157,7 +159,7 @@ def _source_of(path: AnyPath, listing: Listing) -> Source:
             f"videos are {', '.join(VIDEO_SUFFIXES)}"
         )
     if len(kinds) > 1:
-        raise DataError(f"the folder {str(path)!r} holds {_listed(kinds)}; name the file itself, or a pattern")
+        raise DataError(f"the folder {str(path)!r} contains {_listed(kinds)}; give the file itself, or a pattern")
     (kind,) = kinds
     source: Any = MANY[kind](path, files) if kind in MANY.built_in else VideoFileSource(path, files)
     source.passed_over = listing.passed_over
@@ -165,7 +167,7 @@ def _source_of(path: AnyPath, listing: Listing) -> Source:
 
 
 def _instead(listing: Listing) -> str:
-    """What a folder holds in place of what is looked for."""
+    """What a folder contains instead of data."""
     if not listing.passed_over:
         return "which is empty"
     has_images = any(suffix in IMAGE_SUFFIXES for suffix in listing.passed_over)
@@ -179,11 +181,11 @@ def _listed(kinds: set[str]) -> str:
 
 
 def open_sink(path: str | Path, *, schema: Any = None, new_fields: NewFields | None = None) -> Sink:
-    """A sink for a path; a file that is there is replaced at `commit`.
+    """A sink for a path; an existing file is replaced at `commit`.
 
     Args:
         path: the final name; its suffix is the format.
-        schema: Arrow schema of the source's rows, where there is one.
+        schema: Arrow schema of the source's rows, if there is one.
         new_fields: fields the run adds to the rows.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the output of a run goes, and in which format: by its suffix, or by the name of a format that is a folder."""
+"""The output of a run and its format: by suffix, or by the name of a folder format."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .pieces import CUTS
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """An output, its format, and what that must know of the rows."""
+    """An output, its format, and what the format must know about the rows."""
 
     path: Path
     """The final name."""
     format: Format
-    """How it is made."""
+    """Its format."""
     layout: Layout = DEFAULT_LAYOUT
-    """What the format must know of the rows."""
+    """What the format must know about the rows."""
 
     @classmethod
     def of(
@@ -42,27 +42,27 @@ class Target:
         Args:
             output: a file, or a folder.
             format: a name in `BY_NAME`; None: by the suffix.
-            with_videos: whether the videos themselves go to the output.
-            cut: how the parts that rows are about are cut out of their videos, one of `CUTS`; None: they are not.
+            with_videos: whether the videos themselves are copied to the output.
+            cut: how the parts that rows are about are cut out, one of `CUTS`; None: they are not.
 
         Raises:
             DataError: the suffix is unknown.
-            SettingsError: the format is unknown, or cannot hold videos, or their parts.
-            MissingExtraError: a package that writes it is not installed.
+            SettingsError: the format is unknown, or cannot hold videos or parts of them.
+            MissingExtraError: a package that writes the format is not installed.
         """
         if format is not None and format not in BY_NAME:
-            raise SettingsError(f"there is no format {format!r}; there are {', '.join(BY_NAME)}")
+            raise SettingsError(f"unknown format {format!r}; choose from {', '.join(BY_NAME)}")
         made = by_suffix(BY_SUFFIX, output, role="output") if format is None else BY_NAME[format]
         if with_videos and not made.holds_videos:
             *others, last = [row.label for _, row in FORMATS.usable() if row.holds_videos]
             raise SettingsError(
-                f"{made.name} has no room for the videos of other files; --with-videos is for {', '.join(others)} and "
+                f"{made.name} cannot hold videos from other files; --with-videos works with {', '.join(others)} and "
                 f"{last}"
             )
         if cut is not None and (cut not in CUTS or made.table is None or not with_videos):
             among = " or ".join(row.name for _, row in FORMATS.usable() if row.table is not None)
             raise SettingsError(
-                f"--cut is {' or '.join(CUTS)}, and goes with --format {among} and --with-videos; got {cut!r} for "
+                f"--cut must be {' or '.join(CUTS)} and requires --format {among} and --with-videos; got {cut!r} for "
                 f"{made.name}{'' if with_videos else ' without videos'}"
             )
         if made.check_installed is not None:
@@ -83,14 +83,14 @@ class Target:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the final name is that of a folder."""
+        """Whether the output is a folder."""
         return self.format.is_own_folder is not None
 
     def check_replaceable(self) -> None:
-        """Stop before a folder is replaced that holds other things.
+        """Refuse to replace a folder with other content.
 
         Raises:
-            DataError: it does, or a folder is where a file must go.
+            DataError: it has other content, or a folder exists where a file must go.
         """
         if self.format.table is not None:  # the run chose the name in the folder
             check_file(self.path, "the table")
@@ -101,8 +101,7 @@ class Target:
             raise DataError(f"cannot write {str(self.path)!r}: it is a folder")
         if any(self.path.iterdir()) and not own(self.path):
             raise DataError(
-                f"the folder {str(self.path)!r} holds other things than {self.format.name} data; "
-                "name another, or a new one"
+                f"the folder {str(self.path)!r} contains other files than {self.format.name} data; choose another name"
             )
 
     def open_part(self, path: Path, *, schema: Any = None, new_fields: NewFields | None = None) -> Sink:
@@ -110,7 +109,7 @@ class Target:
         return (self.format.part_sink or JsonlSink)(path, schema=schema, new_fields=new_fields, layout=self.layout)
 
     def join(self, parts: Sequence[Path]) -> None:
-        """Write the rows of parts, in their order, under the final name; what is there is replaced.
+        """Write the rows of parts, in order, under the final name; existing output is replaced.
 
         Raises:
             DataError: it cannot be written.
@@ -132,5 +131,5 @@ class Target:
 
 
 def schema_of(part: Path) -> Any:
-    """The Arrow schema of a part, where its format has one, else None."""
+    """The Arrow schema of a part, if its format has one, else None."""
     return file_schema(part) if part.suffix == ".parquet" else None

@@ -1,4 +1,4 @@
-"""The captioners; `backends.py` has the table that names them."""
+"""The captioners; `backends.py` has the table of back ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which version of a model a spec would load, without loading it."""
+"""Determine which version of a model a spec would load, without loading it."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from .chat import resolve_model
 from .names import BUNDLED_MODELS, hub_arguments, local_folder, read_model_name
 
 WEIGHED_SUFFIXES = (".json", ".safetensors", ".bin", ".gguf", ".jinja", ".txt", ".model")
-"""Files of a model's folder that decide what it writes."""
+"""Files in a model's folder that affect its output."""
 HASHED_BYTES = 1 << 20
-"""Files up to this size are told apart by what is in them, larger ones by size and time of change."""
+"""Files up to this size are compared by content, larger ones by size and modification time."""
 
 
 def checkpoint_revision(spec: ModelSpec) -> str | None:
-    """The commit of a model on the hub, as the cache has it, or a digest of a local folder's files; of an adapter, and
-    of the model that it belongs to, one after the other. None where one is not in the cache yet.
+    """The cached commit of a model on the hub, or a digest of a local folder's files; for an adapter joined with that
+    of its base model. None if one is not cached yet.
 
     Raises:
-        ModelError: a path that leads nowhere.
-        SettingsError: the name of an adapter means none.
+        ModelError: a path that does not exist.
+        SettingsError: an adapter's name is invalid.
     """
     parts = [_revision(spec.model, spec.options), *_revisions_beside(spec)]
     return None if None in parts else "+".join(map(str, parts))
 
 
 def has_adapter(spec: ModelSpec) -> bool:
-    """Whether a spec names an adapter, or a model that holds one, as far as this machine knows."""
+    """Whether a spec names an adapter, or a model that contains one, as far as is known locally."""
     folder = _folder_here(spec.model, spec.options, holding=CONFIG)
     return bool(spec.options.get("adapter")) or (folder is not None and (folder / CONFIG).is_file())
 
 
 def _revisions_beside(spec: ModelSpec) -> list[str | None]:
-    """Those of an adapter's model, and of the adapter that `model_params` names."""
+    """Revisions of an adapter's base model, and of the adapter in `model_params`."""
     found = []
     folder = _folder_here(spec.model, spec.options, holding=CONFIG)
     base = None if folder is None else base_name(folder, spec.options)
@@ -50,7 +50,7 @@ def _revisions_beside(spec: ModelSpec) -> list[str | None]:
 
 
 def _revision(name: str, options: Mapping[str, Any]) -> str | None:
-    resolve_model(name)  # a path that leads nowhere
+    resolve_model(name)  # raises for a path that does not exist
     folder = local_folder(name) or BUNDLED_MODELS.get(name)
     if folder is not None:
         return _folder_digest(folder)
@@ -59,7 +59,7 @@ def _revision(name: str, options: Mapping[str, Any]) -> str | None:
 
 
 def _folder_here(name: str, options: Mapping[str, Any], *, holding: str) -> Path | None:
-    """The folder of this machine with a model's files: its own, or where the cache has its file `holding`."""
+    """The local folder with a model's files: its own, or the cache folder with its file `holding`."""
     from huggingface_hub import try_to_load_from_cache
 
     folder = local_folder(name) or BUNDLED_MODELS.get(name)
@@ -68,7 +68,7 @@ def _folder_here(name: str, options: Mapping[str, Any], *, holding: str) -> Path
     revision, cache = options.get("revision"), options.get("cache_dir")
     try:
         path = try_to_load_from_cache(name, holding, cache_dir=cache, revision=revision)
-    except (ValueError, TypeError, OSError):  # no name on the hub, or no folder; reported when it is loaded
+    except (ValueError, TypeError, OSError):  # not a hub name or a folder; reported when it is loaded
         return None
     return Path(path).parent if isinstance(path, str) else None
 

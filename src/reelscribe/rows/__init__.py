@@ -1,1 +1,1 @@
-"""Rows of a data set: what is asked for each, and where its captions go."""
+"""Rows of a data set: the requests about each, and where its captions go."""

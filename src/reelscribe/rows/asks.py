@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from ..models.captioner import GenerationConfig
 
 UNNAMED = ""
-"""Name of the one ask of a run that has no others, as the operator's contract has it."""
+"""Name of the only ask of a run, as in the operator's contract."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One thing that is asked of every video, and how its captions are chosen."""
+    """One prompt that every video is captioned with, and how its captions are chosen."""
 
     name: str = UNNAMED
-    """Part of the key of its requests and answers; distinct within a run."""
+    """Part of the key of its requests and answers; unique within a run."""
     prompt: str = ""
-    """What the model is asked where a row has no prompt of its own."""
+    """The prompt for rows without their own."""
     system_prompt: str | None = None
     """The system message, if any."""
     generation: GenerationConfig = field(default_factory=GenerationConfig)
@@ -25,4 +25,4 @@ class Ask:
     num_candidates: int = 1
     """Captions to write for each video (M)."""
     keep: str = "random_any"
-    """How captions are chosen among them, a key of `SELECTORS`."""
+    """The selector that chooses among them, a key of `SELECTORS`."""

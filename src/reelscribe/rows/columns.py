@@ -1,4 +1,4 @@
-"""Batches in the shapes callers hold them in: a dict of lists or an Arrow table, and rows; and new fields' types."""
+"""Convert batches (a dict of lists or an Arrow table) to rows and back; types of new fields."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import DataError, SettingsError, needing
 from ..types import Sample
 
 NewFields = Mapping[str, str]
-"""Fields a run adds to the rows, and what each holds: `text`, `captions` (a list of texts) or `failure`."""
+"""Fields a run adds to the rows, and their content: `text`, `captions` (a list of texts) or `failure`."""
 
 
 def _text() -> Any:
@@ -31,7 +31,7 @@ def _failure() -> Any:
 
 
 NEW_FIELD_TYPES: dict[str, Callable[[], Any]] = {"text": _text, "captions": _captions, "failure": _failure}
-"""What a new field holds (see `NewFields`) to its Arrow type."""
+"""Content of a new field (see `NewFields`) to its Arrow type."""
 
 
 def is_table(batch: Any) -> bool:
@@ -48,13 +48,13 @@ def batch_to_rows(batch: Any) -> list[Sample]:
     columns = batch.to_pydict() if is_table(batch) else dict(batch)
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError(f"the lists of a batch must have one length; got {lengths}")
+        raise DataError(f"the lists of a batch must have equal lengths; got {lengths}")
     rows = next(iter(lengths.values()), 0)
     return [{name: values[i] for name, values in columns.items()} for i in range(rows)]
 
 
 def batch_fields(batch: Any, *, made: Sequence[Sample], extra: Sequence[str]) -> list[str]:
-    """Field names of the output: those of the input, then new ones in the order they came up."""
+    """Field names of the output: those of the input, then new ones in order of appearance."""
     names = batch.schema.names if is_table(batch) else list(batch)
     fields = dict.fromkeys([*names, *extra])
     for sample in made:
@@ -63,7 +63,7 @@ def batch_fields(batch: Any, *, made: Sequence[Sample], extra: Sequence[str]) ->
 
 
 def fields_until(wanted: str, rows: Iterable[Sample]) -> list[str]:
-    """Names of the fields of rows, read up to the first row that has the field `wanted`."""
+    """Field names of rows, read up to the first row that has the field `wanted`."""
     seen: dict[str, None] = {}
     for row in rows:
         seen.update(dict.fromkeys(row))
@@ -73,8 +73,8 @@ def fields_until(wanted: str, rows: Iterable[Sample]) -> list[str]:
 
 
 def rows_to_batch(rows: Sequence[Sample], fields: Sequence[str], *, like: Any, new_fields: NewFields) -> Any:
-    """Rows as a batch of the same kind as `like`; in Arrow its types are kept, and new fields have theirs, also where
-    every value is null."""
+    """Rows as a batch of the same kind as `like`; Arrow types are kept, and new fields have their types even if every
+    value is null."""
     columns = {name: [row.get(name) for row in rows] for name in fields}
     if not is_table(like):
         return columns
@@ -86,19 +86,19 @@ def rows_to_batch(rows: Sequence[Sample], fields: Sequence[str], *, like: Any, n
 
 
 def _array(values: list[Any], type_: Any, pa: Any) -> Any:
-    """An array of the known type, or of the inferred one where the known one was only ever null."""
+    """An array of the known type, or of the inferred one if the known type is null."""
     return pa.array(values) if type_ is None or pa.types.is_null(type_) else pa.array(values, type=type_)
 
 
 def check_types(schema: Any, new_fields: NewFields) -> None:
-    """Stop where a field to be written is a column of another type: what it holds would be lost.
+    """Reject a field to be written that exists with another type: its values would be lost.
 
     Args:
-        schema: of the input, an Arrow schema.
-        new_fields: what the run writes.
+        schema: the input's Arrow schema.
+        new_fields: the fields the run writes.
 
     Raises:
-        SettingsError: naming the field and its type.
+        SettingsError: names the field and its type.
     """
     import pyarrow as pa
 
@@ -108,13 +108,13 @@ def check_types(schema: Any, new_fields: NewFields) -> None:
         type_, wanted = schema.field(name).type, NEW_FIELD_TYPES[kind]()
         if not (pa.types.is_null(type_) or _is_like(type_, wanted, pa)):
             raise SettingsError(
-                f"the data set has a field {name!r} of type {type_}, and the run would write {wanted} there; give "
-                "caption_key, failure_key or finish_reason_key, or reasoning_key, another name"
+                f"the data set has a field {name!r} of type {type_}, but the run would write {wanted} there; set "
+                "caption_key, failure_key, finish_reason_key or reasoning_key to another name"
             )
 
 
 def _is_like(type_: Any, wanted: Any, pa: Any) -> bool:
-    """Whether a type holds what the wanted one does, large or not."""
+    """Whether a type is equivalent to the wanted one, large variants included."""
     if pa.types.is_struct(wanted):
         return pa.types.is_struct(type_) and {f.name for f in type_} == {f.name for f in wanted}
     if not (pa.types.is_list(type_) or pa.types.is_large_list(type_)):
@@ -127,7 +127,7 @@ def output_features(features: Mapping[str, Any], new_fields: NewFields) -> Any:
     """`datasets` features of the operator's output.
 
     Raises:
-        SettingsError: a new field is there already, with another type.
+        SettingsError: a new field already exists with another type.
     """
     with needing("datasets", purpose="captioning a datasets.Dataset"):
         from datasets import Features

@@ -1,4 +1,4 @@
-"""Data-Juicer's form of rows: a text with tokens that own a list of videos; generated rows come out behind it.
+"""Data-Juicer's form of rows: a text whose tokens refer to a list of videos; generated rows follow the original.
 
 The only user of the text grammar (`text.py`).
 """
@@ -24,17 +24,17 @@ class DataJuicerRows:
     """A text and a list of videos."""
 
     names: FieldNames
-    """How the fields are called."""
+    """The field names."""
     column: str
     """The field with the list."""
 
     @property
     def caption_key(self) -> str | None:
-        """Where captions go besides the text."""
+        """The field for captions, in addition to the text."""
         return self.names.caption_key
 
     def slots(self, row: Sample, *, window: TimeWindow) -> tuple[Slot, ...]:
-        """One a video that a token of the text owns."""
+        """One per video that a token of the text refers to."""
         self.names.check_own_fields(row, self.videos(row))
         videos = videos_of(row.get(self.column))
         if not videos:
@@ -59,7 +59,7 @@ class DataJuicerRows:
         )
 
     def place(self, row: Sample, outcome: RowOutcome) -> list[Sample]:
-        """The original, if it is kept, and the generated rows; what was not asked about, as it came."""
+        """The original, if it is kept, and the generated rows; a row that was not captioned, as it came."""
         names = self.names
         if isinstance(row, BadRow) or names.own_fields(row):
             passed_on = names.passed_on(row, names.without_captions(self.caption_key, outcome.failures))
@@ -95,19 +95,19 @@ class DataJuicerRows:
         return sample
 
     def videos(self, row: Sample) -> Sequence[Any]:
-        """The list."""
+        """The list of videos."""
         value = row.get(self.column)
         if value is None or isinstance(value, (list, tuple)):
             return value or []
         return [value]
 
     def new_fields(self) -> NewFields:
-        """The text, and the fields asked for."""
+        """The text, and the requested fields."""
         return self.names.new_fields({self.names.text_key: "text", self.caption_key: "captions"})
 
 
 def videos_of(value: Any) -> list[Any]:
-    """The videos of a row: none, one given bare, or a sequence; what is no video is the reader's to refuse."""
+    """The videos of a row: none, a single bare one, or a sequence; invalid values are left for the reader to reject."""
     if value is None:
         return []
     if isinstance(value, (str, bytes, bytearray, memoryview, Mapping)) or not isinstance(value, Iterable):
@@ -120,7 +120,7 @@ def _as_text(value: Any) -> str | None:
 
 
 def _copied(value: Any) -> Any:
-    """A value whose lists and dicts are new; what they hold in the end is shared."""
+    """A copy with new lists and dicts; the leaf values are shared."""
     if isinstance(value, dict):
         return {name: _copied(part) for name, part in value.items()}
     return [_copied(part) for part in value] if isinstance(value, list) else value

@@ -1,6 +1,6 @@
-"""The forms that rows can have: what is asked about a row, and where its captions go. Pure functions over plain values.
+"""The forms of rows: which videos of a row are captioned, and where its captions go. Pure functions over plain values.
 
-Adding a form is a class with the methods of `RowForm`, and its place in `choose_form`.
+To add a form, write a class with the methods of `RowForm` and add it to `choose_form`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .outcome import RowOutcome
 from .slot import Slot
 
 VIDEO_COLUMN = "video"
-"""Field looked for where the rows have no list of videos."""
+"""Field to look for if the rows have no list of videos."""
 
 
 class RowForm(Protocol):
@@ -27,7 +27,7 @@ class RowForm(Protocol):
 
     @property
     def names(self) -> FieldNames:
-        """How the fields are called."""
+        """The field names."""
 
     @property
     def column(self) -> str:
@@ -35,39 +35,39 @@ class RowForm(Protocol):
 
     @property
     def caption_key(self) -> str | None:
-        """The field that gets captions as a list; None: none does."""
+        """The field for captions as a list; None: there is none."""
 
     def slots(self, row: Sample, *, window: TimeWindow) -> Sequence[Slot]:
-        """The videos of a row that are asked about, in order.
+        """The videos of a row to caption, in order.
 
         Args:
-            row: as it came; it is not changed.
-            window: the part of a video to look at where the row does not say.
+            row: as it came; not modified.
+            window: the time window of videos for which the row sets none.
 
         Raises:
-            RefusedRowError: nothing is asked about the row.
-            SettingsError: a time window of the row is none.
+            RefusedRowError: the row cannot be captioned.
+            SettingsError: a time window of the row is invalid.
         """
 
     def place(self, row: Sample, outcome: RowOutcome) -> list[Sample]:
-        """The rows that go to the output for a row."""
+        """The output rows for a row."""
 
     def videos(self, row: Sample) -> Sequence[Any]:
-        """The values of its videos."""
+        """The values of a row's videos."""
 
     def new_fields(self) -> NewFields:
-        """The fields that the output has besides those of the row."""
+        """The fields that the output adds to those of the row."""
 
 
 def choose_form(
     rows: Iterable[Sample], names: FieldNames, *, hint: Callable[[Iterable[str]], str] = lambda _fields: ""
 ) -> RowForm:
-    """The form of a data set, from its first row that tells.
+    """The form of a data set, from the first row that shows it.
 
     Args:
-        rows: the rows, or the first of them; as few are read as needed.
-        names: how the fields are called.
-        hint: from the fields of rows without a video, what the error should say besides.
+        rows: the rows, or the first of them; only as many as needed are read.
+        names: the field names.
+        hint: makes an addition to the error message from the fields of rows without a video.
 
     Raises:
         DataError: no row has a field with videos, or the captions would overwrite a field.
@@ -78,7 +78,7 @@ def choose_form(
         seen.update(dict.fromkeys(row))
         try:
             form = _form_of(row, names, number)
-        except DataError as exc:  # a row that does not fit fails alone where another one does
+        except DataError as exc:  # if another row fits, this one fails by itself
             wrong = wrong or exc
             continue
         if form is not None:
@@ -90,13 +90,13 @@ def choose_form(
     if VIDEO_COLUMN in seen:
         return _checked(OneVideoRows(names, VIDEO_COLUMN), seen, names)
     raise DataError(
-        f"no row has a field {names.video_key!r} or {VIDEO_COLUMN!r}; there are {', '.join(map(repr, seen))}"
-        " (the option --video-key, or video_key, names the field)" + hint(seen)
+        f"no row has a field {names.video_key!r} or {VIDEO_COLUMN!r}; the fields are {', '.join(map(repr, seen))}"
+        " (use --video-key, or video_key, to name the field)" + hint(seen)
     )
 
 
 def _form_of(row: Sample, names: FieldNames, number: int) -> DataJuicerRows | OneVideoRows | None:
-    """The form a row shows; None where its fields are missing or null."""
+    """The form of a row; None if its fields are missing or null."""
     value = row.get(names.video_key)
     if isinstance(value, (list, tuple)):
         return DataJuicerRows(names, names.video_key)
@@ -106,14 +106,14 @@ def _form_of(row: Sample, names: FieldNames, number: int) -> DataJuicerRows | On
     if value is not None:
         kind = type(value).__name__
         raise DataError(
-            f"field {names.video_key!r} must hold a list of videos, or a video; got a value of type {kind} in row "
+            f"field {names.video_key!r} must be a list of videos, or one video; got a value of type {kind} in row "
             f"{number}"
         )
     return None
 
 
 def _checked(form: DataJuicerRows | OneVideoRows, seen: Collection[str], names: FieldNames) -> RowForm:
-    """The form, which keeps what later rows have under the names of new fields."""
+    """The form, set to protect values that later rows have under the names of new fields."""
     written = names.written
     if isinstance(form, OneVideoRows):
         _check_one_video(form, seen, names)
@@ -124,9 +124,11 @@ def _checked(form: DataJuicerRows | OneVideoRows, seen: Collection[str], names: 
 
 def _check_one_video(form: OneVideoRows, seen: Collection[str], names: FieldNames) -> None:
     if form.column in names.written:
-        raise DataError(f"captions or failures would replace the field {form.column!r} with the videos; name another")
+        raise DataError(
+            f"captions or failures would overwrite the field {form.column!r} with the videos; choose another name"
+        )
     if names.caption_key is None and CAPTIONS_FIELD in seen:
         raise DataError(
-            f"the rows have a field {CAPTIONS_FIELD!r} already; name another with --caption-key (or caption_key), "
-            "or that one to replace it"
+            f"the rows already have a field {CAPTIONS_FIELD!r}; choose another name with --caption-key (caption_key), "
+            "or pass the same name to overwrite it"
         )

@@ -1,4 +1,4 @@
-"""The form of rows with one video each: the same row comes out, once, with its captions in a field of their own."""
+"""The form of rows with one video each: the output is the same row once, with its captions in a separate field."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .tokens import ordinary_text
 from .windows import number_of, window_of
 
 CAPTIONS_FIELD = "captions"
-"""Where captions go, unless `caption_key` says otherwise."""
+"""Field for captions, unless `caption_key` is set."""
 
 
 @dataclass(frozen=True)
 class OneVideoRows:
-    """One video a row."""
+    """One video per row."""
 
     names: FieldNames
-    """How the fields are called."""
+    """The field names."""
     column: str
     """The field with the video."""
 
@@ -31,7 +31,7 @@ class OneVideoRows:
 
     @property
     def caption_key(self) -> str:
-        """Where captions go."""
+        """The field for captions."""
         return self.names.caption_key or CAPTIONS_FIELD
 
     def slots(self, row: Sample, *, window: TimeWindow) -> tuple[Slot, ...]:
@@ -51,7 +51,7 @@ class OneVideoRows:
         return (Slot(videos[0], original, original, asked.get(prompt_key), window_of(steering, keys, default=window)),)
 
     def place(self, row: Sample, outcome: RowOutcome) -> list[Sample]:
-        """The row with its captions, or null if there are none; left out then if originals are not kept."""
+        """The row with its captions, or null if there are none; such a row is dropped if originals are not kept."""
         names, first = self.names, [candidates[0] for candidates in outcome.candidates]
         if not first and not names.keep_original:
             return []
@@ -65,10 +65,10 @@ class OneVideoRows:
         return [names.passed_on(row, new)]
 
     def videos(self, row: Sample) -> Sequence[Any]:
-        """The one video; none where the field is null or empty."""
+        """The video; nothing if the field is null or empty."""
         value = row.get(self.column)
         return [] if value is None or value == "" else [value]
 
     def new_fields(self) -> NewFields:
-        """The captions, and the failure if asked for."""
+        """The captions, and the failure if requested."""
         return self.names.new_fields({self.caption_key: "captions"})

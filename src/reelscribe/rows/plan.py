@@ -1,6 +1,6 @@
-"""What to ask about a row, and what is kept of the answers. Pure: no file is opened, no model is run.
+"""Plan the requests about a row, and choose among the answers. Pure: no file is opened, no model is run.
 
-How a row is read and where captions go is its form's to say (`forms.py`).
+Reading a row and placing captions is up to its form (`forms.py`).
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ Results = Mapping[RequestId, CaptionResult]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked about one row."""
+    """The requests about one row."""
 
     sample: Sample
     """The row as it came."""
     slots: tuple[Slot, ...] = ()
-    """The videos that are asked about."""
+    """The videos to caption."""
     requests: tuple[CaptionRequest, ...] = ()
-    """One for each video and ask; those of one video stand next to each other."""
+    """One per video and ask; those of one video are adjacent."""
     failure: tuple[int, Failure] | None = None
-    """Video index and failure of a row that cannot be asked about."""
+    """Video index and failure of a row that cannot be captioned."""
 
 
 @dataclass(frozen=True)
 class Planner:
-    """The rules of a run for its rows, as plain values."""
+    """A run's rules for its rows, as plain values."""
 
     form: RowForm
     """How rows are read, and where captions go."""
     asks: tuple[Ask, ...]
-    """What is asked of each video."""
+    """The asks for each video."""
     seed: int
     """Seed of the run."""
     window: TimeWindow = field(default_factory=TimeWindow)
-    """Part of a video to look at where the row does not say."""
+    """Time window of videos for which the row sets none."""
 
     @property
     def names(self) -> FieldNames:
-        """How the fields are called."""
+        """The field names."""
         return self.form.names
 
     def plan(self, row: Sample, number: int) -> Plan:
-        """What to ask about one row: a request for each of its videos and each ask.
+        """Plan one row: a request for each of its videos and each ask.
 
         Args:
             row: as it came.
@@ -108,16 +108,16 @@ class Planner:
 
     @cached_property
     def acceptance(self) -> Acceptance:
-        """Which answers are of use."""
+        """The rule for which answers are usable."""
         needs_all = frozenset(ask.name for ask in self.asks if ask.keep == "all")
         return Acceptance(partial(ordinary_text, tokens=self.names.tokens), needs_all)
 
     def finish(self, plan: Plan, results: Results, number: int) -> RowOutcome:
-        """What is kept for one planned row; its output rows are made by `placed`.
+        """The outcome of one planned row; `placed` adds its output rows.
 
         Args:
-            plan: what was asked.
-            results: the answers to all of its requests, by their keys.
+            plan: the row's requests.
+            results: the answers to all of its requests, by key.
             number: index of the row in the stream.
         """
         try:
@@ -146,7 +146,7 @@ class Planner:
         )
 
     def _keep(self, ask: Ask, plan: Plan, results: Results, failures: list[tuple[int, Failure]]) -> Kept:
-        """Kept candidates of an ask, one list a choice, in video order; empty captions go to `failures`."""
+        """Kept candidates of an ask, one list per choice, in video order; empty captions go to `failures`."""
         columns = []
         for request in plan.requests:
             if request.id.ask != ask.name:
@@ -163,7 +163,7 @@ class Planner:
         return [list(row) for row in zip(*columns, strict=False) if all(one.text for one in row)]
 
     def placed(self, outcome: RowOutcome) -> RowOutcome:
-        """The outcome with its output rows; an unexpected error while they are made is a failure of the row."""
+        """The outcome with its output rows; an unexpected error while making them is a failure of the row."""
         try:
             return replace(outcome, samples=self.form.place(outcome.sample, outcome))
         except Exception as exc:

@@ -1,4 +1,4 @@
-"""A place for captions in a row: one video that is asked about, and what its row says of it."""
+"""A slot for captions in a row: one video to caption, and what its row specifies for it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from ..types import Failure, TimeWindow
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One video that is asked about."""
+    """One video to caption."""
 
     video: Any
     """Its value as the row has it."""
     text: Any
-    """Text of the row, from which seeds are derived; of whatever type the row has."""
+    """The row's text field, from which seeds are derived; of any type."""
     original: str
-    """Ordinary text that the video stands in, which selectors may compare candidates with."""
+    """Ordinary text around the video, which selectors may compare candidates with."""
     prompt: Any
-    """The row's own prompt, where this is a string; an ask's prompt is used otherwise."""
+    """The row's own prompt, if it is a string; otherwise the ask's prompt is used."""
     window: TimeWindow
-    """The part of the video to look at."""
+    """The part of the video to caption."""
 
 
 class RefusedRowError(Exception):
-    """A row that is not asked about: what there is to say of one of its videos."""
+    """A row that cannot be captioned, with the failure of one of its videos."""
 
     def __init__(self, failure: Failure, *, video: int = 0) -> None:
         super().__init__(failure.message)
@@ -34,5 +34,5 @@ class RefusedRowError(Exception):
 
 
 def bad_sample(message: str, *, video: int = 0) -> RefusedRowError:
-    """The refusal of a row that does not fit the contract."""
+    """The error for a row that violates the contract."""
     return RefusedRowError(Failure("bad_sample", message), video=video)

@@ -14,11 +14,11 @@ class SpecialTokens:
     """The strings that mark media and chunk ends in a text (Data-Juicer's by default)."""
 
     video: str = "<__dj__video>"
-    """Stands where a video is shown."""
+    """Marks a video."""
     image: str = "<__dj__image>"
-    """Stands where an image is shown."""
+    """Marks an image."""
     audio: str = "<__dj__audio>"
-    """Stands where a sound is heard."""
+    """Marks an audio clip."""
     eoc: str = "<|__dj__eoc|>"
     """Ends a chunk."""
 
@@ -43,7 +43,7 @@ DEFAULT_TOKENS = SpecialTokens()
 
 
 def ordinary_text(text: str, tokens: SpecialTokens = DEFAULT_TOKENS) -> str:
-    """The text without special tokens, stripped; what is left holds none, even where removal would join one."""
+    """The text without special tokens, stripped; none is left even if removing one would form another."""
     while tokens.pattern.search(text):
         text = tokens.pattern.sub("", text)
     return text.strip()

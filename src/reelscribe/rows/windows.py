@@ -1,4 +1,4 @@
-"""The part of a video that a row is about, from the fields that say so."""
+"""The part of a video that a row is about, from the row's fields."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ def window_of(sample: Sample, window_keys: tuple[str, str], *, default: TimeWind
     """The part of a video that a row is about.
 
     Args:
-        sample: its own start and end count.
-        window_keys: the fields of these.
-        default: counts where the row does not say.
-        video_index: index of the video, where a field has a list.
+        sample: the row; its own start and end take precedence.
+        window_keys: the fields with its start and end.
+        default: used where the row sets none.
+        video_index: index of the video, for fields that are lists.
 
     Raises:
-        SettingsError: a field holds no seconds, or the window ends before it starts.
+        SettingsError: a field is not in seconds, or the window ends before it starts.
     """
     start, end = (_seconds(sample, key, video_index) for key in window_keys)
     return TimeWindow(default.start_seconds if start is None else start, default.end_seconds if end is None else end)
 
 
 def has_own_window(sample: Sample, window_keys: tuple[str, str]) -> bool:
-    """Whether a row says itself which part of its video it is about."""
+    """Whether a row has its own time window."""
     return any(_seconds(sample, key, 0) is not None for key in window_keys)
 
 
 def number_of(value: Any) -> Any:
-    """Seconds that a format without numbers gave as a string; other values as they are."""
+    """Parse seconds that a format without numbers returned as a string; other values are unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -49,7 +49,7 @@ def _seconds(sample: Sample, key: str, video_index: int) -> float | None:
     if value is None or value != value:  # NaN is how pandas writes null
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-        raise SettingsError(f"field {key!r} must be seconds, 0 or more, or null; got {_shown(value)}")
+        raise SettingsError(f"field {key!r} must be seconds (0 or more) or null; got {_shown(value)}")
     try:
         return float(value)
     except OverflowError:
@@ -57,12 +57,12 @@ def _seconds(sample: Sample, key: str, video_index: int) -> float | None:
 
 
 def _digits(value: int) -> int:
-    """About how many digits a whole number has; writing a long one out takes a time that grows with its square."""
+    """Approximate number of digits of an integer; formatting a long one takes quadratic time."""
     return int(value.bit_length() * 0.30103) + 1
 
 
 def _shown(value: Any) -> str:
-    """A value in a message, which is one short line."""
+    """A value as one short line for a message."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"a number of {_digits(value)} digits"
     return reprlib.repr(value)

@@ -1,7 +1,7 @@
-"""What this machine could do with a sample of the user's videos, stage by stage, and what the whole pipeline does.
+"""Throughput of this machine on a sample of the user's videos, stage by stage and for the whole pipeline.
 
-Ceilings are measured one after the other, so that each stage has the machine to itself. Knows no model: what a
-captioner cannot do alone is left out.
+Ceilings are measured one after the other, so that each stage has the machine to itself. Independent of the model:
+stages that a captioner cannot run alone are left out.
 """
 
 from __future__ import annotations
@@ -30,81 +30,81 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MAX_SAMPLE_BYTES = 1 << 30
-"""Pixels of the sample that are kept in memory, in bytes; a larger sample is cut."""
+"""Most bytes of the sample's pixels kept in memory; a larger sample is cut."""
 BATCH_STEPS = (0.25, 0.5, 1.0, 2.0)
-"""Batch sizes to try, as parts of the one in use."""
+"""Batch sizes to try, as multiples of the current one."""
 FEW_CLIPS = 16
-"""Below this the start and the end of the pipeline weigh too much."""
+"""With fewer clips the start and the end of the pipeline weigh too much."""
 DOUBTFUL_RATIO = 1.25
-"""The pipeline cannot be faster than its slowest stage; where it seems to be by more than this, something is wrong."""
+"""The pipeline cannot be faster than its slowest stage; above this ratio the measurement is wrong."""
 HEADROOM = 1.15
 """How much faster reading should be than the model, so that the model never waits."""
 WORTH_CHANGING = 1.05
-"""A batch size must be faster by this factor to be recommended over the one in use."""
+"""A batch size must be faster by this factor to be recommended over the current one."""
 
 Pair = tuple[CaptionRequest, Clip]
 
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What one stage can do when it has the machine to itself."""
+    """Speed of one stage that has the machine to itself."""
 
     stage: str
     """`decode`, `prepare` or `model`."""
     videos_per_second: float
     """Its speed."""
     how: str
-    """With which settings."""
+    """The settings it was measured with."""
 
 
 @dataclass(slots=True)
 class BenchReport:
-    """Ceilings, the pipeline, and what follows."""
+    """Ceilings, the pipeline's speed, and recommendations."""
 
     clips: int
-    """Videos of the sample."""
+    """Videos in the sample."""
     ceilings: list[Ceiling] = field(default_factory=list)
-    """What each stage can do alone."""
+    """Speed of each stage alone."""
     pipeline: float = 0.0
     """Videos per second of the whole pipeline."""
     bound: str = ""
-    """What the pipeline's run says about its stages."""
+    """The pipeline's report on its stages."""
     workers: int = 1
-    """Processes that read while reading alone was measured."""
+    """Reading processes while reading alone was measured."""
     shared: float | None = None
-    """Videos per second that the cores allow where reading and the model share them: what both take, one after the
-    other on all cores. None where they do not."""
+    """Videos per second that the cores allow if reading and the model share them: both in turn on all cores. None if
+    they do not share cores."""
     recommended: dict[str, int] = field(default_factory=dict)
-    """Option of the command to its value."""
+    """Command option to its recommended value."""
     notes: list[str] = field(default_factory=list)
-    """What a reader must know."""
+    """Notes for the reader."""
 
     @property
     def lowest(self) -> Ceiling:
-        """The stage that bounds the pipeline."""
+        """The slowest stage, which bounds the pipeline."""
         return min(self.ceilings, key=lambda one: one.videos_per_second)
 
     @property
     def ratio(self) -> float:
-        """Speed of the pipeline over the lowest ceiling."""
+        """Pipeline speed relative to the lowest ceiling."""
         return self.pipeline / self.lowest.videos_per_second
 
     @property
     def shared_ratio(self) -> float | None:
-        """Speed of the pipeline over what the shared cores allow."""
+        """Pipeline speed relative to what the shared cores allow."""
         return None if self.shared is None else self.pipeline / self.shared
 
 
 def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips: int = 64) -> BenchReport:  # noqa: A002
-    """Measure each stage alone and all together, on the first videos of a data set.
+    """Measure each stage alone and the whole pipeline, on the first videos of a data set.
 
     Args:
         operator: the operator with the settings to measure; its model is loaded.
-        input: as `caption_file` takes it.
-        clips: videos of the sample, at most.
+        input: as for `caption_file`.
+        clips: most videos in the sample.
 
     Raises:
-        DataError: the input cannot be read, or no video of the sample can.
+        DataError: the input, or every video of the sample, is unreadable.
         ModelError: the model cannot be loaded.
     """
     source = open_source(input, images=operator.limits.allow_images)
@@ -133,7 +133,7 @@ def bench(operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, clips
 
 
 def _sample(operator: VideoCaptioningFromVLMMapper, given: Input, clips: int) -> tuple[int, list[CaptionRequest]]:
-    """How many of the first rows have so many videos, and what is asked about these."""
+    """The number of first rows that have so many videos, and the requests about these."""
     planner = replace(operator.planner, form=given.form)
     rows, videos, requests = 0, 0, list[CaptionRequest]()
     for row in given.rows():
@@ -148,10 +148,10 @@ def _sample(operator: VideoCaptioningFromVLMMapper, given: Input, clips: int) ->
 def _read_alone(
     operator: VideoCaptioningFromVLMMapper, requests: Sequence[CaptionRequest], *, root: AnyPath
 ) -> tuple[BenchReport, list[Pair]]:
-    """Read the sample with nothing else busy, and keep it."""
+    """Read the sample while nothing else is busy, and keep it."""
     policy = operator.policy
     if policy is None:
-        raise DataError("this captioner looks at no videos: there is nothing to measure")
+        raise DataError("this captioner uses no frames: there is nothing to measure")
     settings: dict[str, Any] = {"limits": operator.limits, "root": root}
     _exhaust(ClipStream(operator.pool, requests[:1], policy, **settings))
     stream = ClipStream(operator.pool, requests, policy, **settings)
@@ -160,7 +160,7 @@ def _read_alone(
     seconds = time.perf_counter() - began
     sample = [(request, clip) for request, clip in read if isinstance(clip, Clip)]
     if not sample:
-        raise DataError(f"none of the {len(requests)} videos of the sample can be read; the first: {_first(read)}")
+        raise DataError(f"none of the {len(requests)} videos in the sample can be read; the first: {_first(read)}")
     report = BenchReport(len(sample))
     report.workers = max(1, stream.workers)
     report.ceilings.append(Ceiling("decode", len(read) / seconds, _processes(report.workers)))
@@ -182,16 +182,16 @@ def _remarks(asked: int, read: Sequence[Any], sample: Sequence[Pair]) -> list[st
     if len(read) < asked:
         notes.append(f"the sample was cut to {len(read)} of {asked} videos, {MAX_SAMPLE_BYTES >> 20} MiB of pixels")
     if len(sample) < len(read):
-        notes.append(f"{len(read) - len(sample)} videos of the sample cannot be read; they are left out of the model's")
+        notes.append(f"{len(read) - len(sample)} videos in the sample are unreadable; the model runs without them")
     if len(sample) < FEW_CLIPS:
         notes.append(
-            f"{len(sample)} videos are few: the start and the end of the pipeline weigh more than in a long run"
+            f"{len(sample)} videos are few: startup and shutdown of the pipeline weigh more than in a long run"
         )
     return notes
 
 
 def _model_alone(report: BenchReport, captioner: Captioner, sample: list[Pair], *, size_name: str) -> None:
-    """The model with clips that are in memory; where its batch size can be set, at the best of several."""
+    """Measure the model with clips in memory; if its batch size can be set, at the best of several."""
     if not isinstance(captioner, Sized):
         rate = _rate(captioner.caption(iter(sample)), len(sample))
         report.ceilings.append(Ceiling("model", rate, "as it is set"))
@@ -208,13 +208,13 @@ def _model_alone(report: BenchReport, captioner: Captioner, sample: list[Pair], 
     if rates[best] > WORTH_CHANGING * now:
         report.recommended["--batch-size"] = best
     others = ", ".join(f"{size}: {rate:.2f}" for size, rate in rates.items())
-    how = f"{size_name} {best}, the best of {others}; in use is {first}"
+    how = f"{size_name} {best}, the best of {others}; currently {first}"
     report.ceilings.append(Ceiling("model", rates[best], how))
 
 
 def _shared(report: BenchReport, model_cores: int) -> float:
-    """All cores over what a video takes of them: in processes that read, and in the model on its own number of cores.
-    No more than the lowest ceiling, which may leave cores idle."""
+    """All cores divided by the core time of a video, in the reading processes and in the model on its own number of
+    cores. At most the lowest ceiling, which may leave cores idle."""
     speed = {one.stage: one.videos_per_second for one in report.ceilings}
     cores = usable_processors()
     allowed = cores / (min(report.workers, cores) / speed["decode"] + min(model_cores, cores) / speed["model"])
@@ -222,7 +222,7 @@ def _shared(report: BenchReport, model_cores: int) -> float:
 
 
 def _videos_at_once(captioner: Captioner, sample: Sequence[Pair], batch_size: int | None) -> int:
-    """Videos that leave for the model together, with the batch size that is recommended or else in use."""
+    """Videos that the model takes together, with the recommended batch size or else the current one."""
     if not isinstance(captioner, OnCores):
         return 1
     in_use = captioner.batch_size
@@ -234,7 +234,7 @@ def _videos_at_once(captioner: Captioner, sample: Sequence[Pair], batch_size: in
 
 
 def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: str | AnyPath, *, limit: int) -> None:  # noqa: A002
-    """The whole pipeline, from the file to a file."""
+    """Measure the whole pipeline, from file to file."""
     with tempfile.TemporaryDirectory() as folder:
         summary = caption_file(operator, input, Path(folder) / "captions.jsonl", limit=limit)
     report.pipeline = summary.videos_per_second
@@ -242,38 +242,38 @@ def _whole(report: BenchReport, operator: VideoCaptioningFromVLMMapper, input: s
 
 
 def _is_doubtful(report: BenchReport) -> bool:
-    """Whether the figures cannot be true; a note then says so."""
+    """Whether the figures are implausible; a note then says so."""
     doubtful = report.ratio > DOUBTFUL_RATIO and report.clips >= FEW_CLIPS
     if doubtful:
         report.notes.append(
-            f"the pipeline was {report.ratio:.1f} times as fast as {report.lowest.stage} alone, which cannot be: other "
-            "work disturbed the measurement, so nothing is recommended; run it again on a quiet machine"
+            f"the pipeline was {report.ratio:.1f} times as fast as {report.lowest.stage} alone, which is impossible: "
+            "other work disturbed the measurement, so nothing is recommended; run it again on a quiet machine"
         )
     return doubtful
 
 
 def _recommend_prefetch(report: BenchReport, at_once: int, largest: int, *, in_use: int | None) -> None:
-    """Room for what the model takes next beside what is being read, where the bound has less: that in use, or else the
-    one of so many processes as are recommended."""
+    """Recommend room for the model's next videos plus those being read, if the limit is lower: the current limit, or
+    else that of the recommended number of processes."""
     workers = report.recommended["--workers"]
     needed, bound = (at_once + workers) * largest, in_use or workers * MAX_BYTES_PER_WORKER
     if needed > bound:
         report.recommended["--prefetch-mib"] = -(-needed >> 20)
     report.notes.append(
-        f"the model takes {at_once} at once of these videos, whose frames are {largest / 2**20:.1f} MiB at most; with "
+        f"the model takes {at_once} of these videos at once, with up to {largest / 2**20:.1f} MiB of frames each; with "
         f"those being read that is {-(-needed >> 20)} MiB, and --prefetch-mib is {bound >> 20}"
     )
 
 
 def _recommend_workers(report: BenchReport) -> None:
-    """Processes that keep the model busy: as many as its speed needs, and no more than there are cores."""
+    """Recommend processes that keep the model busy: as many as its speed requires, up to the number of cores."""
     speed = {one.stage: one.videos_per_second for one in report.ceilings}
     needed = math.ceil(HEADROOM * speed["model"] / (speed["decode"] / report.workers))
     report.recommended["--workers"] = max(1, min(needed, usable_processors()))
     if needed > usable_processors():
         report.notes.append(
-            f"reading for this model takes about {needed} cores, and there are {usable_processors()}: show fewer "
-            "frames (--fps, --max-frames), or let it take cheaper ones (--time-tolerance)"
+            f"reading for this model takes about {needed} cores, but this machine has {usable_processors()}: show "
+            "fewer frames (--fps, --max-frames), or allow cheaper ones (--time-tolerance)"
         )
 
 
@@ -297,10 +297,10 @@ def _processes(count: int) -> str:
 
 
 def print_report(report: BenchReport, console: Console) -> None:
-    """The four speeds, their ratio, and the settings that follow."""
+    """Print the speeds, their ratio, and the recommended settings."""
     from rich.table import Table
 
-    table = Table(title=f"{report.clips} videos of the sample")
+    table = Table(title=f"sample of {report.clips} videos")
     for name in ("stage alone", "videos/s", "how"):
         table.add_column(name, justify="right" if name == "videos/s" else "left")
     for one in report.ceilings:

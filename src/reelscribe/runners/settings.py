@@ -1,4 +1,4 @@
-"""From values a user wrote, as options or in a recipe, to an operator; what is wrong with them in one line."""
+"""Build the operator from user input, options or a recipe; errors are one line."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..operator import VideoCaptioningFromVLMMapper
 from ..settings import one_line, operator_settings
 
 MAX_YAML_CHARACTERS = 2**20
-"""Characters of settings, with aliases written out."""
+"""Most characters of settings, with aliases expanded."""
 MAX_YAML_DEPTH = 100
-"""Lists and mappings inside each other in settings."""
+"""Deepest nesting of lists and mappings in settings."""
 _TOO_DEEP = f"is nested more than {MAX_YAML_DEPTH} levels deep"
 
 
@@ -23,7 +23,7 @@ def build_operator(parameters: Mapping[str, Any]) -> VideoCaptioningFromVLMMappe
     """The operator with these parameters.
 
     Raises:
-        SettingsError: an unknown name (close matches are named), or a value that breaks a rule.
+        SettingsError: an unknown name (the message lists close matches), or an invalid value.
     """
     check_names(parameters, operator_settings(), what="the operator has no parameter")
     try:
@@ -33,24 +33,24 @@ def build_operator(parameters: Mapping[str, Any]) -> VideoCaptioningFromVLMMappe
 
 
 def check_names(names: Iterable[str], known: Iterable[str], *, what: str) -> None:
-    """Stop at the first name that is not known.
+    """Reject unknown names.
 
     Raises:
-        SettingsError: `what`, the name, and the closest known ones or all of them.
+        SettingsError: `what`, the first unknown name, and close matches or all known names.
     """
     known = list(known)
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+            hint = f"did you mean {' or '.join(close)}?" if close else f"choose from {', '.join(known)}"
             raise SettingsError(f"{what} {name!r}; {hint}")
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML text that a user wrote.
+    """Parse YAML written by a user.
 
     Raises:
-        SettingsError: it is not YAML, or too large, too deeply nested, or refers to itself again and again.
+        SettingsError: it is not YAML, too large, too deeply nested, or expands itself through aliases.
     """
     import yaml
 
@@ -64,12 +64,12 @@ def read_yaml(text: str) -> Any:
         raise
     except RecursionError:
         raise SettingsError(_TOO_DEEP) from None
-    except Exception as exc:  # values such as a 13th month raise what Python has for them
+    except Exception as exc:  # values such as a 13th month raise Python's own errors
         raise SettingsError(f"is not YAML: {' '.join(str(exc).split())}") from exc
 
 
 def _check_size(node: Any) -> None:
-    """Stop where aliases stand for more than anyone writes."""
+    """Reject YAML whose aliases expand to an excessive size."""
     sizes: dict[int, int | None] = {}
 
     def size(one: Any, depth: int) -> int:
@@ -78,7 +78,7 @@ def _check_size(node: Any) -> None:
         if id(one) in sizes:
             known = sizes[id(one)]
             if known is None:
-                raise SettingsError("refers to itself with an alias, which no setting can")
+                raise SettingsError("refers to itself through an alias, which is not allowed in settings")
             return known
         sizes[id(one)] = None
         inside: list[Any] = []
@@ -88,7 +88,7 @@ def _check_size(node: Any) -> None:
         own = 1 + (len(one.value) if isinstance(one.value, str) else 0)
         found = own + sum(size(item, depth + 1) for item in inside)
         if found > MAX_YAML_CHARACTERS:
-            raise SettingsError("stands for more than settings can be: its aliases repeat each other")
+            raise SettingsError("expands to more than the size limit for settings: its aliases repeat each other")
         sizes[id(one)] = found
         return found
 

@@ -47,9 +47,9 @@ from .vision import Frames, VisionFeatures, can_share, places
 from .waiting import Waiting
 
 OTHER_PROMPTS = 16
-"""How many times longer the other prompt is that a prompt is read with, to see whether that matters."""
+"""How many times longer the other prompt is when testing whether prompts of a batch affect each other."""
 MOST_BY_OTHERS = 0.01
-"""Share of the spread of scores by which others in a batch may change one; rounding is a hundred times less."""
+"""Share of the spread of scores by which a batch may change one; rounding is a hundred times less."""
 SOUND_NOTE = "the model can hear, but the sound of the videos is not given to it: its captions are of what is seen"
 
 
@@ -58,13 +58,13 @@ class Job:
     """One video in a batch."""
 
     request: CaptionRequest
-    """What is asked."""
+    """The request."""
     clip: Clip
-    """What is seen."""
+    """The clip."""
     sampling: Sampling
-    """How its candidates are written."""
+    """How its candidates are generated."""
     prompt_tokens: int
-    """Tokens of its prompt, estimated."""
+    """Estimated tokens of its prompt."""
     group: Hashable
     """Jobs of different groups cannot share a batch."""
 
@@ -75,10 +75,10 @@ class Job:
 
 
 class TooLongError(Exception):
-    """Prompts of a batch are longer than the model takes; never leaves the module.
+    """Prompts of a batch exceed the model's context; never leaves the module.
 
     Args:
-        failures: what becomes of them, by their place in the batch.
+        failures: their failures, by index in the batch.
     """
 
     def __init__(self, failures: Mapping[int, Failure]) -> None:
@@ -102,7 +102,7 @@ class HFCaptioner:
         name: str = "",
     ) -> None:
         self.policy = policy
-        """Moments and sizes the model wants."""
+        """The timestamps and sizes the model requires."""
         self._model = loaded.model
         self._processor = loaded.processor
         known = thinking_of(loaded.processor, loaded.options, thinking or ThinkingSettings(), model=name)
@@ -148,7 +148,7 @@ class HFCaptioner:
 
         Raises:
             SettingsError: for an unknown or unusable parameter.
-            ModelError: when the model cannot be loaded or takes no videos.
+            ModelError: when the model cannot be loaded or does not accept videos.
         """
         loaded = load_model(spec.model, spec.options)
         policy = policy_from_processor(loaded.processor).override(spec.frames)
@@ -158,9 +158,9 @@ class HFCaptioner:
         return captioner
 
     def try_out(self) -> None:
-        """Caption a tiny clip, and find out what the model's cache carries and whether batches can be shared.
+        """Caption a tiny clip, and find out what the model's cache supports and whether batches can be shared.
 
-        What streams report, and the estimates that batches go by, are left as they were.
+        Leaves the figures that streams report, and the estimates for batches, unchanged.
 
         Raises:
             ModelError: when it cannot be captioned.
@@ -190,7 +190,7 @@ class HFCaptioner:
         """Find out what clips and prompts of a batch have of one another."""
         try:
             self._alone = self._suffers_from_others(_shown(jobs)[0])
-        except Exception:  # there are processors that take one prompt at a time (NemotronH-Omni)
+        except Exception:  # some processors take one prompt at a time (NemotronH-Omni)
             self._alone = True
         self.batch_size = self._budget.max_size
         if self._vision is None:
@@ -198,7 +198,7 @@ class HFCaptioner:
         try:
             with torch.inference_mode():
                 self._vision.apart = self._vision.mixes(self._inputs(jobs[:2]), _frames(jobs[:2]))
-        except Exception:  # what cannot be told apart, or not encoded beforehand, is not shared
+        except Exception:  # features that cannot be separated, or encoded in advance, are not shared
             self._vision = None
         if self._vision is not None and failed(self._tried([jobs[0], jobs[1], jobs[0]])):
             self._vision = None
@@ -213,8 +213,8 @@ class HFCaptioner:
             return {}
 
     def _suffers_from_others(self, shown: Shown) -> bool:
-        """Whether a prompt in a batch is read otherwise than alone (GLM-5-Next, MiniMax M3; `generate` does the same).
-        In half precision rounding hides it."""
+        """Whether a prompt is read differently in a batch than alone (GLM-5-Next, MiniMax M3; so with `generate`). In
+        half precision rounding hides it."""
         if self._model.dtype != torch.float32:
             return False
         request, clip = shown
@@ -235,7 +235,7 @@ class HFCaptioner:
 
     @property
     def notes(self) -> list[str]:
-        """What the summary of a run says about this captioner."""
+        """Notes on this captioner for the summary of a run."""
         thinking = self._budgets.thinking.note
         return [*([SOUND_NOTE] if hears(self._model) else []), *([] if thinking is None else [thinking])]
 
@@ -273,7 +273,7 @@ class HFCaptioner:
             yield results
 
     def _lane(self, lane: int, batches: _Batches, cores: SharedCores) -> Iterator[list[CaptionResult]]:
-        """The same in a thread of its own, on its part of the cores; it ends early where `batches` are closed."""
+        """The same in a separate thread, on its share of the cores; ends early if `batches` are closed."""
 
         def begin() -> bool:
             alone = batches.is_last
@@ -287,13 +287,14 @@ class HFCaptioner:
             return
 
     def prepare(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[None]:
-        """Make the model's inputs of clips, one after the other, and drop them: to measure what preparing costs."""
+        """Prepare the model's inputs for clips, one after the other, and drop them, to measure the cost of
+        preparing."""
         for request, clip in clips:
             self._prepare([self._job(request, clip)])
             yield
 
     def videos_at_once(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> int:
-        """How many such clips the model has at the same time, rounded up: batches side by side included."""
+        """How many such clips the model takes at the same time, rounded up, including parallel batches."""
         jobs = sorted((self._job(*one) for one in clips), key=lambda job: job.prompt_tokens)
         batches: list[list[Job]] = []
         for job in jobs:
@@ -320,12 +321,12 @@ class HFCaptioner:
 
     @property
     def busy_seconds(self) -> dict[str, float]:
-        """Seconds at work so far: `prepare` makes prompts and patches, `model` runs the model, and prepares what is not
+        """Busy seconds so far: `prepare` makes prompts and patches, `model` runs the model, and prepares what is not
         prepared ahead of it. While one of two batches that run side by side is waited for, half of the time counts."""
         return {name: clock.seconds for name, clock in self._clocks.items()}
 
     def close(self) -> None:
-        """Give the model's memory back."""
+        """Free the model's memory."""
         self._model = self._processor = None
         free_memory()
 
@@ -344,7 +345,7 @@ class HFCaptioner:
         )
 
     def _fitted(self, request: CaptionRequest, clip: Clip) -> Clip | None:
-        """The clip with as many frames as the model takes; None where it takes none. Called in any thread."""
+        """The clip with as many frames as the model accepts; None if it accepts none. Called in any thread."""
         if self._context.room is None:
             return clip
 
@@ -390,7 +391,7 @@ class HFCaptioner:
                 self._vision.clear()
 
     def _answer(self, batch: _Batch) -> list[CaptionResult]:
-        """Results of a batch; one that breaks is taken apart until each failure has its own video."""
+        """Results of a batch; one that fails is split until each failure has its own video."""
         half = -(-len(batch.items) // 2)
         if not self._budget.fits(batch.items):  # the budget has shrunk since it was formed
             return self._answer_parts(batch, half)
@@ -410,7 +411,7 @@ class HFCaptioner:
         return self._answer_parts(batch, half if too_much else 1)
 
     def _answer_others(self, batch: _Batch, failures: Mapping[int, Failure]) -> list[CaptionResult]:
-        """Results of a batch of which some prompts are too long: these with fewer frames where that was asked for."""
+        """Results of a batch with prompts that are too long: those with fewer frames if `fit` is set."""
         others = [job for place, job in enumerate(batch.items) if place not in failures]
         results = self._answer(batch.of(others)) if others else []
         for place, failure in failures.items():
@@ -460,7 +461,7 @@ class HFCaptioner:
         return results_of([job], lengths, written)
 
     def _read(self, batch: _Batch) -> tuple[CachedContinuation, torch.Tensor, torch.Tensor]:
-        """Let the model read the prompts of a batch, and let go of its pixels; with the prompts' tokens and mask."""
+        """Prefill the prompts of a batch and free its pixels; returns the prompts' tokens and mask too."""
         inputs = batch.prepared()
         self._check_lengths(batch, inputs["attention_mask"])
         if self._vision is not None:
@@ -469,10 +470,10 @@ class HFCaptioner:
         return read, inputs["input_ids"], inputs["attention_mask"]
 
     def _check_lengths(self, batch: _Batch, mask: torch.Tensor) -> None:
-        """Stop before the model reads prompts that it does not take.
+        """Reject prompts that are too long for the model.
 
         Raises:
-            TooLongError: naming them.
+            TooLongError: names them.
         """
         failures = {}
         for place, (job, length) in enumerate(zip(batch.items, mask.sum(-1).tolist(), strict=True)):
@@ -484,8 +485,8 @@ class HFCaptioner:
             raise TooLongError(failures)
 
     def _prepare(self, jobs: Sequence[Job]) -> Mapping[str, Any]:
-        """What the model reads for these jobs; called in any thread. A processor is for one thread at a time: its
-        tokenizer is set anew for each call."""
+        """The model's inputs for these jobs; called in any thread. A processor is used by one thread at a time: its
+        tokenizer is reconfigured for each call."""
         with self._preparing, self._clocks["prepare"], torch.inference_mode():
             return self._inputs(jobs)
 
@@ -516,7 +517,7 @@ class HFCaptioner:
                     lambda number: self._asking.ask([shown[number]]),
                     pad_id=self._pad_id,
                 )
-        except Exception:  # what a processor cannot do at all shows when a clip is captioned
+        except Exception:  # a processor's real errors show when a clip is captioned
             return None
 
     def _placed(self, name: str, value: Any) -> Any:
@@ -542,7 +543,7 @@ def rows_of(job: Job, index: int, thought: Thought | None = None) -> list[Row]:
 
 
 def results_of(batch: Sequence[Job], lengths: Sequence[int], written: Sequence[Candidate]) -> list[CaptionResult]:
-    """Deal the written texts back to their requests; greedy candidates are copies of one text."""
+    """Assign the generated texts to their requests; greedy candidates are copies of one text."""
     texts = iter(written)
     results = []
     for job, length in zip(batch, lengths, strict=True):
@@ -564,14 +565,14 @@ def eos_ids(model: Any, processor: Any) -> frozenset[int]:
 
 
 def failure_of(exc: Exception) -> Failure:
-    """The failure that an exception of the model means for a video shown alone."""
+    """The failure for a model exception with a single video."""
     if is_out_of_memory(exc):
         return Failure("out_of_memory", "the video does not fit in the memory of the device, even alone in its batch")
     return Failure("model_error", short_message(exc))
 
 
 def free_memory() -> None:
-    """Hand cached device memory back, so that a smaller batch finds it in one piece."""
+    """Release cached device memory, so that a smaller batch gets it unfragmented."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

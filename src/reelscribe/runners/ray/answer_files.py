@@ -1,7 +1,6 @@
 """Files that a cluster leaves in the folder of a run: answers, and which rows have them.
 
-They may have come along with the videos, from anybody: whatever is none of the two is found out before Arrow, or Ray,
-makes anything of it.
+They may have come with the videos from an untrusted source: anything else is detected before Arrow, or Ray, loads it.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from ..run.payload import mark_of, result_of
 from .forms import ANSWERS, ROW, answers_type
 
 ARROW_SCHEMA, EXTENSION = b"ARROW:schema", b"ARROW:extension"
-"""Under what a Parquet file keeps its Arrow schema, and what is in that where a type is one of another package."""
+"""The key under which a Parquet file stores its Arrow schema, and the marker in it for a type of another package."""
 NEEDED = ("video", "digest", "result")
-"""What every answer in a file of them has."""
+"""Fields that every answer in a file has."""
 ROWS_AT_ONCE = 65536
-"""Numbers of rows that are written together."""
+"""Row numbers written together."""
 
 Answer = tuple[RequestId, bytes, CaptionResult, str | None, Any]
-"""As the journal takes it: request, digest, result, the kind of failure that it is found by, what its video was."""
+"""The journal's arguments: request, digest, result, the failure kind for retries, the video's mark."""
 
 
 def answers_in(path: Path) -> Iterator[Answer]:
-    """The answers of a file; nothing of one that is not whole.
+    """The answers in a file; nothing if it is incomplete.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: it contains something else.
     """
     for row, answers in rows_in(path):
         for one in answers:
@@ -42,7 +41,7 @@ def answers_in(path: Path) -> Iterator[Answer]:
 
 
 def write_rows(path: Path, numbers: Iterable[int]) -> None:
-    """Write a file of the checkpoint: numbers of rows that are not to be asked about."""
+    """Write a file of the checkpoint: the numbers of rows that need no answer."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -55,10 +54,10 @@ def write_rows(path: Path, numbers: Iterable[int]) -> None:
 
 
 def rows_in(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Row and answers of a file of them; nothing of one that is not whole.
+    """The rows and answers in a file; nothing if it is incomplete.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: it contains something else.
     """
     import pyarrow.parquet as pq
 
@@ -74,7 +73,7 @@ def rows_in(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 
 def _check_answers(path: Path) -> None:
-    """See that a file holds answers, as they are written now or as they were before asks had names.
+    """Check that a file contains answers, in the current format or the one before asks had names.
 
     Raises:
         ValueError: it does not.
@@ -88,7 +87,7 @@ def _check_answers(path: Path) -> None:
 
 
 def may_be_rows(path: Path) -> bool:
-    """Whether a file of a checkpoint holds numbers of rows, or is not whole, as after a driver that was killed."""
+    """Whether a checkpoint file contains row numbers, or is incomplete because the driver was killed."""
     import pyarrow as pa
 
     if not _is_whole(path):
@@ -101,7 +100,7 @@ def may_be_rows(path: Path) -> bool:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether this is a Parquet file with its footer."""
+    """Whether this is a complete Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -112,10 +111,10 @@ def _is_whole(path: Path) -> bool:
 
 
 def _check_columns(path: Path, columns: dict[str, Any]) -> None:
-    """See that a Parquet file has these columns and no others, before Arrow, or Ray, makes anything of them.
+    """Check that a Parquet file has exactly these columns, before Arrow, or Ray, loads them.
 
     Raises:
-        ValueError: it has not.
+        ValueError: it has others.
     """
     import pyarrow.parquet as pq
 

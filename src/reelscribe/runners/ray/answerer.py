@@ -1,4 +1,4 @@
-"""A Ray cluster answers the requests of a run, before the output is made from the answers."""
+"""A Ray cluster answers the requests of a run, before the output is built from the answers."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from .driver import FileJob, answer_file, lacks_gpus
 from .settings import RaySettings
 
 ANSWER_FOLDER = "answers"
-"""In the folder of the run: what the cluster has answered so far."""
+"""In the folder of the run: the cluster's answers so far."""
 CHECKPOINT_FOLDER = "checkpoint"
-"""In the folder of the run: which rows it need not be asked about."""
+"""In the folder of the run: which rows need no answer."""
 KNOWN_FILE = "known.parquet"
-"""In the checkpoint: rows that were answered before the cluster was asked."""
+"""In the checkpoint: rows that were answered before the cluster started."""
 SERVED_ADVICE = (
     "more replicas of the server (repeat --server), more --ray-captioners, fewer or smaller frames, or shorter "
     "captions (--max-tokens)"
 )
-"""What lets the model do more where servers run it."""
+"""How to speed up a model that runs on servers."""
 STALLED_SECONDS = 300.0
-"""After so long without a row the user is told what that may be."""
+"""After this long without a row the user is told the likely reason."""
 
 
 class RayAnswerer:
-    """A cluster that this process is connected to.
+    """Answers requests on the cluster that this process is connected to.
 
     Args:
-        cluster: how much of it is taken.
+        cluster: how much of the cluster to use.
         work: what is to be answered.
     """
 
@@ -62,17 +62,17 @@ class RayAnswerer:
         self._stages: StageTimes | None = None
 
     def recover(self) -> None:
-        """Take the answers that a cluster gave in an earlier go."""
+        """Collect the cluster's answers from an earlier session."""
         self._is_usable = self._take_answers()
 
     def settle(self) -> None:
-        """Drop what the cluster has of an earlier go where it may hold more than the journal does now."""
+        """Drop the cluster's files of an earlier session if they may contain more than the journal now does."""
         settings = self._work.settings
         if settings.update or settings.retry is not None or not (self._is_usable and self._has_own_checkpoint()):
             self._forget_cluster()
 
     def make_ready(self, identity: RunIdentity, known: Known) -> Operator:
-        """Let the cluster answer what is not answered yet."""
+        """Let the cluster answer everything that is unanswered."""
         journal = self._work.journal
         self._known_videos = journal.answers.count()
         if not journal.fact("answered"):
@@ -91,8 +91,8 @@ class RayAnswerer:
         progress.say(f"captioning {what} on Ray")
         if lacks_gpus(operator, self._cluster):
             progress.say(
-                "the cluster has no GPU, and each captioner waits for one; where none will come, give --ray-gpus 0, "
-                "and the model runs on CPUs"
+                "the cluster has no GPU, and each captioner waits for one; if none will be added, use --ray-gpus 0 "
+                "to run the model on CPUs"
             )
         self._last_moved = time.monotonic()
         try:
@@ -124,8 +124,8 @@ class RayAnswerer:
             self._last_moved = now
             self._work.progress.say(
                 f"no row was captioned on Ray for {STALLED_SECONDS / 60:g} minutes: {self._busy_with}, or "
-                "wait for a node with room for one. Where a lost node does not come back, end the command, and give it "
-                "again with fewer --ray-captioners: what is done is kept"
+                "wait for a node with room for one. If a lost node will not come back, stop the command and rerun it "
+                "with fewer --ray-captioners: finished work is kept"
             )
         if now - self._last_said >= LOG_SECONDS:
             self._last_said = now
@@ -136,25 +136,25 @@ class RayAnswerer:
         return "captioners wait for their servers" if self._work.summary.is_served else "captioners load their model"
 
     def _prepare_checkpoint(self, known: Known) -> None:
-        """Where the cluster is asked for the first time, tell it what the journal knows already."""
+        """On the cluster's first session, exclude rows that the journal already answers."""
         if self._checkpoint.exists() or not self._work.journal.answers.has_any:
             return
         self._checkpoint.mkdir()
         write_rows(self._checkpoint / KNOWN_FILE, self._known_rows(known))
 
     def _known_rows(self, known: Known) -> Iterator[int]:
-        """Rows of which every video is answered."""
+        """Rows whose videos are all answered."""
         for number, row in enumerate(self._work.input.source):
             plan = self._work.planner.plan(row, number)
             if all(known(request, row) is not None for request in plan.requests):
                 yield number
 
     def _take_answers(self) -> bool:
-        """Put what the cluster has written into the journal; a file that was being written when it ended is not whole,
-        and what should be in it is asked again.
+        """Copy the cluster's answers into the journal; files left incomplete at the end are skipped, and their rows
+        captioned again.
 
         Returns:
-            Whether all files that are whole hold answers as they are written now.
+            Whether all complete files contain answers in the current format.
         """
         usable = True
         for path in sorted(self._answers.glob("*.parquet")):
@@ -166,25 +166,25 @@ class RayAnswerer:
             except ValueError as exc:
                 usable = False
                 self._work.progress.say(
-                    f"{path} holds no answers of this version ({exc}): what it may be of is asked again"
+                    f"{path} contains no answers of this version ({exc}): its rows are captioned again"
                 )
         return usable
 
     def _has_own_checkpoint(self) -> bool:
-        """Whether Ray may read the checkpoint: it holds numbers of rows and nothing else."""
+        """Whether Ray may read the checkpoint: it contains row numbers and nothing else."""
         files = [path for path in self._checkpoint.rglob("*") if not may_be_rows(path)]
         for path in files:
-            self._work.progress.say(f"{path} is no part of a checkpoint: the checkpoint is made again from the journal")
+            self._work.progress.say(f"{path} is not part of a checkpoint: rebuilding the checkpoint from the journal")
         return not files
 
     def _forget_cluster(self) -> None:
-        """Begin anew with what the journal has."""
+        """Drop the cluster's files and start over from the journal."""
         for folder in (self._answers, self._checkpoint):
             shutil.rmtree(folder, ignore_errors=True)
         self._work.journal.keep(answered=False)
 
     def report(self) -> None:
-        """What the cluster took; the pipe has only looked up its answers."""
+        """Add the cluster's times; the pipe only looked up its answers."""
         summary = self._work.summary
         summary.engine = [f"on Ray at {self._cluster.address}"]
         summary.seconds += self._seconds
@@ -196,7 +196,7 @@ class RayAnswerer:
         journal = self._work.journal
         if not journal.answers.has_any:
             return None
-        return f"{journal.answers.count():,} videos are answered, and kept in {journal.folder}"
+        return f"{journal.answers.count():,} videos are answered and kept in {journal.folder}"
 
     def end(self) -> None:
         """See `_forget_cluster`."""
@@ -204,11 +204,11 @@ class RayAnswerer:
 
 
 class _Answered:
-    """For the pipe, an operator without a model, which reads nothing: every request has its answer already.
+    """An operator for the pipe, without a model or readers: every request is already answered.
 
     Args:
         work: what was to be answered.
-        on_lost: called where an answer is missing.
+        on_lost: called if an answer is missing.
     """
 
     policy = None
@@ -226,10 +226,10 @@ class _Answered:
         return self
 
     def caption(self, clips: Iterable[tuple[CaptionRequest, Clip | None]]) -> Iterator[CaptionResult]:
-        """Stop at the first request that comes here."""
+        """Fail on the first request that arrives."""
         for request, _ in clips:
             self._on_lost()
-            raise ModelError(f"row {request.id.row} has no answer from the cluster; the same command asks it again")
+            raise ModelError(f"row {request.id.row} has no answer from the cluster; rerun the command to caption it")
         yield from ()
 
     def close(self) -> None:

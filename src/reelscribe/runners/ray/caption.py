@@ -1,4 +1,4 @@
-"""Captioning rows whose videos were read, in actors that each hold a model."""
+"""Caption rows whose videos were read, in actors with one model each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .suspects import MAX_DEATHS
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A request of a block, and by what its video goes in the ledger."""
+    """A request of a block, and its video's key in the ledger."""
 
     key: Hashable
     request: CaptionRequest
@@ -30,7 +30,7 @@ class _Asked:
 
 
 class BlockCaptioner:
-    """One captioner, in an actor: blocks come side by side, and their clips enter one stream."""
+    """One captioner, in an actor: blocks arrive concurrently, and their clips enter one stream."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -59,11 +59,11 @@ class BlockCaptioner:
             return self._job.form.made(rows, self._planner, plans, results)
 
     def _check_packages(self) -> None:
-        """Stop where this node has other checks than the driver, which would give other captions."""
+        """Fail if this node's checks differ from the driver's, which would change captions."""
         here = tuple(self._planner.acceptance.checks)
         if here != self._job.checks:
             raise SettingsError(
-                f"the driver has the checks {', '.join(self._job.checks)}, a node of the cluster {', '.join(here)}; "
+                f"the driver has the checks {', '.join(self._job.checks)}, but a cluster node has {', '.join(here)}: "
                 "install the same packages on every node"
             )
 
@@ -82,7 +82,7 @@ class BlockCaptioner:
             yield from answers
 
     def _answers(self, asked: Sequence[_Asked]) -> list[CaptionResult]:
-        """Ask about all videos together, but alone about those that were with a model when its process died."""
+        """Caption all videos together, except for those that were with a model when its process died: one at a time."""
         with self._turns.shared():
             suspects = self._begin(asked)
             sure = [one for one in asked if one.key not in suspects]
@@ -102,7 +102,7 @@ class BlockCaptioner:
 
     def _alone(self, one: _Asked, *, deaths: int) -> CaptionResult:
         if deaths >= MAX_DEATHS:
-            message = f"the process that runs the model died {deaths} times while it worked on this video alone"
+            message = f"the process that runs the model died {deaths} times while processing this video alone"
             return CaptionResult(one.request.id, failure=Failure("engine_died", message, attempts=deaths))
         with self._turns.alone():
             self._call("try_alone", one.key)
@@ -123,7 +123,7 @@ class BlockCaptioner:
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
-        """Tell the driver what ended this captioner; Ray's own errors hold it as text only."""
+        """Report the error that ended this captioner to the driver; Ray's own errors carry it only as text."""
         try:
             yield
         except ReelscribeError as exc:
@@ -132,6 +132,6 @@ class BlockCaptioner:
 
 
 def _renumbered(plan: Plan, row: int) -> Plan:
-    """A plan whose requests are those of a row with another number."""
+    """The plan with another row number in its requests."""
     requests = (replace(request, id=request.id._replace(row=row)) for request in plan.requests)
     return replace(plan, requests=tuple(requests))

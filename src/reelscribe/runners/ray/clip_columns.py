@@ -1,6 +1,6 @@
-"""What was read of a row's videos as columns of an Arrow table, and back: frames are bytes, once, with little beside.
+"""Convert the clips of a row's videos to columns of an Arrow table and back; frames are stored once, as bytes.
 
-Knows no cluster.
+Independent of the cluster.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from ...types import Clip, Failure
 from .shared_stream import Load
 
 META = "__reelscribe_clips"
-"""Column of what there is to know of each video besides its frames, or why it could not be read."""
+"""Column with each video's metadata, or why it could not be read."""
 FRAMES = "__reelscribe_frames"
-"""Column of the frames, one value a video."""
+"""Column with the frames, one value per video."""
 COLUMNS = (META, FRAMES)
 _NOTHING = np.empty(0, np.uint8)
 
 
 def with_clips(table: Any, clips: Sequence[Sequence[Clip | Failure | None]]) -> Any:
-    """The table with what was read for each of its rows, in the order of their requests; None: nothing was asked for.
+    """The table with the clips of each row, in the order of their requests; None: no clip was requested.
 
     Frames are copied once.
     """
@@ -35,12 +35,12 @@ def with_clips(table: Any, clips: Sequence[Sequence[Clip | Failure | None]]) -> 
 
 
 def without_clips(table: Any) -> Any:
-    """The table as it was before."""
+    """The table without the columns of clips."""
     return table.drop_columns(list(COLUMNS))
 
 
 def clips_of(table: Any) -> list[list[Load | Failure]]:
-    """For each row of a table its videos' failures, or what gives their clips, copied only then."""
+    """For each row its videos' failures, or functions that load their clips and copy them only then."""
     frames = table[FRAMES]
     return [_row(pickle.loads(meta.as_py()), frames[i]) for i, meta in enumerate(table[META])]
 
@@ -57,7 +57,7 @@ def _meta(one: Clip | Failure | None) -> Any:
 
 
 def _frames(clips: Sequence[Sequence[Clip | Failure | None]]) -> Any:
-    """An Arrow array of lists of byte strings; what is no clip is empty."""
+    """An Arrow array of lists of byte strings; empty for anything but a clip."""
     import pyarrow as pa
 
     pixels = [one.frames.reshape(-1) if isinstance(one, Clip) else _NOTHING for row in clips for one in row]

@@ -9,11 +9,11 @@ from ...video.processes.pool import usable_processors
 from .settings import LOCAL, RaySettings
 
 LEAST_LOCAL_CPUS = 4
-"""Cores a cluster on this machine is told to have at least, so that no stage waits for another's."""
+"""Fewest cores declared for a cluster on this machine, so that no stage waits for another."""
 
 
 def ray_library() -> Any:
-    """Ray, with its data sets.
+    """Import Ray, with Ray Data.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -30,10 +30,10 @@ def connect(settings: RaySettings) -> bool:
     """Connect this process to the cluster, unless it is connected.
 
     Returns:
-        Whether it was done here, so that `disconnect` is due.
+        Whether a connection was made, so that `disconnect` is due.
 
     Raises:
-        SettingsError: there is no cluster at that address.
+        SettingsError: no cluster responds at that address.
     """
     ray = ray_library()
     if ray.is_initialized():
@@ -46,16 +46,16 @@ def connect(settings: RaySettings) -> bool:
     try:
         ray.init(address=settings.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as exc:
-        raise SettingsError(f"no Ray cluster answers at {settings.address!r}: {last_line(exc)}") from exc
+        raise SettingsError(f"no Ray cluster responds at {settings.address!r}: {last_line(exc)}") from exc
     return True
 
 
 def disconnect() -> None:
-    """Let go of the cluster; one that was started here ends."""
+    """Disconnect from the cluster; one that was started here ends."""
     ray_library().shutdown()
 
 
 def last_line(exc: Exception) -> str:
-    """The end of an error's text, where Ray says what it is."""
+    """The last line of an error's text, where Ray puts the cause."""
     lines = [line.strip() for line in str(exc).splitlines() if line.strip()]
     return lines[-1] if lines else ""

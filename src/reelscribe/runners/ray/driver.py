@@ -1,6 +1,6 @@
-"""The stages of a job on Ray Data: rows are planned and videos read by tasks anywhere, and captioned by actors.
+"""The stages of a job on Ray Data: tasks on any node plan rows and read videos, and actors caption them.
 
-What crosses processes is plain: the operator's parameters, rows as they are, and frames as bytes.
+Only plain values cross processes: the operator's parameters, unchanged rows, and frames as bytes.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from .settings import LOCAL, RaySettings
 from .source import rows_of
 
 BLOCK_BYTES = 16 << 20
-"""Blocks of rows, and of clips, are closed at about this size."""
+"""Approximate size at which blocks of rows, and of clips, are closed."""
 WAITING_BLOCKS = 2
-"""Blocks that wait at a captioner besides those its model works on."""
+"""Blocks that wait at a captioner, besides those its model is processing."""
 WATCH_SECONDS = 2.0
-"""Time between two looks at a job."""
+"""Interval between checks of a job."""
 
 
 def caption_ray(
     dataset: Any, operator: VideoCaptioningFromVLMMapper, *, settings: RaySettings | None = None, **given: Any
 ) -> Any:
-    """Caption a `ray.data.Dataset`; gives one back, whose rows are those that `operator.run` makes.
+    """Caption a `ray.data.Dataset`; returns one with the same rows as `operator.run`.
 
-    Nothing runs before the result is used. Rows come in any order, as Ray Data gives them (unless its option
-    `preserve_order` is set). Failed samples keep their originals; `failure_key` tells why. Every node needs this
+    Nothing runs before the result is consumed. Rows come in any order, like in Ray Data in general (unless its option
+    `preserve_order` is set). Failed samples keep their originals; `failure_key` records why. Every node needs this
     package, and the videos at the same paths.
 
     Args:
         dataset: rows with a text and a list of videos, as for `operator.run`.
-        operator: rebuilt in every process from its parameters; a captioner given alive must be picklable.
-        settings: how much of the cluster is taken; `address` counts only where Ray is not connected yet.
+        operator: rebuilt in every process from its parameters; a captioner object must be picklable.
+        settings: how much of the cluster to use; `address` only applies if Ray is not connected yet.
         given: fields of `RaySettings`, instead of `settings`.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        SettingsError: the operator cannot travel.
+        SettingsError: the operator cannot be sent to other processes.
     """
     settings = settings or RaySettings(**given)
     connect(settings)
@@ -68,12 +68,12 @@ def caption_ray(
 
 
 def lacks_gpus(operator: VideoCaptioningFromVLMMapper, settings: RaySettings) -> bool:
-    """Whether captioners would ask this process's cluster for GPUs, and it has none yet."""
+    """Whether captioners would request GPUs from this process's cluster, which has none yet."""
     return bool(_gpus(operator, settings)) and not ray_library().cluster_resources().get("GPU", 0)
 
 
 def _gpus(operator: VideoCaptioningFromVLMMapper, settings: RaySettings) -> float:
-    """GPUs of each captioner."""
+    """GPUs per captioner."""
     spec = operator.spec
     available = None if settings.address != LOCAL else ray_library().cluster_resources().get("GPU", 0)
     backend, options = (spec.backend, dict(spec.options)) if spec is not None else (None, {})
@@ -81,7 +81,7 @@ def _gpus(operator: VideoCaptioningFromVLMMapper, settings: RaySettings) -> floa
 
 
 def _captioned(dataset: Any, job: Job, settings: RaySettings, operator: VideoCaptioningFromVLMMapper) -> Any:
-    """The data set behind the stages; their resources differ, so that Ray does not run them in one task."""
+    """The data set after the stages; their resources differ, so that Ray does not fuse them into one task."""
     ray = ray_library()
     gpus = _gpus(operator, settings)
     fewest, most = settings.pool(gpus)
@@ -109,24 +109,24 @@ def _captioned(dataset: Any, job: Job, settings: RaySettings, operator: VideoCap
 
 @dataclass(frozen=True, slots=True)
 class FileJob:
-    """The rows of a file, and where their answers go."""
+    """A job over the rows of a file, and where their answers go."""
 
     source: AnyPath
-    """The input; read by a process beside the driver."""
+    """The input; read by a process on the driver's node."""
     limit: int | None
-    """Rows that are taken; None: all."""
+    """Most rows to read; None: all."""
     max_row_bytes: int
-    """The largest row that is read into memory."""
+    """The largest row to read into memory."""
     form: RowForm
     """The form of the rows."""
     root: AnyPath
-    """What relative video paths are relative to."""
+    """Folder that relative video paths are relative to."""
     identity: RunIdentity
-    """What an answer is an answer to."""
+    """The identity that answers are tied to."""
     answers: Path
-    """Folder of the answers, Parquet files with `ROW` and `ANSWERS`; every node must be able to write there."""
+    """Folder for answers, Parquet files with `ROW` and `ANSWERS`; must be writable from every node."""
     checkpoint: Path
-    """Folder of Ray Data's checkpoint: the indices of the rows that are done."""
+    """Folder of Ray Data's checkpoint: the indices of finished rows."""
     max_failures: FailureLimit
     """How many rows may fail."""
     leave_out: LeaveOut | None = None
@@ -136,14 +136,14 @@ class FileJob:
 def answer_file(
     operator: VideoCaptioningFromVLMMapper, file: FileJob, settings: RaySettings, watch: Watch
 ) -> StageTimes | None:
-    """Answer every row of a file that the checkpoint does not have, on the cluster that this process is connected to.
+    """Answer every row of a file that is not in the checkpoint, on the cluster this process is connected to.
 
     Returns:
-        How long the stages were at work; None where nothing was to do.
+        How long the stages were busy; None if there was nothing to do.
 
     Raises:
-        ReelscribeError: what ended a captioner.
-        ModelError: the cluster failed otherwise.
+        ReelscribeError: the error that ended a captioner.
+        ModelError: the cluster failed for another reason.
     """
     ray = ray_library()
     form = FileForm(file.form, replace(file.identity), file.root)
@@ -167,7 +167,7 @@ def answer_file(
 
 
 def _context(ray: Any, checkpoint: Path) -> Any:
-    """Ray Data's settings for the job; those of the process stay as they are."""
+    """Ray Data's settings for the job; those of the process stay unchanged."""
     context = ray.data.DataContext.get_current().copy()
     context.target_max_block_size = BLOCK_BYTES
     context.enable_progress_bars = False
@@ -179,7 +179,7 @@ def _context(ray: Any, checkpoint: Path) -> Any:
 
 
 def _told(job: Job, exc: Exception) -> ReelscribeError:
-    """What ended a job, in the package's own words where it was an error of the package."""
+    """The error that ended a job, as this package's own error if it was one."""
     if isinstance(exc, ReelscribeError):
         return exc
     found = None
@@ -193,10 +193,10 @@ def _told(job: Job, exc: Exception) -> ReelscribeError:
 
 
 class Watch(Protocol):
-    """Is told how far a job has come, now and then, in a thread of its own."""
+    """Receives the progress of a job periodically, in a separate thread."""
 
     def __call__(self, counts: Counts) -> None:
-        """So much is done."""
+        """Report the counts so far."""
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""How rows lie in the tables that travel through a cluster, what is asked about them, and what comes out.
+"""Layout of rows in the tables sent through a cluster, their plans, and their output.
 
-Plain values. Knows no cluster.
+Plain values; independent of the cluster.
 """
 
 from __future__ import annotations
@@ -22,44 +22,44 @@ from ..run.marks import video_mark
 from ..run.payload import payload_of
 
 ROW = "row"
-"""Column of a row's index in the input; rows go by it where they are written and looked up again."""
+"""Column with a row's index in the input, its key when answers are written and looked up."""
 SAMPLE = "sample"
-"""Column of a row, pickled: it goes from one process of the job to another, and into no file of the run."""
+"""Column with a pickled row: it is sent between processes of the job, and written to no file of the run."""
 PLANS = "__reelscribe_plans"
-"""Column of what is asked about a row, pickled; the same is true of it."""
+"""Column with a row's pickled plan; likewise only sent between processes."""
 ANSWERS = "answered"
-"""Column of what the row's videos were answered, plain: video, ask, digest of the request, result as JSON, and the kind
-of failure that an answer with candidates is."""
+"""Column with a row's answers as plain values: video, ask, digest of the request, result as JSON, and the failure kind
+of an unusable answer with candidates."""
 
 
 class BlockForm(Protocol):
-    """How rows lie in the tables that travel, and what becomes of their answers. Plain values."""
+    """Layout of rows in the tables, and the output for their answers. Plain values."""
 
     is_numbered: bool
-    """Whether rows have an index in the input, by which their videos are known to all processes."""
+    """Whether rows have an index in the input, by which all processes identify their videos."""
 
     def planner(self, planner: Planner) -> Planner:
         """The operator's rules for rows of this form."""
 
     def plans(self, table: Any, planner: Planner) -> list[Plan]:
-        """What to ask about the rows of a table."""
+        """Plans for the rows of a table."""
 
     def planned(self, table: Any, plans: Sequence[Plan]) -> Any:
-        """The table that goes to a captioner, with its rows' plans."""
+        """The table for a captioner, with its rows' plans."""
 
     def plans_in(self, table: Any) -> tuple[Any, list[Plan]]:
-        """Such a table as `made` takes it, and the plans."""
+        """Such a table in the form that `made` takes, and the plans."""
 
     def made(self, table: Any, planner: Planner, plans: Sequence[Plan], results: Results) -> Any:
-        """The table that goes on, of the rows' plans and the answers by their keys."""
+        """The output table, from the rows' plans and the answers by key."""
 
 
 @dataclass(frozen=True)
 class SampleForm:
-    """A data set's own columns; output samples come out."""
+    """A data set's own columns; the output is samples."""
 
     skip_op_error: bool = True
-    """Whether a failed sample is let through."""
+    """Whether a failed sample is passed through."""
 
     is_numbered = False
 
@@ -84,7 +84,7 @@ class SampleForm:
         """See `BlockForm`.
 
         Raises:
-            FailedSamplesError: a sample failed and may not.
+            FailedSamplesError: a sample failed and failures are not allowed.
         """
         outcomes = [planner.placed(planner.finish(plan, results, row)) for row, plan in enumerate(plans)]
         for failure in (failure for one in outcomes for _, failure in one.failures):
@@ -96,7 +96,7 @@ class SampleForm:
 
 
 def answers_type(*, with_ask: bool = True) -> Any:
-    """The Arrow type of the column of answers; without asks as it was before these had names."""
+    """The Arrow type of the column of answers; without asks, the earlier format."""
     import pyarrow as pa
 
     fields = {
@@ -111,14 +111,14 @@ def answers_type(*, with_ask: bool = True) -> Any:
 
 @dataclass(frozen=True)
 class FileForm:
-    """Rows of a file, each whole beside its index; answers come out, to be kept."""
+    """Rows of a file, each with its index; the output is answers, to be stored."""
 
     form: RowForm
     """The form of the rows."""
     identity: RunIdentity
-    """What an answer is an answer to."""
+    """The identity that answers are tied to."""
     root: AnyPath | None = None
-    """What relative video paths are relative to."""
+    """Folder that relative video paths are relative to."""
 
     is_numbered = True
 

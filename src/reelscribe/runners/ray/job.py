@@ -1,4 +1,4 @@
-"""What every process of a job has, and what they tell each other."""
+"""The shared description of a job, and the ledger through which its processes communicate."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ ADVICE = {
     "decode": "more cores in the cluster, or fewer frames (--fps, --max-frames, --time-tolerance)",
     "model": "more --ray-captioners, faster devices, fewer or smaller frames, or shorter captions (--max-tokens)",
 }
-"""Stage to what lets a cluster do more of it."""
+"""Stage to advice on speeding it up."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told."""
+    """Everything a worker needs."""
 
     key: str
-    """Of this job, among those that a process works for."""
+    """Key of this job among those of a process."""
     parameters: dict[str, Any]
-    """Of the operator; paths are absolute."""
+    """The operator's parameters, with absolute paths."""
     form: BlockForm
-    """How rows lie in tables."""
+    """Layout of rows in tables."""
     ledger: Any
     """Handle of the `Ledger`."""
     checks: tuple[str, ...]
-    """Names of the checks that the driver has."""
+    """Names of the driver's checks."""
 
     def operator(self, **changes: Any) -> VideoCaptioningFromVLMMapper:
         """The operator, built here."""
@@ -50,7 +50,7 @@ class Job:
 
 
 class Ledger:
-    """What the processes of a job tell each other; an actor beside the driver, and ended with it."""
+    """Shared state of a job's processes; an actor on the driver's node that ends with the driver."""
 
     def __init__(self, max_failures: FailureLimit) -> None:
         self._max_failures = max_failures
@@ -63,18 +63,18 @@ class Ledger:
         self._began = self._last_work = 0.0
 
     async def tell_policy(self, policy: FramePolicy | None) -> None:
-        """What the model wants to see, as soon as the first captioner has loaded it."""
+        """Set the model's frame policy, once the first captioner has loaded it."""
         self._policy = policy
         self._began = self._began or time.monotonic()
         self._known.set()
 
     async def policy(self) -> FramePolicy | None:
-        """The same, once it is known."""
+        """The frame policy, once it is known."""
         await self._known.wait()
         return self._policy
 
     async def begin(self, holder: str, videos: list[Hashable]) -> tuple[dict[Hashable, int], str | None]:
-        """See `Suspects.begin`; and a sentence where the job is to stop."""
+        """See `Suspects.begin`; and a message if the job must stop."""
         stop = self._max_failures.is_passed(self._counts)
         told = f"{self._counts.failed_rows:,} of {self._counts.rows_in:,} rows failed, more than --max-failures allows"
         return self._suspects.begin(holder, videos), told if stop else None
@@ -88,32 +88,32 @@ class Ledger:
         self._suspects.end(videos)
 
     async def count(self, rows: int, failures: list[str], failed_rows: int) -> None:
-        """So many rows were done; those that Ray does again count again."""
+        """Count finished rows; rows that Ray recomputes count again."""
         self._counts.merge({"rows_in": rows, "failed_rows": failed_rows, "failures": failures})
 
     async def counts(self) -> Counts:
-        """What was done so far."""
+        """The counts so far."""
         return self._counts
 
     async def tell_work(self, stage: str, holder: str, seconds: float) -> None:
-        """How long a process was at work for a stage so far."""
+        """Record how long a process was busy with a stage so far."""
         self._work[stage][holder] = seconds
         self._last_work = time.monotonic()
 
     async def stages(self) -> StageTimes | None:
-        """How long the stages were at work, from the first captioner that was ready to the last answer; None: nothing
-        was to do."""
+        """How long the stages were busy, from the first ready captioner to the last answer; None if there was nothing
+        to do."""
         if not self._last_work:
             return None
         told = [Stage(name, sum(work.values()), len(work), ADVICE[name]) for name, work in self._work.items() if work]
         return StageTimes(self._last_work - self._began, tuple(told))
 
     async def blame(self, name: str, message: str) -> None:
-        """An error of the package ended a captioner; the first one is told to the user."""
+        """Record an error of this package that ended a captioner; the first one is reported to the user."""
         self._error = self._error or (name, message)
 
     async def error(self) -> tuple[str, str] | None:
-        """That one, as class and text."""
+        """The recorded error, as class and text."""
         return self._error
 
 
@@ -124,16 +124,16 @@ def new_job(
     root: AnyPath | None = None,
     max_failures: FailureLimit | None = None,
 ) -> Job:
-    """A job for this operator, with a ledger beside the driver.
+    """A job for this operator, with a ledger on the driver's node.
 
     Args:
         operator: rebuilt in every process.
-        form: how rows lie in tables.
-        root: what relative video paths are relative to, where the operator does not say.
+        form: layout of rows in tables.
+        root: folder that relative video paths are relative to, unless the operator sets one.
         max_failures: how many rows may fail.
 
     Raises:
-        SettingsError: the operator cannot travel.
+        SettingsError: the operator cannot be sent to other processes.
     """
     ray = ray_library()
     parameters = _travelling(operator, root=operator.video_root or root or Path())
@@ -154,7 +154,7 @@ def _travelling(operator: VideoCaptioningFromVLMMapper, *, root: AnyPath) -> dic
     """The operator's parameters for processes of the cluster.
 
     Raises:
-        SettingsError: they cannot be sent there.
+        SettingsError: they cannot be sent to other processes.
     """
     from ray import cloudpickle
 
@@ -162,9 +162,9 @@ def _travelling(operator: VideoCaptioningFromVLMMapper, *, root: AnyPath) -> dic
     given["video_root"] = named(root)
     try:
         cloudpickle.dumps(given)
-    except Exception as exc:  # whatever a captioner of the user's raises
+    except Exception as exc:  # a user's captioner may raise anything
         raise SettingsError(
-            f"this operator cannot be sent to another process ({type(exc).__name__}: {exc}); give it a ModelSpec, or a "
+            f"this operator cannot be sent to another process ({type(exc).__name__}: {exc}); use a ModelSpec, or a "
             "captioner that can be pickled"
         ) from exc
     return given

@@ -1,4 +1,4 @@
-"""Reading the videos of rows, in tasks anywhere in a cluster."""
+"""Read the videos of rows, in tasks on any node of a cluster."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .job import Job
 
 @dataclass
 class _Reader:
-    """What a process reads with for a job; it stays from one block to the next."""
+    """A process's reader for a job, kept between blocks."""
 
     operator: VideoCaptioningFromVLMMapper
-    """With one process that decodes; its model is not loaded."""
+    """An operator with one decoding process and no loaded model."""
     seconds: float = 0.0
     """How long it was busy."""
 
 
 _readers: dict[str, _Reader] = {}
-"""The one of this process, by the key of its job."""
+"""This process's reader, by the key of its job."""
 _process = uuid.uuid4().hex
 
 
 def read_block(table: Any, job: Job) -> Iterator[Any]:
-    """Read the videos of a table of rows; rows come out as they are read, each with its plan and its clips."""
+    """Read the videos of a table of rows; yields each row once it is read, with its plan and clips."""
     reader = _reader(job)
     policy = ray_library().get(job.ledger.policy.remote())
     plans = job.form.plans(table, job.form.planner(reader.operator.planner))
@@ -58,7 +58,7 @@ def _reader(job: Job) -> _Reader:
 
 
 def _read(reader: _Reader, plans: Sequence[Plan], policy: FramePolicy) -> Iterator[tuple[int, list[Clip | Failure]]]:
-    """Places of rows and what was read of their videos, as rows are complete."""
+    """Indices of rows and their clips, as rows are completed."""
     read: list[dict[RequestId, Clip | Failure]] = [{} for _ in plans]
     places = {request.id: place for place, plan in enumerate(plans) for request in plan.requests}
     for place, plan in enumerate(plans):

@@ -1,7 +1,7 @@
-"""A data set through the operator on a Ray cluster, with the files, the journal and the exit codes of a local run.
+"""Caption a data set on a Ray cluster, with the files, journal and exit codes of a local run.
 
-The cluster answers requests; what becomes of the answers is done here, by the run that this machine would do alone. So
-the output is the same, and a run can be begun in one place and ended in the other.
+The cluster answers requests; the answers are processed here, exactly like in a local run. So the output is identical,
+and a run started in one place can be finished in the other.
 """
 
 from __future__ import annotations
@@ -32,22 +32,21 @@ def caption_file_ray(
 ) -> RunSummary:
     """Caption every row of a data set on a Ray cluster and write the result here.
 
-    The output is that of `caption_file`. Videos are read, and the output's folder is written, under the same paths on
-    every node.
+    The output is that of `caption_file`. Videos and the output's folder must have the same paths on every node.
 
     Args:
         operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
         input: as for `caption_file`.
         output: as for `caption_file`.
-        cluster: which cluster, and how much of it.
-        progress: what is told about the run.
-        settings: how input and output are treated.
+        cluster: which cluster, and how much of it to use.
+        progress: receives the progress of the run.
+        settings: settings of the run.
         given: fields of `RunSettings`, instead of `settings`.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        SettingsError: there is no such cluster, or the operator cannot travel.
-        ReelscribeError: what else `caption_file` raises.
+        SettingsError: the cluster does not exist, or the operator cannot be sent to other processes.
+        ReelscribeError: anything else that `caption_file` raises.
     """
     cluster = cluster or RaySettings()
     ours = connect(cluster)

@@ -1,4 +1,4 @@
-"""How much of a cluster a run takes: plain values, as the driver takes them."""
+"""How much of a cluster a run uses: plain values for the driver."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from ...errors import SettingsError
 from ...models import BACKENDS
 
 LOCAL = "local"
-"""The address of a cluster that is started on this machine, and ended with the run."""
+"""Address of a cluster that is started on this machine and ends with the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RaySettings:
-    """How a run is spread over a Ray cluster."""
+    """How a run is distributed over a Ray cluster."""
 
     address: str = LOCAL
-    """Of the cluster; `local` starts one on this machine, `auto` finds the one that this machine belongs to."""
+    """Address of the cluster; `local` starts one on this machine, `auto` finds the one this machine belongs to."""
     gpus: float | None = None
-    """GPUs of each captioner, a fraction or several; None: what its model needs (`gpus_for`)."""
+    """GPUs per captioner, a fraction or several; None: as many as its model needs (`gpus_for`)."""
     min_captioners: int = 1
-    """Captioners that are started at once."""
+    """Captioners to start with."""
     max_captioners: int | None = None
-    """Most captioners; None: with GPUs as many as there is room for, without `min_captioners`."""
+    """Most captioners; None: with GPUs as many as fit, without `min_captioners`."""
     reader_cpus: float = 1.0
-    """Cores of each task that reads videos, in which one process decodes."""
+    """Cores per reading task, in which one process decodes."""
     rows_per_block: int = 16
-    """Rows that are read by one task, and travel together."""
+    """Rows read by one task and sent together."""
     blocks_in_flight: int = 4
-    """Blocks that a captioner's model works on side by side; two more wait at it."""
+    """Blocks that a captioner's model processes concurrently; two more wait at it."""
     rows_per_file: int = 1024
-    """Rows whose answers are written, and so are safe, together."""
+    """Rows whose answers are written, and thus durable, together."""
 
     def __post_init__(self) -> None:
         if self.gpus is not None and (self.gpus < 0 or (self.gpus > 1 and self.gpus % 1)):
@@ -47,18 +47,18 @@ class RaySettings:
             raise SettingsError(f"reader_cpus must be above 0; got {self.reader_cpus:g}")
 
     def gpus_for(self, backend: str | None, options: dict[str, Any], *, available: float | None) -> float:
-        """GPUs of each captioner.
+        """GPUs per captioner.
 
         Args:
-            backend: the captioner's; None: it was given alive.
-            options: its model's parameters.
-            available: GPUs of the cluster, where it cannot grow; None: it may have any.
+            backend: the captioner's back end; None: a captioner object.
+            options: parameters of its model.
+            available: GPUs of a cluster that cannot grow; None: any number.
         """
         if self.gpus is not None:
             return self.gpus
         return 0 if backend is None or available == 0 else BACKENDS[backend].gpus(options)
 
     def pool(self, gpus: float) -> tuple[int, int | None]:
-        """Fewest and most captioners; None: as many as there is room for."""
+        """Fewest and most captioners; None: as many as fit."""
         most = self.max_captioners
         return self.min_captioners, self.min_captioners if most is None and not gpus else most

@@ -1,6 +1,6 @@
-"""One captioner's stream, shared by many who ask: requests enter as they come, and no asker waits for another's.
+"""One captioner's stream, shared by many callers: requests enter as they arrive, and no caller waits for another's.
 
-Knows threads and the captioner; not where requests come from.
+Independent of where requests come from.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ...models.captioner import Captioner
 from ...types import CaptionRequest, CaptionResult, Clip, RequestId
 
 Load = Callable[[], Clip | None]
-"""Gives the clip of a request when the captioner takes it."""
+"""Loads the clip of a request when the captioner takes it."""
 
 STALL_SECONDS = 30.0
-"""Time without an answer, and without anything more to hand out, after which a stream is ended so that the captioner
-gives what it holds back."""
+"""After this long without an answer or a new request the stream is ended, so that the captioner releases what it holds
+back."""
 
 
 @dataclass(eq=False, slots=True)
 class _Asked:
-    """A request on its way."""
+    """A pending request."""
 
     request: CaptionRequest
     load: Load
@@ -35,13 +35,13 @@ class _Asked:
 
 
 class SharedStream:
-    """Feeds a captioner from any thread; the model runs in a thread of its own.
+    """Feeds a captioner from any thread; the model runs in a separate thread.
 
-    A video whose answer is of no use is asked about again, as by the pipe (`answering.tries`).
+    A video whose answer is unusable is retried, like in the pipe (`answering.tries`).
 
     Args:
         captioner: the model.
-        acceptance: which answers are of use.
+        acceptance: which answers are usable.
         stall_seconds: see `STALL_SECONDS`.
     """
 
@@ -61,7 +61,7 @@ class SharedStream:
         """The answers, in the order of the requests; waits for all of them.
 
         Raises:
-            Exception: what the captioner raised, also for another asker: it answers nobody any more.
+            Exception: raised by the captioner, for this or another caller: it answers nobody any more.
         """
         jobs = [_Asked(request, load) for request, load in requests]
         with self._changed:
@@ -100,13 +100,13 @@ class SharedStream:
             return not self._closed
 
     def _caption(self) -> None:
-        """One stream through the captioner, from its first request until it is ended."""
+        """Run one stream through the captioner, from its first request to its end."""
         caption(self._captioner, _Clips(self), self._accept)
         for result in self._tries.lost():
             self._accept(result)
 
     def next(self) -> _Asked | None:
-        """The next request, as soon as there is one; None ends the captioner's stream."""
+        """The next request, once there is one; None ends the captioner's stream."""
         with self._changed:
             while not self._queue and not self._closed:
                 if not self._changed.wait(self._stall_seconds) and self._is_stalled():
@@ -137,7 +137,7 @@ class SharedStream:
 
 
 class _Clips:
-    """What the captioner pulls, until its stream is ended."""
+    """The stream the captioner pulls from, until it is ended."""
 
     def __init__(self, stream: SharedStream) -> None:
         self._stream = stream
@@ -159,7 +159,7 @@ class _Clips:
 
 
 class Turns:
-    """Many share, or one is alone; who wants to be alone goes before those who share."""
+    """A lock for many shared holders or one exclusive holder; waiting exclusive holders take precedence."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -168,7 +168,7 @@ class Turns:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """While the body runs nobody is alone."""
+        """Hold the lock shared while the body runs."""
         with self._changed:
             self._changed.wait_for(lambda: not self._taken and not self._wanting)
             self._sharing += 1
@@ -181,7 +181,7 @@ class Turns:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """While the body runs nobody else has a turn."""
+        """Hold the lock exclusively while the body runs."""
         with self._changed:
             self._wanting += 1
             self._changed.wait_for(lambda: not self._taken and not self._sharing)

@@ -1,4 +1,4 @@
-"""The rows of a file as a source of Ray Data's."""
+"""The rows of a file as a Ray Data source."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ...types import BadRow
 from .forms import ROW, SAMPLE
 
 SOURCE_ROWS = 256
-"""Rows that are taken from the input at a time."""
+"""Rows read from the input at a time."""
 
 
 def rows_of(path: AnyPath, limit: int | None, *, images: bool, leave_out: LeaveOut | None, max_row_bytes: int) -> Any:
-    """The rows of a file as a source of Ray Data's: one task beside the driver reads as far ahead as there is room."""
+    """The rows of a file as a Ray Data source: one task on the driver's node reads as far ahead as there is room."""
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
 
@@ -49,7 +49,7 @@ def row_tables(
     leave_out: LeaveOut | None = None,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> Iterator[Any]:
-    """The rows of a file as tables of index and pickled row; of a row that is not asked about, only why."""
+    """The rows of a file as tables of index and pickled row; for an unreadable row only its failure."""
     import pyarrow as pa
 
     source = islice(open_source(path, images=images, leave_out=leave_out, max_row_bytes=max_row_bytes), limit)

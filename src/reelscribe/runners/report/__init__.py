@@ -1,1 +1,1 @@
-"""What a user sees of a run: progress, and a summary at its end."""
+"""What a user sees of a run: progress, and a final summary."""

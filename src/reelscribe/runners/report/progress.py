@@ -1,4 +1,4 @@
-"""How far a run has come: a bar on a terminal, a line now and then elsewhere, nothing for callers from Python."""
+"""Progress of a run: a bar on a terminal, periodic lines elsewhere, nothing for Python callers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from .summary import RunSummary
 
 LOG_SECONDS = 10.0
-"""Time between two lines."""
+"""Interval between lines."""
 
 
 class Progress(Protocol):
-    """Watches a run; a context that lasts as long as the run."""
+    """Receives the progress of a run; a context manager that spans the run."""
 
     def __enter__(self) -> Self:
         """Begin."""
@@ -30,17 +30,17 @@ class Progress(Protocol):
         """End."""
 
     def say(self, message: str) -> None:
-        """Tell of a step outside the rows, such as loading the model."""
+        """Report a step outside the rows, such as loading the model."""
 
     def start(self, total: int | None) -> None:
-        """The first row is about to be read, of so many if that is known."""
+        """Called before the first row is read, with the number of rows if known."""
 
     def update(self, so_far: RunSummary) -> None:
-        """Another row is done."""
+        """Called after each row."""
 
 
 class NoProgress:
-    """Says nothing."""
+    """Reports nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -59,12 +59,12 @@ class NoProgress:
 
 
 class LogProgress(NoProgress):
-    """A line at most every so many seconds, for log files and pipes.
+    """At most one line per interval, for log files and pipes.
 
     Args:
-        echo: takes a line.
+        echo: prints a line.
         interval_seconds: time between two lines.
-        clock: seconds on a clock that only goes forward.
+        clock: seconds of a monotonic clock.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class LogProgress(NoProgress):
         self._began = self._last = clock()
 
     def say(self, message: str) -> None:
-        """The message as a line."""
+        """Print the message as a line."""
         self._echo(printable(message))
 
     def start(self, total: int | None) -> None:
-        """Set the clock."""
+        """Start the clock."""
         self._total = total
         self._began = self._last = self._clock()
 
     def update(self, so_far: RunSummary) -> None:
-        """A line if it is time for one."""
+        """Print a line if it is due."""
         now = self._clock()
         if now - self._last >= self._interval:
             self._last = now
@@ -128,7 +128,7 @@ class BarProgress(NoProgress):
         self._bar.stop()
 
     def say(self, message: str) -> None:
-        """The message above the bar."""
+        """Print the message above the bar."""
         self._console.print(printable(message), style="dim", markup=False)
 
     def start(self, total: int | None) -> None:
@@ -161,9 +161,10 @@ def _rate(videos: int, seconds: float) -> str:
 
 
 def _time_left(so_far: RunSummary, total: int | None, seconds: float) -> str:
-    """Time left at the mean speed so far: rows come in bursts, a batch at a time, so the latest speed says little.
+    """Time left at the average speed so far: rows finish in bursts, one batch at a time, so the latest speed says
+    little.
 
-    Rows that were answered before cost next to nothing: they count neither as done nor as left.
+    Rows answered earlier cost next to nothing: they count neither as done nor as left.
     """
     done = so_far.rows_in - so_far.known_rows - so_far.replayed_rows
     if total is None or done <= 0:

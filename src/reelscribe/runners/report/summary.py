@@ -1,4 +1,4 @@
-"""What a run did: plain data while it runs, a table when it has ended."""
+"""Results of a run: plain data while it runs, a table at the end."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ EXIT_DONE = 0
 EXIT_SOME_FAILED = 3
 DEMONSTRATION_MODELS = ("reelscribe/shapes",)
 DEMONSTRATION_NOTE = (
-    "{model} is a demonstration model: it knows rendered coloured shapes, and its words mean nothing for other videos."
+    "{model} is a demonstration model: it knows rendered coloured shapes; its captions of other videos are meaningless."
 )
 
 
 @dataclass
 class Counts:
-    """What rows came to; counts of parts add up to those of the whole."""
+    """Counts over rows; counts of parts add up to the total."""
 
     rows_in: int = 0
     """Rows read."""
     rows_out: int = 0
     """Rows written."""
     videos: int = 0
-    """Videos asked about."""
+    """Videos sent to the model."""
     captions: int = 0
     """Captions kept."""
     cut_captions: int = 0
-    """Kept captions that were cut at the token limit."""
+    """Kept captions that were cut off at the token limit."""
     failed_rows: int = 0
     """Rows with a failure."""
     failures: Counter[str] = field(default_factory=Counter)
@@ -52,7 +52,7 @@ class Counts:
     completion_tokens: int = 0
     """Generated tokens, all candidates."""
     kept_edits: int = 0
-    """Captions that a person has edited in an earlier output, and that were kept."""
+    """Manually edited captions of an earlier output that were kept."""
 
     def add(self, outcome: RowOutcome, *, rows_out: int, kept_edits: int = 0) -> None:
         """Count one row."""
@@ -87,73 +87,73 @@ class RunSummary(Counts):
     """Counts and times of one run."""
 
     output: AnyPath = Path()
-    """Where the rows are."""
+    """Path or address of the output."""
     model: str | None = None
-    """The model's name, where it is known."""
+    """The model's name, if known."""
     passed_over: dict[str, int] = field(default_factory=dict)
-    """Files of the input's folder that are none of the data set, by suffix."""
+    """Files in the input folder that are not part of the data set, by suffix."""
     known_rows: int = 0
-    """Rows in parts of the output that were finished before this run was started again."""
+    """Rows in parts of the output that were finished before the run resumed."""
     known_videos: int = 0
-    """Videos that were answered before this run was started again."""
+    """Videos answered before the run resumed."""
     replayed_rows: int = 0
-    """Rows, besides `known_rows`, whose videos were all answered before this run was started again."""
+    """Rows, besides `known_rows`, whose videos were all answered before the run resumed."""
     answers_left: int = 0
-    """Answers from before this run was started again whose rows are still to come."""
+    """Answers from before the run resumed whose rows are not processed yet."""
     remarks: list[str] = field(default_factory=list)
-    """What was found out about the input and the output."""
+    """Remarks about the input and the output."""
     run_folder: Path | None = None
-    """Where the run keeps its journal, for `retry` and for going on."""
+    """Folder of the run's journal, for `retry` and for resuming."""
     failures_path: AnyPath | None = None
-    """Where the failures are, if there are any."""
+    """The failures file, if there are failures."""
     errors_path: AnyPath | None = None
-    """Where tracebacks of errors of this package are, if there were any."""
+    """The log with tracebacks of errors in this package, if there were any."""
     is_old: bool = False
-    """Whether everything had been done before."""
+    """Whether the run was already finished."""
     too_many_failed: bool = False
     """Whether more rows failed than were allowed."""
     engine: list[str] = field(default_factory=list)
-    """What the captioner says about itself: how it ran the model, in which form it showed the videos."""
+    """The captioner's notes: how it ran the model, in which form it showed the videos."""
     is_served: bool = False
     """Whether a server runs the model."""
     stages: StageTimes | None = None
-    """How long each stage was at work."""
+    """How long each stage was busy."""
     load_seconds: float = 0.0
-    """Time it took to load the model, or to reach its server."""
+    """Time to load the model, or to reach its server."""
     seconds: float = 0.0
-    """Time from the first row to the last, without loading."""
+    """Time from the first row to the last, excluding loading."""
 
     @property
     def new_videos(self) -> int:
-        """Videos asked about since this run was started."""
+        """Videos sent to the model since the run was started or resumed."""
         return self.videos - self.known_videos
 
     @property
     def videos_per_second(self) -> float:
-        """Videos done each second, loading and what was done before left out."""
+        """Videos per second, excluding loading and earlier work."""
         return self.new_videos / self.seconds if self.seconds else 0.0
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Tokens generated each second, loading left out; None where answers of an earlier go are counted in."""
+        """Tokens generated per second, excluding loading; None if answers of an earlier session are included."""
         if not self.seconds or self.known_videos:
             return None
         return self.completion_tokens / self.seconds
 
     @property
     def exit_code(self) -> int:
-        """0: every row got its caption; 3: some failed; 4: more than were allowed."""
+        """0: every row got its caption; 3: some failed; 4: more than allowed."""
         if self.too_many_failed:
             return TooManyFailuresError.exit_code
         return EXIT_SOME_FAILED if self.failed_rows else EXIT_DONE
 
     @property
     def notes(self) -> list[str]:
-        """What a reader of the captions must know."""
+        """Notes for the reader of the captions."""
         notes = list(self.remarks)
         if self.is_old:
-            notes.append("this run was finished before, and nothing was done; --overwrite starts afresh, "
-                         "`reelscribe retry` tries failed rows again")  # fmt: skip
+            notes.append("this run was already finished, and nothing was done; --overwrite starts from scratch, "
+                         "`reelscribe retry` retries failed rows")  # fmt: skip
         if self.model in DEMONSTRATION_MODELS:
             notes.append(DEMONSTRATION_NOTE.format(model=self.model))
         return notes
@@ -198,7 +198,7 @@ def summary_lines(summary: RunSummary) -> Iterator[tuple[str, str]]:
 
 
 def print_summary(summary: RunSummary, console: Console) -> None:
-    """Print the summary, a line for each name and value; lines are never broken, so that paths can be copied."""
+    """Print the summary, one line per name and value; lines are never wrapped, so that paths can be copied."""
     from rich.text import Text
 
     lines = list(summary_lines(summary))
@@ -210,7 +210,7 @@ def print_summary(summary: RunSummary, console: Console) -> None:
 
 
 def write_profile(summary: RunSummary, path: Path) -> None:
-    """Write the figures of a run as one JSON object: its length, and each stage's time at work.
+    """Write the figures of a run as one JSON object: its duration, and each stage's busy time.
 
     Raises:
         OSError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Who answers the requests of a run: the model on this machine, or somebody whose answers are in the journal then."""
+"""Answerers of a run's requests: the model on this machine, or another one that fills the journal with answers."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .journal import Journal
 from .own_files import OwnFiles
 
 Known = Callable[[CaptionRequest, Sample], CaptionResult | None]
-"""Gives what a request about a row was answered before; None: it was not."""
+"""Returns the earlier answer to a request about a row, if any."""
 
 SHOWN_SERVERS = 3
-"""Addresses that the line at the start names."""
+"""Most addresses shown in the line at the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,56 +34,56 @@ class Work:
     """What is to be answered, and where the answers go."""
 
     operator: VideoCaptioningFromVLMMapper
-    """The model, and how videos are read."""
+    """Provides the model and the readers."""
     planner: Planner
-    """What is asked about a row."""
+    """Plans the requests about a row."""
     root: AnyPath
-    """What relative video paths are relative to."""
+    """Folder that relative video paths are relative to."""
     input: Input
-    """The rows, and what is known of them."""
+    """The rows, and what is known about them."""
     journal: Journal
-    """Where answers are kept."""
+    """Stores the answers."""
     settings: RunSettings
-    """How input and output are treated."""
+    """Settings of the run."""
     progress: Progress
-    """What is told about the run."""
+    """Receives the progress of the run."""
     summary: RunSummary
-    """What is told at its end."""
+    """The summary, printed at the end."""
     leave_out: OwnFiles | None = None
     """Files in the input's folder that are the run's own."""
 
 
 class Answerer(Protocol):
-    """Who answers, in the order of its calls."""
+    """Answers the requests of a run; methods in call order."""
 
     loads_model: bool
-    """Whether the model is loaded in this process, which may show its version only then."""
+    """Whether the model is loaded in this process, so that its revision may be known only then."""
 
     def recover(self) -> None:
-        """Bring answers of an earlier go into the journal, before anything in it is set aside."""
+        """Bring answers of an earlier session into the journal, before anything in it is set aside."""
 
     def settle(self) -> None:
-        """The journal has what still counts of earlier goes."""
+        """Called once the journal holds exactly the earlier answers that are still valid."""
 
     def make_ready(self, identity: RunIdentity, known: Known) -> Operator:
         """Get ready to answer.
 
         Args:
-            identity: what an answer is an answer to.
-            known: gives the answers of earlier goes.
+            identity: the identity that answers are tied to.
+            known: looks up answers of earlier sessions.
 
         Returns:
-            Who the pipe asks about what has no answer then.
+            The operator for requests that remain unanswered.
         """
 
     def report(self) -> None:
-        """Write into the summary what answering took, once the rows are through the pipe."""
+        """Add the cost of answering to the summary, once the rows are through the pipe."""
 
     def progress_made(self) -> str | None:
-        """What is done where no row is, of a run that ends early; None: nothing."""
+        """Progress of a run that ends early before any row is done; None: nothing."""
 
     def end(self) -> None:
-        """The output has its final name."""
+        """Called once the output has its final name."""
 
 
 MakeAnswerer = Callable[[Work], Answerer]
@@ -98,7 +98,7 @@ class LocalAnswerer:
         self._work = work
 
     def recover(self) -> None:
-        """Everything is in the journal."""
+        """Nothing to do: everything is in the journal."""
 
     def settle(self) -> None:
         """See `recover`."""
@@ -115,24 +115,24 @@ class LocalAnswerer:
         return operator
 
     def report(self) -> None:
-        """What the model says of itself."""
+        """Add the captioner's own notes."""
         self._work.summary.engine = captioner_notes(self._work.operator.captioner)
 
     def progress_made(self) -> None:
-        """Rows tell it."""
+        """Nothing to add to the count of rows."""
 
     def end(self) -> None:
-        """Nothing is left behind."""
+        """Nothing to clean up."""
 
 
 def model_name(operator: VideoCaptioningFromVLMMapper) -> str | None:
-    """The model that will be loaded; None where the operator was given a living captioner, or its server's model is
-    not known yet."""
+    """The model that will be loaded; None if the operator was given a captioner object, or its server's model is not
+    known yet."""
     return operator.served_model or (operator.spec.model or None if operator.spec is not None else None)
 
 
 def operator_servers(operator: VideoCaptioningFromVLMMapper) -> str:
-    """Addresses of the servers that run the model, for a message; empty where none does."""
+    """Addresses of the servers that run the model, for a message; empty if there are none."""
     addresses = server_addresses(operator.spec) if operator.spec is not None else []
     return ", ".join(addresses[:SHOWN_SERVERS]) + (
         f" and {len(addresses) - SHOWN_SERVERS} more" if len(addresses) > SHOWN_SERVERS else ""

@@ -1,7 +1,7 @@
-"""The answers of a journal: each under its row, video and ask, and with a digest of its request.
+"""The answers in a journal, keyed by row, video and ask, each with a digest of its request.
 
-They are written one at a time, and safe at once, and read by ranges of rows, in which they are asked for: what a range
-holds is bounded.
+They are written one at a time, durable at once, and read in ranges of rows of bounded size, in the order they are
+needed.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from .marks import UNKNOWN
 from .payload import mark_of, payload_of, result_of
 
 LOOK_SECONDS = 5.0
-"""Time between two looks whether the folder is still there."""
+"""Interval between checks that the folder still exists."""
 RANGE_ANSWERS = 512
-"""Answers that are read at once; of the last row all are, whatever their number."""
+"""Answers read per range; the last row is always read completely."""
 RANGE_BYTES = 1 << 22
-"""Bytes of them, likewise."""
+"""Bytes of answers read per range, with the same exception."""
 _ADD = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _RESULTS = "SELECT row, video, ask, digest, payload FROM results WHERE row >= ? ORDER BY row, video, ask"
 _EARLIER = "SELECT row, digest, payload FROM earlier_results WHERE row >= ? ORDER BY row, video, ask, digest"
@@ -35,22 +35,22 @@ _SET_ASIDE = (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """An answer as it is kept."""
+    """A stored answer."""
 
     result: CaptionResult
     """The answer."""
     payload: str
-    """The text that it was made of."""
+    """The text it was parsed from."""
 
     @property
     def mark(self) -> Any:
-        """What the video was, as plain values, or `UNKNOWN`."""
+        """The video's state as plain values, or `UNKNOWN`."""
         return mark_of(self.payload)
 
 
 @dataclass(slots=True)
 class _Range:
-    """What was read of the rows from one to another."""
+    """The answers read for a range of rows."""
 
     first: int
     last: float
@@ -82,11 +82,11 @@ class Answers:
 
     @property
     def has_any(self) -> bool:
-        """Whether anything was answered so far."""
+        """Whether there are any answers."""
         return self._has_earlier or self._database.has_any("results")
 
     def count(self, first_row: int = 0) -> int:
-        """Videos that are answered, from this row on."""
+        """Number of answers from this row on."""
         return int(self._database.rows("SELECT COUNT(*) FROM results WHERE row >= ?", first_row)[0][0])
 
     def has(self, id_: RequestId) -> bool:
@@ -94,17 +94,17 @@ class Answers:
         return self._at(id_) is not None
 
     def mark_at(self, id_: RequestId) -> Any:
-        """What the video at this place was when it was answered."""
+        """The video's state when this request was answered."""
         found = self._at(id_)
         return UNKNOWN if found is None else mark_of(found[1])
 
     def result(self, id_: RequestId, digest: bytes) -> CaptionResult | None:
-        """The answer to a request with this digest; None: there is none yet."""
+        """The answer to a request with this digest; None: not answered yet."""
         found = self._at(id_) if self._may_know else None
         return _usable(id_, found[1]) if found is not None and found[0] == digest else None
 
     def earlier(self, id_: RequestId, digest: bytes) -> Kept | None:
-        """The answer to a request with this digest among those that were set aside; it stays there until the end."""
+        """The answer to a request with this digest among those set aside; it stays there until the end."""
         payload = self._set_aside_as(id_.row, digest) if self._has_earlier else None
         result = None if payload is None else _usable(id_, payload)
         return None if payload is None or result is None else Kept(result, payload.decode("utf-8", "replace"))
@@ -112,14 +112,14 @@ class Answers:
     def add(
         self, id_: RequestId, digest: bytes, result: CaptionResult, *, failed: str | None, mark: Any = UNKNOWN
     ) -> None:
-        """Keep an answer. It outlives this process from here on; a power cut may take the last ones.
+        """Store an answer. From now on it survives the process; a power cut may lose the last ones.
 
         Args:
             id_: row, video and ask.
             digest: the request's.
             result: the answer.
-            failed: the kind of failure, under which it is found when failures are tried again.
-            mark: what the video was, as plain values.
+            failed: the failure kind under which a retry finds it.
+            mark: the video's state as plain values.
         """
         self._look()
         values = (*id_, digest, failed, payload_of(result, mark))
@@ -127,14 +127,14 @@ class Answers:
         self._note(id_, values)
 
     def adopt(self, id_: RequestId, digest: bytes, kept: Kept, *, failed: str | None) -> None:
-        """Keep an answer that was set aside. It stays there until the end, too, and so may wait to be written."""
+        """Store an answer that was set aside. It also stays there until the end, so writing it may be deferred."""
         self._look()
         values = (*id_, digest, failed, kept.payload)
         self._database.write_later(_ADD, values)
         self._note(id_, values)
 
     def add_all(self, answers: Iterable[tuple[RequestId, bytes, CaptionResult, str | None, Any]]) -> None:
-        """Keep many answers at once, each with what `add` takes; they are found from here on."""
+        """Store many answers at once, each with the arguments of `add`."""
         with self._database.transaction() as db:
             rows = ((*id_, digest, failed, payload_of(result, mark)) for id_, digest, result, failed, mark in answers)
             db.executemany(_ADD, rows)
@@ -142,7 +142,7 @@ class Answers:
         self._may_know = True
 
     def fail(self, id_: RequestId, failure: Failure) -> None:
-        """What was answered is of no use after all: the answer becomes this failure."""
+        """Replace an answer that proved unusable with this failure."""
         payload = payload_of(CaptionResult(id_, failure=failure))
         with self._database.transaction() as db:
             db.execute(
@@ -151,22 +151,22 @@ class Answers:
             )
         self._forget_ranges()
 
-    # as parts of a transaction
+    # within a transaction
 
     def drop(self, db: sqlite3.Connection, ids: Iterable[RequestId]) -> int:
-        """Drop these answers; how many were there."""
+        """Drop these answers; returns how many existed."""
         self._forget_ranges()
         return max(0, db.executemany("DELETE FROM results WHERE row = ? AND video = ? AND ask = ?", ids).rowcount)
 
     def drop_failures(self, db: sqlite3.Connection, kinds: Iterable[str] | None) -> int:
-        """Drop those that are failures of these kinds (None: of any); how many were there."""
+        """Drop failures of these kinds (None: of any); returns how many existed."""
         self._forget_ranges()
         names = None if kinds is None else list(kinds)
         chosen = "kind IS NOT NULL" if names is None else f"kind IN ({', '.join('?' * len(names))})"
         return max(0, db.execute(f"DELETE FROM results WHERE {chosen}", names or []).rowcount)
 
     def set_aside(self, db: sqlite3.Connection, *, keep: bool) -> None:
-        """Let captions be found by the digests of their requests alone; failures are dropped.
+        """Set captions aside, to be found by the digests of their requests alone; failures are dropped.
 
         Args:
             db: the transaction.
@@ -179,7 +179,7 @@ class Answers:
         self._may_know = True
 
     def drop_earlier(self, db: sqlite3.Connection) -> None:
-        """Drop those that were set aside."""
+        """Drop the answers that were set aside."""
         db.execute("DROP INDEX IF EXISTS earlier_digest")
         db.execute("DELETE FROM earlier_results")
         self._forget_ranges()
@@ -192,14 +192,14 @@ class Answers:
             self._database.check_there()
 
     def _at(self, id_: RequestId) -> tuple[bytes, bytes] | None:
-        """Digest and payload of the answer at a place."""
+        """Digest and payload of the answer with this key."""
         with self._lock:
             if not self._range.covers(id_.row):
                 self._range = self._read(_RESULTS, id_.row, lambda one: (one[0], one[1], _text(one[2])))
             return self._range.found.get(id_)
 
     def _set_aside_as(self, row: int, digest: bytes) -> bytes | None:
-        """The payload of a request that most likely stood in this row before, too."""
+        """The payload of a request that was most likely in the same row before."""
         with self._lock:
             if not self._earlier_range.covers(row):
                 self._earlier_range = self._read(_EARLIER, row, lambda one: one[1])
@@ -214,11 +214,11 @@ class Answers:
         return moved[0][0] if moved else None
 
     def _read(self, sql: str, row: int, key: Any) -> _Range:
-        """The rows from this one on, as many as a range may hold."""
+        """The rows from this one on, up to the limits of a range."""
         made, last = _Range(row, math.inf), row
         with self._database.asked(sql, row) as found:
             for one in found:
-                if not (isinstance(one[0], int) and isinstance(one[-1], bytes)):  # which no run writes
+                if not (isinstance(one[0], int) and isinstance(one[-1], bytes)):  # not written by any run
                     continue
                 if one[0] != last and made.is_full(1):
                     made.last = last
@@ -229,7 +229,7 @@ class Answers:
         return made
 
     def _note(self, id_: RequestId, values: Values) -> None:
-        """Let a range know what was written into it."""
+        """Add a newly written answer to the current range."""
         with self._lock:
             if not self._range.covers(id_.row):
                 return
@@ -249,7 +249,7 @@ def _text(value: Any) -> Any:
 
 
 def _usable(id_: RequestId, payload: bytes) -> CaptionResult | None:
-    """The answer in a text; None where it is none that was written here: it is asked again."""
+    """Parse an answer; None if it was not written by a run: the video is captioned again."""
     try:
         return result_of(id_, payload)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What is found out about an input and an output before a model is loaded."""
+"""Checks of the input and the output before a model is loaded."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ def laid_out(target: Target, given: Input, operator: VideoCaptioningFromVLMMappe
 
 
 def may_replace(target: Target, *, overwrite: bool) -> Target:
-    """The target, with leave to replace videos that are there: now, or of a run that has it and was ended."""
+    """The target, allowed to replace existing videos: now, or by the interrupted run it belongs to."""
     return target.with_layout(replaces=overwrite or (run_folder(target.path) / REPLACES).is_file())
 
 
 def remember_leave(journal: Journal, target: Target) -> None:
-    """Keep that the run may replace videos, for when it resumes without the option."""
+    """Record that the run may replace videos, for when it resumes without the option."""
     if target.layout.replaces:
         (journal.folder / REPLACES).touch()
 
 
 def forget_leave(journal: Journal) -> None:
-    """The output is made: what comes later must be told anew."""
+    """The output is finished: later runs need the option again."""
     (journal.folder / REPLACES).unlink(missing_ok=True)
 
 
 def check_failures_place(failures: Path, *, is_named: bool) -> None:
-    """Stop before a run whose failures could not be written.
+    """Reject a failures file that could not be written.
 
     Args:
-        failures: their file.
-        is_named: whether the user named it; else nothing is written through a link of that name.
+        failures: the file.
+        is_named: whether the user named it; otherwise nothing is written through a link of that name.
 
     Raises:
-        DataError: a folder is there, or such a link.
+        DataError: the path is a folder, or such a link.
     """
-    check_file(failures.resolve() if is_named else failures, "the file of failures")
+    check_file(failures.resolve() if is_named else failures, "the failures file")
 
 
 def check_rows(target: Target, given: Input, *, overwrite: bool) -> None:
-    """Stop early where captions could not be placed."""
+    """Reject rows whose captions could not be placed."""
     source = given.source
     if target.format.needs_one_video and target.layout.with_videos and target.layout.video_field is None:
-        raise DataError("a saved data set with videos needs rows with one video each; these have lists of videos")
+        raise DataError("a saved data set with videos requires rows with one video each; these have lists of videos")
     if target.layout.cut is not None and _is_read_with(target.path, source):
         raise DataError(
-            f"parts of videos in {str(target.path.parent)!r} would be read with the folder {str(source.path)!r} the "
-            "next time; name another folder for the output"
+            f"parts of videos in {str(target.path.parent)!r} would be read as inputs from {str(source.path)!r} the "
+            "next time; choose another folder for the output"
         )
     if target.format.table is not None:
         fresh = not overwrite and not run_folder(target.path).exists()
@@ -82,17 +82,17 @@ def check_rows(target: Target, given: Input, *, overwrite: bool) -> None:
 
 
 def _is_read_with(path: Path, source: Source) -> bool:
-    """Whether videos beside a file are rows of the source."""
+    """Whether videos next to a file are rows of the source."""
     if not isinstance(source, VideoFileSource) or not isinstance(source.path, Path) or not source.path.is_dir():
         return False
     return path.resolve().is_relative_to(source.path.resolve())
 
 
 def check_copies(target: Target, given: Input) -> None:
-    """Stop before videos are copied into the folder that they are read from, where they would be read as new ones.
+    """Refuse to copy videos into the folder they are read from, where they would be read as new ones.
 
     Raises:
-        DataError: they would be.
+        DataError: they would be copied there.
     """
     source = given.source
     folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
@@ -105,31 +105,31 @@ def check_copies(target: Target, given: Input) -> None:
         video = video_path(row[VIDEO_FIELD], target.layout)
         if not video.is_relative_to(into):
             raise DataError(
-                f"the copy of {str(video)!r} in {str(into)!r} would be read as another video of {str(folder)!r} by the "
-                "next command; name an output outside of that folder, or the folder itself"
+                f"the copy of {str(video)!r} in {str(into)!r} would be read as a new video of {str(folder)!r} by the "
+                "next command; choose an output outside that folder, or the folder itself"
             )
 
 
 def rows_without_own_fields(given: Input) -> Iterator[Sample]:
-    """The rows; stop before a table is written that has no room for captions of their own next to those that are made.
+    """The rows; reject those with their own captions, since a table cannot hold them next to the generated ones.
 
     Raises:
-        DataError: naming the first such row and its field.
+        DataError: names the first such row and its field.
     """
     for number, row in enumerate(islice(given.source, given.limit)):
         if own := given.form.names.own_fields(row):
             raise DataError(
-                f"row {number} of {str(given.source.path)!r} has a field {own[0]!r} of its own, which would be "
-                "replaced; name another for captions with --caption-key (caption_key)"
+                f"row {number} of {str(given.source.path)!r} already has a field {own[0]!r}, which would be "
+                "overwritten; choose another field for captions with --caption-key (caption_key)"
             )
         yield row
 
 
 def check_free(target: Target, *, overwrite: bool) -> None:
-    """Make way for the output, or see that nothing is in it.
+    """Make room for the output, or check that its name is free.
 
     Raises:
-        DataError: something is there that is no run's own.
+        DataError: something exists there that belongs to no run.
     """
     target.check_replaceable()
     if overwrite:
@@ -137,38 +137,38 @@ def check_free(target: Target, *, overwrite: bool) -> None:
         return
     if target.path.exists() and not run_folder(target.path).exists():
         raise DataError(
-            f"{str(target.path)!r} is there already, and no run can go on with it; name another file, or replace it "
+            f"{str(target.path)!r} already exists, and no run can resume it; choose another name, or replace it "
             "(--overwrite)"
         )
 
 
 def check_outputs(output: Path, failures: Path, source: Source) -> None:
-    """Stop before an input would be replaced, now or when the run is started again.
+    """Refuse to overwrite an input, now or when the run is started again.
 
     Raises:
-        DataError: a file to be written is read, or would be, or both are one.
+        DataError: a file to be written is an input, or would become one, or both outputs are the same file.
     """
     if output.resolve() == failures.resolve():
-        raise DataError(f"the output and the file of failures are both {str(output)!r}; name another file for one")
+        raise DataError(f"the output and the failures file are both {str(output)!r}; choose another name for one")
     folder = source.path.resolve() if isinstance(source.path, Path) and source.path.is_dir() else None
     suffixes = {path.suffix.lower() for path in source.files()} if folder is not None else set()
     for path in (output, failures):
         if folder is not None and folder in path.resolve().parents and path.suffix.lower() in suffixes:
-            raise DataError(f"{str(path)!r} lies in the folder that is read, and would be read with it; name another")
+            raise DataError(f"{str(path)!r} is in the input folder and would be read as input; choose another name")
     check_regular(output, role="output")
-    check_regular(failures, role="file of failures")
+    check_regular(failures, role="failures file")
     targets = {path.resolve(): path for path in (output, failures) if path.exists()}
     for read in source.files() if targets else ():
         real = read.resolve()
         for place in (real, *real.parents):
             if place in targets:
                 raise DataError(
-                    f"the output {str(targets[place])!r} would replace {str(read)!r}, which is read; name another file"
+                    f"the output {str(targets[place])!r} would overwrite the input {str(read)!r}; choose another name"
                 )
 
 
 def check_first_row(target: Target, given: Input) -> None:
-    """Stop early where the output's format cannot hold the values of the rows."""
+    """Reject rows whose values the output's format cannot hold."""
     source, new_fields = given.source, given.form.new_fields()
     sink = target.open_part(target.path, schema=source.schema(), new_fields=new_fields)
     if given.first is not None:
@@ -176,6 +176,6 @@ def check_first_row(target: Target, given: Input) -> None:
     if not target.format.holds_bytes and given.limit is None and isinstance(source, KnowsBytes):
         for name in source.binary_columns():
             raise DataError(
-                f"the column {name!r} of {str(source.path)!r} holds bytes, and {target.format.name} cannot; write to a "
-                ".parquet file, which can"
+                f"the column {name!r} of {str(source.path)!r} contains bytes, which {target.format.name} cannot hold; "
+                "write to a .parquet file instead"
             )

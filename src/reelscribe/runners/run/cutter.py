@@ -1,6 +1,6 @@
-"""The parts of videos that captions are about, cut out beside the captioner by processes that can be killed.
+"""Cuts out the parts of videos that captions are about, in killable processes that run alongside the captioner.
 
-A part that cannot be cut out is a failure of its row, as a video that cannot be read is.
+A part that cannot be cut is a failure of its row, like a video that cannot be read.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ CUTTING = "reelscribe.video.cutting:attempt"
 
 
 class Cutter:
-    """Cuts out the parts that rows are about; nothing is started before there is one.
+    """Cuts out the parts that rows are about; processes start with the first one.
 
     Args:
-        target: the output, which says where parts go and how they are cut.
-        limits: what reading a video may cost; time and memory hold for cutting, too.
+        target: the output; determines where parts go and how they are cut.
+        limits: limits of reading; those on time and memory apply to cutting too.
     """
 
     def __init__(self, target: Target, limits: ReadLimits) -> None:
@@ -42,27 +42,27 @@ class Cutter:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="cut-video")
 
     def begin(self, number: int, row: Sample) -> None:
-        """Have the part for a row cut out, if there is one to cut; returns at once."""
+        """Start cutting the part for a row, if there is one; returns at once."""
         with self._lock:
             if number not in self._begun:
                 self._begun[number] = self._threads.submit(self._cut_for, row)
 
     def end(self, number: int, row: Sample) -> Failure | None:
-        """Wait until the part for a row is there; why it is not."""
+        """Wait for the part of a row; returns why it failed, if it did."""
         self.begin(number, row)
         with self._lock:
             waiting = self._begun.pop(number)
         return waiting.result()
 
     def forget(self, number: int) -> None:
-        """The part for a row is not wanted."""
+        """Cancel the part for a row."""
         with self._lock:
             waiting = self._begun.pop(number, None)
         if waiting is not None:
             waiting.cancel()
 
     def close(self) -> None:
-        """End the processes; parts that are not whole are dropped."""
+        """Stop the processes; incomplete parts are dropped."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._pool.close()
@@ -75,7 +75,7 @@ class Cutter:
         return self._cut(piece)
 
     def _cut(self, piece: Piece) -> Failure | None:
-        """Try, and where that ends badly try once more on a new process, in the plainest way."""
+        """Cut; after a crash or timeout try once more in a new process, in the most conservative way."""
         began = time.monotonic()
         failure: Failure | None = None
         for attempt in range(MAX_ATTEMPTS):
@@ -90,7 +90,7 @@ class Cutter:
 
     def _try(self, piece: Piece, *, plain: bool) -> Failure | Doubt | None:
         if self._closed:
-            raise RuntimeError("the processes that cut were ended")
+            raise RuntimeError("the cutting processes were stopped")
         worker = self._pool.lend()
         assert worker is not None, "there are as many processes as threads"
         settings = {

@@ -1,7 +1,8 @@
-"""The one SQLite file of a journal, held by one process at a time; the hold ends with the process, however that ends.
+"""The single SQLite file of a journal, locked by one process at a time; the lock ends with the process, however it
+ends.
 
-It is in write-ahead mode: a record that was torn by a crash is dropped when it is opened. What is in its tables is the
-business of others; errors of SQLite become sentences here.
+It is in write-ahead mode: a record torn by a crash is dropped when it is opened. Independent of the tables' content;
+translates errors of SQLite.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from .journal_tables import VERSION, check_schema, make_tables
 from .run_folder import DATABASE, OWNER, PARTS, open_new
 
 SETTLE_SECONDS = 0.5
-"""Time before a folder that was removed is put back."""
+"""Delay before a removed folder is restored."""
 MOST_WAITING = 512
-"""Records that wait to be written together."""
+"""Most records that wait to be written together."""
 Values = tuple[Any, ...]
 
 
@@ -32,10 +33,10 @@ class Database:
     """A connection whose methods may be called from any thread.
 
     Args:
-        folder: where it is; it exists.
+        folder: an existing folder.
 
     Raises:
-        JournalBusyError: another process has it.
+        JournalBusyError: another process holds the lock.
         DataError: it cannot be read or written.
     """
 
@@ -47,22 +48,22 @@ class Database:
             self._db = self._open()
             self._inode = (folder / DATABASE).stat().st_ino
         self.looked = time.monotonic()
-        """When it was last seen to be there."""
+        """When it was last seen to exist."""
         with self.errors():
             self._sign()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Write pending records and release the lock."""
         with self._lock:
             with suppress(sqlite3.Error):
                 self._write_waiting()
             self._db.close()
 
     def _open(self) -> sqlite3.Connection:
-        """The database, held for this process alone: in this mode it needs no memory shared between processes, so
-        it also works on network file systems."""
+        """Open the database with an exclusive lock: this mode needs no shared memory, so it also works on network file
+        systems."""
         database = sqlite3.connect(self.folder / DATABASE, timeout=0, isolation_level=None, check_same_thread=False)
-        database.text_factory = bytes  # a text that is not UTF-8 is a bad value of one row, not of the journal
+        database.text_factory = bytes  # text that is not UTF-8 is a bad value of one row, not a damaged journal
         try:
             check_schema(database)
             database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -70,8 +71,8 @@ class Database:
             database.execute("PRAGMA synchronous = NORMAL")
             if not make_tables(database):
                 raise DataError(
-                    f"the journal in {str(self.folder)!r} was written by a version of this package whose tables are "
-                    f"not known here (known: {VERSION} and those before it); resume with that version, or start from "
+                    f"the journal in {str(self.folder)!r} was written by another reelscribe version, whose schema is "
+                    f"not known here (known: up to {VERSION}); resume with that version, or start from "
                     "scratch (--overwrite)"
                 )
         except BaseException:
@@ -80,7 +81,7 @@ class Database:
         return database
 
     def check_there(self) -> None:
-        """See that nobody has removed the folder; what it held is put back where somebody has.
+        """Check that nobody has removed the folder, and restore its content if somebody has.
 
         Raises:
             DataError: it was removed.
@@ -90,7 +91,7 @@ class Database:
             if (self.folder / DATABASE).stat().st_ino == self._inode:
                 return
         with self._lock, self.errors():
-            time.sleep(SETTLE_SECONDS)  # whoever removes it may not have ended
+            time.sleep(SETTLE_SECONDS)  # the removal may still be in progress
             (self.folder / PARTS).mkdir(parents=True, exist_ok=True)
             for name in (DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -98,32 +99,32 @@ class Database:
             with closing(sqlite3.connect(self.folder / DATABASE)) as copy:
                 self._db.backup(copy)
             self._db.close()
-            self._db = self._open()  # answers that are still on their way go there
+            self._db = self._open()  # pending answers go there
             self._inode = (self.folder / DATABASE).stat().st_ino
         raise DataError(
-            f"the run folder {str(self.folder)!r} was removed or replaced while the run was busy; its journal has been "
-            "put back with all answers, and the same command resumes"
+            f"the run folder {str(self.folder)!r} was removed or replaced during the run; its journal has been "
+            "restored with all answers: rerun the same command to resume"
         )
 
     # statements
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Statements that hold together: all of them, or none."""
+        """Run statements atomically."""
         with self._lock, self.errors():
             self._write_waiting()
             with _transaction(self._db):
                 yield self._db
 
     def rows(self, sql: str, *values: Any) -> list[Values]:
-        """What a question finds."""
+        """The rows of a query."""
         with self._lock, self.errors():
             self._write_waiting()
             return self._db.execute(sql, values).fetchall()
 
     @contextmanager
     def asked(self, sql: str, *values: Any) -> Iterator[Iterable[Values]]:
-        """The same, one by one, for an owner who may stop before the end."""
+        """The rows of a query one by one, for a caller that may stop early."""
         with self._lock, self.errors():
             self._write_waiting()
             with closing(self._db.execute(sql, values)) as found:
@@ -134,14 +135,14 @@ class Database:
         return bool(self.rows(f"SELECT EXISTS (SELECT 1 FROM {table})")[0][0])
 
     def write(self, sql: str, values: Values) -> None:
-        """One record, which outlives the process from here on: one statement is a transaction of its own."""
+        """Write one record, which survives the process from now on: a single statement is its own transaction."""
         with self._lock, self.errors():
             self._write_waiting()
             self._db.execute(sql, values)
 
     def write_later(self, sql: str, values: Values) -> None:
-        """A record that is written together with others, before whatever is asked or written next: for what another go
-        of the run would find again, were it lost with the process."""
+        """Write a record together with others, before the next query or write: for records that a later session can
+        recover if they are lost with the process."""
         with self._lock:
             waiting = self._waiting.setdefault(sql, [])
             waiting.append(values)
@@ -161,30 +162,30 @@ class Database:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Errors of SQLite and of the disk as sentences."""
+        """Translate errors of SQLite and of the disk."""
         try:
             yield
         except sqlite3.OperationalError as exc:
             if is_busy(exc):
                 raise JournalBusyError(
-                    f"another process{self._owner()} is writing this output ({self.folder}); wait until it has ended"
+                    f"another process{self._owner()} is writing this output ({self.folder}); wait until it has finished"
                 ) from exc
             raise DataError(f"cannot write the journal in {str(self.folder)!r}: {exc}") from exc
         except sqlite3.DatabaseError as exc:
             raise self.damaged(str(exc)) from exc
-        except UnicodeDecodeError as exc:  # SQLite's own message had bytes of the file in it
+        except UnicodeDecodeError as exc:  # SQLite's own message contained bytes of the file
             raise self.damaged(str(exc)) from exc
         except OSError as exc:
             raise DataError(f"cannot write the journal in {str(self.folder)!r}: {exc.strerror or exc}") from exc
 
     def damaged(self, what: str) -> DataError:
-        """The error for a value that no run wrote."""
-        return DataError(f"the journal in {str(self.folder)!r} is damaged ({what}); start afresh (--overwrite)")
+        """The error for a value not written by any run."""
+        return DataError(f"the journal in {str(self.folder)!r} is damaged ({what}); start from scratch (--overwrite)")
 
     def _sign(self) -> None:
-        """Write down who holds it, for messages only: the hold itself is the database's."""
+        """Record the owner, for messages only: the lock itself is the database's."""
         path = self.folder / OWNER
-        temporary = path.with_name(f"{OWNER}.{os.getpid()}")  # a new file: that one may have a second name
+        temporary = path.with_name(f"{OWNER}.{os.getpid()}")  # a new file: the existing one may have a second hard link
         temporary.unlink(missing_ok=True)
         with open_new(temporary) as file:
             file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
@@ -211,6 +212,6 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_busy(exc: sqlite3.Error) -> bool:
-    """Whether another process has the database."""
-    code = getattr(exc, "sqlite_errorcode", 0)  # errors that are raised here have none
+    """Whether another process holds the database."""
+    code = getattr(exc, "sqlite_errorcode", 0)  # errors raised in this module have none
     return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

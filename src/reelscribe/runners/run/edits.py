@@ -1,7 +1,7 @@
-"""Captions that a person has corrected in an output, found before the output is made again, and put into the new one.
+"""Find captions that were corrected by hand in an output before it is rebuilt, and put them into the new one.
 
-What was written is known by digests in the journal (`WrittenRow`): a row on the disk that has another digest than the
-one that was written is a person's. Rows are found by their videos and time windows, so that they may have been moved.
+The journal has digests of what was written (`WrittenRow`): a row on disk with another digest was edited. Rows are
+matched by their videos and time windows, so that they may have been moved.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ from .written_rows import WrittenRow
 
 DIGEST_BYTES = 12
 LARGEST_GROUP = 1000
-"""Rows of one video and time window that are distinguished; of more, none is."""
+"""Most rows of one video and time window that are distinguished; beyond that, none is."""
 ODD_VALUES = (RecursionError, ValueError, TypeError, OverflowError)
-"""What values raise that no digest can be made of: nesting without end, integers of thousands of digits."""
+"""Exceptions from values that cannot be digested: endless nesting, integers with thousands of digits."""
 NOT_SAID = "null"
-"""Instead of the captions of a row on the disk that has no field for them."""
+"""In place of the captions of a row on disk that has no field for them."""
 INSIDE = "://"
-"""Before the name of a video that is known by it alone; no path has it there."""
+"""Prefix for a video known by name alone; no path starts with it."""
 ORIGINAL = -1
-"""Place of the original row, before those that were generated from it."""
+"""Index of the original row, before those generated from it."""
 
 
 @dataclass
@@ -57,33 +57,33 @@ class Found:
     """How an output differs from what was written."""
 
     edited: int = 0
-    """Captions that a person has changed."""
+    """Captions that were edited."""
     other_fields: int = 0
     """Rows with another change."""
     added: int = 0
     """Rows that were not written."""
     missing: int = 0
-    """Rows that were written and are gone."""
+    """Rows that were written and are missing."""
     unclear: int = 0
-    """Edited captions of which it cannot be told which row they belong to."""
+    """Edited captions that cannot be assigned to a row."""
     unreadable: str | None = None
-    """Why it cannot be read any more."""
+    """Why it can no longer be read."""
 
     @property
     def is_clean(self) -> bool:
-        """Whether it holds what was written, however it is formatted."""
+        """Whether its content is what was written, however it is formatted."""
         return not (self.edited or self.other_fields or self.added or self.missing or self.unclear or self.unreadable)
 
     @property
     def has_more_than_captions(self) -> bool:
-        """Whether something of it would be lost if only the edited captions were kept."""
+        """Whether anything would be lost if only the edited captions were kept."""
         return bool(self.other_fields or self.added or self.unclear or self.missing or self.unreadable)
 
     def text(self) -> str:
-        """The same in words, such as `2 captions edited, 1 row missing`."""
+        """The differences in words, such as `2 captions edited, 1 row missing`."""
         counts = {
             "caption edited": self.edited,
-            "edited caption that cannot be told apart": self.unclear,
+            "edited caption that cannot be assigned": self.unclear,
             "row with other fields changed": self.other_fields,
             "row added": self.added,
             "row missing": self.missing,
@@ -94,7 +94,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Digests:
-    """Tells rows again: what is looked at in a row of an output, and in one on its way there."""
+    """Digests that recognise rows: of a row in an output, and of one about to be written."""
 
     target: Target
     """The output."""
@@ -177,12 +177,12 @@ class Digests:
         return {field if one == name else one: value for one, value in row.items()}
 
     def has_captions(self, row: Sample) -> bool:
-        """Whether a row in the output says anything about captions."""
+        """Whether a row in the output has anything about captions."""
         return not isinstance(self.form, OneVideoRows) or self._caption_key in row or self.is_videofolder
 
     @cached_property
     def is_videofolder(self) -> bool:
-        """Whether captions lie beside the videos."""
+        """Whether captions are stored next to the videos."""
         return self.target.format.table is not None
 
     @cached_property
@@ -191,7 +191,7 @@ class Digests:
         return self.target.format.has_relative_paths
 
     def value(self, row: Sample) -> Any:
-        """What a person may have corrected in a row as it is in the output."""
+        """The part of a row in the output that may have been corrected by hand."""
         if isinstance(self.form, DataJuicerRows):
             given = {self.names.text_key: row.get(self.names.text_key)}
             if self.names.caption_key is None or self.names.caption_key not in row:
@@ -247,12 +247,12 @@ class Digests:
 
 
 class Edits:
-    """The captions that persons wrote into the output of a run.
+    """The captions that were edited by hand in the output of a run.
 
     Args:
         journal: the run's.
-        digests: tells its rows.
-        discard: whether they are dropped.
+        digests: recognises its rows.
+        discard: whether edits are dropped.
     """
 
     def __init__(self, journal: Journal, digests: Digests, *, discard: bool) -> None:
@@ -265,16 +265,16 @@ class Edits:
         self.found: Found | None = None
         """How the output differed when it was last looked at; None: it did not."""
         self.kept_name: Path | None = None
-        """Where an output is now that held more than edited captions."""
+        """New name of an output that had more than edited captions."""
         self.is_unknown_before = False
-        """Whether that output was one of which no digests were kept."""
+        """Whether no digests were kept of that output."""
         self.texts_kept = 0
-        """Text files of a videofolder that were kept."""
+        """Number of text files of a videofolder that were kept."""
 
     # before
 
     def look(self) -> Found | None:
-        """Compare the output with what was written, and keep what was edited; None: it is what was written."""
+        """Compare the output with what was written, and keep the edits; None: it is unchanged."""
         path = self._digests.target.path
         made, self._looked_at = self._journal.fact("made"), state_of(path)
         if self._discard or self._looked_at is None or self.is_unknown or not self._may_differ(made):
@@ -286,7 +286,7 @@ class Edits:
 
     @property
     def is_unknown(self) -> bool:
-        """Whether an output is there of which no digests were kept."""
+        """Whether an output exists of which no digests were kept."""
         is_known = self._journal.fact("made") is not None or self._journal.fact("joining")
         return self._looked_at is not None and not is_known
 
@@ -349,7 +349,7 @@ class Edits:
                 count += 1
         except DataError as exc:
             found.unreadable = str(exc)
-        except Exception as exc:  # whatever was made of it, the run is to go on
+        except Exception as exc:  # whatever the file has become, the run must continue
             found.unreadable = f"{type(exc).__name__}: {exc}"
         rows.commit()
         return count
@@ -408,7 +408,7 @@ class Edits:
         return row
 
     def _compare_group(self, key: bytes, rows: sqlite3.Connection, found: Found) -> None:
-        """Compare the rows on the disk with one key with those that were written."""
+        """Compare the rows on disk with one key with those that were written."""
         here = rows.execute(
             f"SELECT said, rest, value FROM rows WHERE key = ? ORDER BY place LIMIT {LARGEST_GROUP + 1}", (key,)
         ).fetchall()
@@ -458,7 +458,7 @@ class Edits:
     # while rows are made
 
     def begin(self, first_row: int) -> None:
-        """Be ready for the rows from this one on."""
+        """Prepare for the rows from this one on."""
         for key, nth, place, value in self._journal.written.edits():
             self._edits.setdefault(key, {}).setdefault(nth, {})[place] = value
         if self._edits:
@@ -466,7 +466,7 @@ class Edits:
         self._seen = {key: self._journal.written.count_making_rows(key, first_row) for key in self._edits}
 
     def applied(self, source: Sample, made: list[Sample]) -> tuple[list[Sample], int]:
-        """The rows that a row became, with what persons wrote in them; and how many of them were changed."""
+        """A row's output rows with their manual edits, and how many were changed."""
         if not self._edits:
             return made, 0
         try:
@@ -496,7 +496,7 @@ class Edits:
     # at the end
 
     def make_way(self) -> None:
-        """Keep an output that holds more than edited captions under another name, before its name is taken."""
+        """Rename an output that has more than edited captions, before its name is taken."""
         path = self._digests.target.path
         if self._digests.is_videofolder:
             self._journal.written.index_written()
@@ -519,7 +519,9 @@ class Edits:
         is_found = edit is not None and edit == (lines or [""])  # by a join that was ended
         if lines is None or (not is_found and self._is_ours(key, said)):
             if not captions and edit is None and lines is not None:
-                self._journal.written.mark_made(key, said)  # what an earlier go wrote stays, and stays known as that
+                self._journal.written.mark_made(
+                    key, said
+                )  # what an earlier session wrote stays, and stays known as such
             if captions or edit is None:
                 return captions
             lines, said = edit, self._digests.said(edit)
@@ -598,7 +600,7 @@ def _says_the_same(row: WrittenRow, one: Here) -> bool:
 
 
 def state_of(path: Path) -> Any:
-    """What changes when an output is changed, as plain values; None: it does not exist."""
+    """Plain values that change when an output changes; None: it does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -614,8 +616,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _kept(path: Path) -> Path:
-    """Give an output a second name, or another one where it is a folder."""
-    path = path.resolve() if path.is_dir() else path  # a link that was named goes on leading to the output
+    """Give an output a second name, or rename it if it is a folder."""
+    path = path.resolve() if path.is_dir() else path  # a link given as the output keeps leading to it
     number = next(number for number in range(1, 10**6) if not os.path.lexists(kept_name(path, number)))
     target = kept_name(path, number)
     with writing(target):
@@ -653,7 +655,7 @@ _dumps = json.JSONEncoder(sort_keys=True, check_circular=False, default=str).enc
 
 
 def digest(value: Any) -> bytes:
-    """A digest of plain values that is the same whichever format they were written in and read from."""
+    """A digest of plain values that does not depend on the format they were written to and read from."""
     return hashlib.blake2b(_plain_json(value).encode("ascii"), digest_size=DIGEST_BYTES).digest()
 
 

@@ -1,4 +1,4 @@
-"""The file of failures beside an output, a line for every video without a caption."""
+"""The failures file next to an output, one line per video without a caption."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ...rows.forms import RowForm
 from ...types import Failure, Sample
 
 FAILURES_SUFFIX = ".failures.jsonl"
-"""Added to the output's name."""
+"""Appended to the output's name."""
 MAX_ID_BITS = 8192
-"""Size of a number that goes into the file of failures as it is."""
+"""Largest number that is written to the failures file unchanged."""
 
 
 def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
-    """Write the file of failures; without any, remove the one of an earlier run.
+    """Write the failures file; without failures, remove the one of an earlier run.
 
     Returns:
         Whether there are any.
@@ -29,7 +29,7 @@ def write_failures(path: Path, entries: Iterable[Sample]) -> bool:
     Raises:
         DataError: it cannot be written.
     """
-    if by_suffix(BY_SUFFIX, path, role="file of failures").has_types:
+    if by_suffix(BY_SUFFIX, path, role="failures file").has_types:
         entries = ({**entry, "id": str(entry["id"])} if "id" in entry else entry for entry in entries)
     first = next(rest := iter(entries), None)
     if first is None:
@@ -70,7 +70,7 @@ def failure_row(row: Sample, number: int, video_index: int, failure: Failure, fo
 
 
 def describe_video(video: Any) -> str | None:
-    """A video's path, an address without credentials, or what there is instead of one."""
+    """A video's path, an address without credentials, or a description of another value."""
     video = scalar_value(video)
     if isinstance(video, dict):
         path = scalar_value(video.get("path"))
@@ -85,12 +85,12 @@ def describe_video(video: Any) -> str | None:
 
 
 def _name_of(value: Any) -> int | str:
-    """A row's own name as it goes into a file; a number with thousands of digits cannot be written out."""
+    """A row's own id as written to a file; a number with thousands of digits cannot be formatted."""
     if isinstance(value, int) and value.bit_length() <= MAX_ID_BITS:
         return value
     return redacted(value if isinstance(value, str) else str(scalar_value(value)))
 
 
 def failures_path(output: Path) -> Path:
-    """Where the failures of a run with this output go."""
+    """The failures file of a run with this output."""
     return output.with_name(output.name + FAILURES_SUFFIX)

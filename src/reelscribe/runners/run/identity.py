@@ -1,6 +1,6 @@
-"""What makes two runs the same: the input, the rules for rows, and all that decides what the model writes.
+"""What makes two runs the same: the input, the rules for rows, and everything that determines the model's output.
 
-Plain values, compared by name, so that a message can say what has changed.
+Plain values, compared by name, so that a message can say what changed.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from ...stores import AnyPath, StoredPath, located
 from ...types import CaptionRequest
 
 WITH_PARTS = ("model_params", "sampling_params")
-"""Values that are told part by part."""
+"""Values whose keys are listed separately."""
 LONGEST_VALUE = 200
-"""Characters of a value that a message shows."""
+"""Most characters of a value that a message shows."""
 CHANGED_FILES = "the input files have changed"
-"""What is said of `input_files`."""
+"""The text for a difference in `input_files`."""
 BY_NAMES = "names "
-"""Before the digest of the names of a folder's videos; of other inputs, sizes and times of change count too."""
+"""Prefix of the digest of a folder's video names; for other inputs, sizes and modification times count too."""
 TRIES = 5
-"""How often the size of a growing input is looked at before one is taken."""
+"""How often the size of a growing input is checked before it is accepted."""
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What a run is, as plain values by name."""
+    """A run's identity, as plain values by name."""
 
     rows: dict[str, Any]
     """The input and the rules for its rows."""
     writing: dict[str, Any]
-    """What decides the answer to one request: model, sampling, frames, versions."""
+    """Everything that determines the answer to a request: model, sampling, frames, versions."""
 
     @classmethod
     def of(
         cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
     ) -> RunIdentity:
-        """The identity of a run to come."""
+        """The identity of a new run."""
         given = operator.parameters
         rows = counted(given, Scope.ROWS)
         rows |= {"media_root": _absolute(given["media_root"])}
@@ -78,7 +78,7 @@ class RunIdentity:
     def at_one_time(
         cls, operator: VideoCaptioningFromVLMMapper, source: Source, target: Target, *, limit: int | None
     ) -> RunIdentity:
-        """The identity of a run that reads what its input was at this moment, though it may be growing."""
+        """The identity of a run that reads its input as it is at this moment, though it may be growing."""
         for _ in range(TRIES):
             identity = cls.of(operator, source, target, limit=limit)
             if not _catch_up(source):
@@ -86,13 +86,13 @@ class RunIdentity:
         return identity
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, to be kept."""
+        """Plain values, for storage."""
         return {"rows": self.rows, "writing": self.writing}
 
     def differences(self, kept: Mapping[str, Any], *, ignore: Collection[str] = ()) -> list[str]:
-        """What another run's kept identity says otherwise, one text for each name that is not to be ignored.
+        """Differences from a stored identity, one text per name that is not ignored.
 
-        A model's revision that is not known yet is no difference.
+        A model revision that is not known yet is not a difference.
         """
         before = {**kept["rows"], **kept["writing"]}
         before["input"] = redacted(before["input"])
@@ -106,7 +106,8 @@ class RunIdentity:
         return [_told(name, before.get(name), now.get(name)) for name in parts or changed]
 
     def brought_up(self, kept: Mapping[str, Any], source: Source) -> Mapping[str, Any]:
-        """A kept identity as this version would write it: of a folder of videos, sizes and times of change counted."""
+        """A stored identity in this version's form: earlier ones of a video folder included sizes and modification
+        times."""
         before, now = kept["rows"].get("input_files"), self.rows["input_files"]
         if not now.startswith(BY_NAMES) or str(before).startswith(BY_NAMES):
             return kept
@@ -115,26 +116,26 @@ class RunIdentity:
         return {**kept, "rows": {**kept["rows"], "input_files": now}}
 
     def has_changed(self, source: Source) -> bool:
-        """Whether the files of an input are not what they were; the names of a folder's videos are not listed again."""
+        """Whether the files of an input changed; a folder of videos is not listed again."""
         return bool(_input_digest(source) != self.rows["input_files"])
 
     def is_stricter(self, kept: Mapping[str, Any]) -> bool:
-        """Whether a video that was read under another run's limits may not be read under these."""
+        """Whether a video that was read under the stored limits may be rejected under these."""
         return is_stricter(kept["rows"], self.rows)
 
     def with_revision(self, operator: VideoCaptioningFromVLMMapper) -> RunIdentity:
-        """The same, with the model's revision as it is known now."""
+        """The same, with the model's current revision."""
         return RunIdentity(self.rows, {**self.writing, "model_revision": _revision(operator)})
 
     def with_known_revision(self, kept: Mapping[str, Any]) -> RunIdentity:
-        """The same, with the revision of another run's kept identity where that of the model is not known yet."""
+        """The same, with the stored revision if the model's is not known yet."""
         known = self.writing["model_revision"] or kept["writing"]["model_revision"]
         return RunIdentity(self.rows, {**self.writing, "model_revision": known})
 
     def digest(self, request: CaptionRequest) -> bytes:
         """16 bytes that two requests share if they must get the same answer.
 
-        The request's seed stands for the text, the video's value and the run's seed, from which it is made.
+        The request's seed represents the text, the video's value and the run's seed, from which it is derived.
         """
         asked = [request.seed, request.prompt, request.system_prompt, request.num_candidates]
         window = [request.window.start_seconds, request.window.end_seconds]
@@ -158,7 +159,7 @@ def command_of(
     cut: str | None = None,
     max_row_bytes: int = MAX_ROW_BYTES,
 ) -> dict[str, Any] | None:
-    """What is needed to do the run again from its output alone, without secrets; None: it holds a living captioner."""
+    """Everything needed to redo the run from its output alone, without secrets; None: it has a captioner object."""
     given = portable_parameters(operator)
     if given.pop("captioner") is not None:
         return None
@@ -185,7 +186,7 @@ def command_of(
 
 
 def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any]:
-    """The operator's parameters as they hold in another process, where another folder may be the current one."""
+    """The operator's parameters for another process, whose current folder may differ."""
     given = operator.parameters
     return {
         **given,
@@ -197,12 +198,12 @@ def portable_parameters(operator: VideoCaptioningFromVLMMapper) -> dict[str, Any
 
 
 def _place(path: AnyPath) -> str:
-    """Where a path leads, or an address without credentials."""
+    """A resolved path, or an address without credentials."""
     return redacted(path.url) if isinstance(path, StoredPath) else str(path.resolve())
 
 
 def named(path: AnyPath) -> str:
-    """A path as it was named, from wherever it is looked at, or an address."""
+    """A path made absolute but otherwise as given, or an address."""
     return path.url if isinstance(path, StoredPath) else str(path.absolute())
 
 
@@ -213,7 +214,8 @@ def _without_credentials(addresses: Any) -> Any:
 
 
 def _input_digest(source: Source) -> str:
-    """What an input is: the names of videos, which may be replaced; the names, sizes and times of files of rows."""
+    """Digest of an input: the names of videos, which may be replaced; names, sizes and modification times of data
+    files."""
     if not isinstance(source, VideoFileSource):
         return _files_digest(source.files())
     digest = hashlib.blake2b(digest_size=8)
@@ -223,7 +225,7 @@ def _input_digest(source: Source) -> str:
 
 
 def _catch_up(source: Source) -> bool:
-    """Let a source read to the end that its file has now; whether that is another one."""
+    """Extend a source to the current end of its file; returns whether that has moved."""
     size = getattr(source, "size", None)
     now = None if size is None else size_now(source.path)
     if now is None or now == size:
@@ -233,13 +235,13 @@ def _catch_up(source: Source) -> bool:
 
 
 def input_bytes(source: Source) -> int:
-    """The size of the files of rows of an input; 0 where it is videos, or elsewhere."""
+    """Total size of an input's data files; 0 for videos and remote inputs."""
     files = () if isinstance(source, VideoFileSource) else source.files()
     return sum(size_now(path) or 0 for path in files)
 
 
 def _files_digest(files: Iterable[AnyPath]) -> str:
-    """Names, sizes and times of change, as a short text."""
+    """Names, sizes and modification times, as a short text."""
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         digest.update(repr(_mark(path)).encode("utf-8", "surrogateescape"))
@@ -264,19 +266,19 @@ def _absolute(path: Any) -> str | None:
 
 
 def _model(name: str) -> str:
-    """The name of a model; a local folder's from wherever it is looked at."""
+    """The name of a model; a local folder is made absolute."""
     folder = local_folder(name)
     return name if folder is None else str(folder.absolute())
 
 
 def _with_adapter(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a model, with an adapter's folder from wherever it is looked at."""
+    """Parameters of a model, with an adapter's folder made absolute."""
     adapter = options.get("adapter")
     return {**options, "adapter": _model(adapter)} if isinstance(adapter, str) else dict(options)
 
 
 def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
-    """The class of a captioner that was given from Python; None: the operator loads its own."""
+    """The class of a captioner passed from Python; None: the operator loads its own."""
     given = operator.parameters["captioner"]
     if given is None:
         return None
@@ -284,7 +286,7 @@ def _captioner(operator: VideoCaptioningFromVLMMapper) -> str | None:
 
 
 def _spec(captioner: Any) -> dict[str, Any]:
-    """What a spec that was given from Python says; nothing for a living captioner."""
+    """The values of a spec passed from Python; nothing for a captioner object."""
     if not isinstance(captioner, ModelSpec):
         return {}
     options = _without_free(_with_adapter(captioner.options), captioner)
@@ -317,13 +319,13 @@ def _version(package: str) -> str | None:
 
 
 def _without_free(options: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
-    """Parameters of a model without those that change no caption."""
+    """Parameters of a model without those that do not affect captions."""
     free = backend_of(spec).free_options
     return {name: value for name, value in options.items() if name not in free}
 
 
 def _parts(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values inside `model_params` and `sampling_params` under names of their own, for messages."""
+    """The values inside `model_params` and `sampling_params` under their own names, for messages."""
     return {f"{name}.{key}": part for name in WITH_PARTS for key, part in (values.get(name) or {}).items()}
 
 
@@ -339,6 +341,6 @@ def _short(value: Any) -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as JSON would give them back."""
+    """The values after a round trip through JSON."""
     plain: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True, default=str))
     return plain

@@ -1,8 +1,8 @@
-"""What a run has done so far, in a file that survives any end of the process.
+"""The progress of a run, in a file that survives any end of the process.
 
-A journal is what the run is and how it stands (plain values by name), its answers (`Answers`), the finished parts of
-its output (`PartRecords`) and what tells the rows of the output again (`WrittenRows`): tables of one `Database`, which
-one process holds at a time. What is done to several of them at once is done here, all or nothing.
+A journal consists of the run's identity and state (plain values by name), its answers (`Answers`), the finished parts
+of its output (`PartRecords`) and digests of the output's rows (`WrittenRows`): tables of one `Database`, which one
+process holds at a time. Operations on several of them are done here, atomically.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from .written_rows import WrittenRows
 
 
 class Journal:
-    """The record of one run; a context. Its methods may be called from any thread.
+    """The journal of one run; a context manager. Its methods may be called from any thread.
 
     Args:
-        folder: where it is; made if missing.
+        folder: its folder; created if missing.
 
     Raises:
         JournalBusyError: another process has it.
@@ -69,33 +69,33 @@ class Journal:
         self.close()
 
     def remove(self) -> None:
-        """Remove it, and let go of it."""
+        """Remove the folder and release the journal."""
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_empty_parents(self.folder)
         self.close()
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release the journal."""
         self._database.close()
 
-    # what the run is, and how it stands
+    # identity and state of the run
 
     def fact(self, name: str) -> Any:
-        """A plain value that was kept under this name; None: there is none."""
+        """The plain value stored under this name; None: there is none."""
         found = self._database.rows("SELECT value FROM facts WHERE name = ?", name)
         try:
             value = json.loads(found[0][0]) if found else None
         except (ValueError, TypeError, RecursionError) as exc:
-            raise self._damaged(f"its value of {name!r} is no JSON") from exc
+            raise self._damaged(f"its value of {name!r} is not JSON") from exc
         if value is not None and not _FACTS.get(name, _is_any)(value):
-            raise self._damaged(f"its value of {name!r} is of another kind")
+            raise self._damaged(f"its value of {name!r} has the wrong type")
         return value
 
     def identity(self) -> Any:
-        """What the run is (see `RunIdentity.as_dict`); None: it is new.
+        """The run's identity (see `RunIdentity.as_dict`); None: the run is new.
 
         Raises:
-            DataError: what is kept is no identity.
+            DataError: the stored value is not an identity.
         """
         kept = self.fact("identity")
         if kept is None:
@@ -108,14 +108,14 @@ class Journal:
             )
             or not isinstance(kept["rows"]["input"], str)
         ):
-            raise self._damaged("it does not say which run it is of")
+            raise self._damaged("it does not say which run it belongs to")
         return kept
 
     def command(self) -> dict[str, Any] | None:
-        """What does the run again; None: it was given a captioner from Python.
+        """Everything needed to redo the run; None: it was given a captioner from Python.
 
         Raises:
-            DataError: what is kept is no command.
+            DataError: the stored value is not a command.
         """
         kept = self.fact("command")
         if kept is None:
@@ -137,14 +137,14 @@ class Journal:
         return self._database.damaged(what)
 
     def keep(self, **facts: Any) -> None:
-        """Keep plain values; those there are under these names are replaced."""
+        """Store plain values; existing ones under these names are replaced."""
         with self._database.transaction() as db:
             _keep(db, facts)
 
     # several tables at once
 
     def forget(self, ids: Iterable[RequestId]) -> int:
-        """Drop these answers, and the parts; how many were dropped."""
+        """Drop these answers, and the parts; returns how many were dropped."""
         with self._database.transaction() as db:
             dropped = self.answers.drop(db, ids)
             if dropped:
@@ -154,7 +154,8 @@ class Journal:
         return dropped
 
     def forget_failures(self, kinds: Iterable[str] | None) -> int:
-        """Drop answers that are failures of these kinds (None: of any), and the parts; how many were dropped."""
+        """Drop answers that are failures of these kinds (None: of any), and the parts; returns how many were
+        dropped."""
         with self._database.transaction() as db:
             dropped = self.answers.drop_failures(db, kinds)
             if dropped:
@@ -164,13 +165,13 @@ class Journal:
         return dropped
 
     def make_again(self) -> None:
-        """Drop the parts: the output is made again from the answers."""
+        """Drop the parts: the output is rebuilt from the answers."""
         with self._database.transaction() as db:
             drop_parts(db)
         self._remove_part_files()
 
     def set_aside(self, *, keep: bool = True) -> None:
-        """Begin anew, with the captions so far at hand for requests that are the same; what failed is tried again.
+        """Start over, with the captions so far available to identical requests; failures are retried.
 
         Args:
             keep: false drops the captions too.
@@ -181,10 +182,10 @@ class Journal:
         self._remove_part_files()
 
     def finish(self, **facts: Any) -> None:
-        """The output has its final name: the parts are not needed any more; answers stay for `retry`.
+        """The output has its final name: the parts are no longer needed; answers stay for `retry`.
 
         Args:
-            facts: what is to be kept besides.
+            facts: further values to store.
         """
         with self._database.transaction() as db:
             _keep(db, {"finished": True, **facts})
@@ -209,7 +210,7 @@ def _keep(db: sqlite3.Connection, facts: dict[str, Any]) -> None:
 
 
 def remove_run(output: Path) -> None:
-    """Remove what an earlier run with this output left; refuses while another process writes it.
+    """Remove the folder of an earlier run with this output; refuses while another process is writing it.
 
     Raises:
         JournalBusyError: another process has it.
@@ -218,7 +219,7 @@ def remove_run(output: Path) -> None:
 
 
 def remove_run_folder(folder: Path) -> None:
-    """The same, for where it is.
+    """Remove the folder of a run.
 
     Raises:
         JournalBusyError: another process has it.
@@ -229,7 +230,7 @@ def remove_run_folder(folder: Path) -> None:
         return
     try:
         with Journal(folder):
-            shutil.rmtree(folder)  # while it is held
+            shutil.rmtree(folder)  # while it is locked
     except JournalBusyError:
         raise
     except DataError:
@@ -238,7 +239,7 @@ def remove_run_folder(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool | None:
-    """Whether the run of a folder is finished; None: a process has it.
+    """Whether the run of a folder is finished; None: a process holds it.
 
     Raises:
         DataError: there is no journal, or it cannot be read, or something there is a link.
@@ -259,7 +260,7 @@ def is_finished(folder: Path) -> bool | None:
 _ROW_NAMES = {"input", "allow_remote", "media_root", "max_source_seconds", "max_source_pixels", "max_source_frames",
               "max_source_bytes"}  # fmt: skip
 _WRITING_NAMES = {"model_revision"}
-"""Names without which an identity cannot be compared."""
+"""Names that an identity needs to be comparable."""
 
 
 def _is_any(_value: Any) -> bool:
@@ -278,4 +279,4 @@ _FACTS: dict[str, Callable[[Any], bool]] = {
     "made": _is_made, "texts_kept": _is_count, "input_bytes": _is_count,
     "failures": can_name_a_file,
 }  # fmt: skip
-"""Name of a fact to whether a value can be one."""
+"""Name of a fact to the test for its values."""

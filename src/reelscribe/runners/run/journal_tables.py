@@ -1,11 +1,11 @@
-"""The tables of a journal: making them, those of earlier versions, and tables that no run makes."""
+"""The tables of a journal: creating them, migrating earlier versions, and rejecting foreign ones."""
 
 from __future__ import annotations
 
 import sqlite3
 
 VERSION = 2
-"""Of the tables below; 1 had one answer for each video of a row."""
+"""Schema version of the tables below; version 1 had one answer per video of a row."""
 
 MAKING = """
 CREATE TABLE IF NOT EXISTS making (
@@ -43,21 +43,21 @@ CREATE TABLE IF NOT EXISTS edits (
     PRIMARY KEY (key, nth, place)) WITHOUT ROWID
 """,
 )
-"""`written` has digests of the rows of the output that has its final name, `making` those of the parts of the next one;
-`edits` has what a person wrote instead."""
+"""`written` has digests of the rows of the finished output, `making` those of the parts of the next one; `edits` has
+manual corrections."""
 _WITHOUT_ASKS = {
     "results": ("ask", _RESULTS, "SELECT row, video, '', digest, kind, payload"),
     "earlier_results": ("row", _EARLIER_RESULTS, "SELECT -1, -1, '', digest, payload"),
 }
-"""Table of version 1 to a column that it lacks, its successor, and what it becomes there: answers that were set aside
-had lost their places, and are found by their digests."""
+"""Table of version 1 to a column that it lacks, its successor, and its columns there: answers that were set aside had
+lost their keys, and are found by their digests."""
 
 
 def make_tables(database: sqlite3.Connection) -> bool:
-    """Make the tables that are missing, and turn those of version 1 into those of this one, all or nothing.
+    """Create missing tables and migrate those of version 1, atomically.
 
     Returns:
-        False: they are of a version that is not known here, and stay as they are.
+        False if they are of an unknown version; they stay unchanged.
     """
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version not in (0, 1, VERSION):
@@ -78,7 +78,7 @@ def make_tables(database: sqlite3.Connection) -> bool:
 
 
 def _bring_up(database: sqlite3.Connection, table: str) -> None:
-    """Copy a table of version 1 into one with asks; a value that no run wrote there is left out, and asked again."""
+    """Copy a table of version 1 into one with asks; values not written by a run are dropped, and captioned again."""
     missing, successor, values = _WITHOUT_ASKS[table]
     names = {
         bytes(name) for (name,) in database.execute("SELECT CAST(name AS BLOB) FROM pragma_table_info(?)", (table,))
@@ -92,11 +92,11 @@ def _bring_up(database: sqlite3.Connection, table: str) -> None:
 
 
 def check_schema(database: sqlite3.Connection) -> None:
-    """See that a database, which may lie in a folder that others have filled, has tables that only hold values: a view,
-    a trigger or a computed column could go on without end, or fill the memory.
+    """Check that a database, which may come from an untrusted folder, has only plain tables: a view, a trigger or a
+    computed column could loop forever or exhaust memory.
 
     Raises:
-        sqlite3.DatabaseError: it has more than that.
+        sqlite3.DatabaseError: it has anything else.
     """
     database.execute("PRAGMA trusted_schema = OFF")
     found = database.execute("SELECT type, name, sql FROM sqlite_master").fetchall()
@@ -105,7 +105,7 @@ def check_schema(database: sqlite3.Connection) -> None:
             one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in (kind, name, sql)
         )
         if kind not in ("table", "index") or "VIRTUAL" in str(sql)[:20].upper():
-            raise sqlite3.DatabaseError(f"it has a {kind} {name!r}, which no run makes")
+            raise sqlite3.DatabaseError(f"it has a {kind} {name!r}, which no run creates")
         columns = database.execute("SELECT hidden FROM pragma_table_xinfo(?)", (name,)).fetchall()
         if kind == "table" and any(hidden for (hidden,) in columns):
-            raise sqlite3.DatabaseError(f"the table {name!r} computes values, which no run makes")
+            raise sqlite3.DatabaseError(f"the table {name!r} has computed columns, which no run creates")

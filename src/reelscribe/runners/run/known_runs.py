@@ -1,6 +1,6 @@
-"""The runs that this user has on this machine: where each keeps its journal, in which state it is, and removing it.
+"""This user's runs on this machine: where each keeps its journal, its state, and removing it.
 
-A note of each run lies in the user's folder for what programs keep; runs that others began are found where one looks.
+Each run is noted in the user's state folder; runs started by other users are found by searching given folders.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from .journal import is_finished, remove_run_folder
 from .run_folder import DATABASE, KEPT_FROM_UPLOADS, open_new, run_folder
 
 STATE_VARIABLE = "XDG_STATE_HOME"
-"""Environment variable that names the folder for what a user's programs keep."""
+"""Environment variable that names the user's state folder."""
 NOTES = "known"
 """Folder in it with a note of each run."""
 RUNNING, UNFINISHED, FINISHED, GONE, DAMAGED = "running", "unfinished", "finished", "output gone", "unreadable"
 CLEANED = frozenset({FINISHED, GONE})
-"""States of runs that are removed unless others are named."""
+"""States of runs that are removed by default."""
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "min"))
 
 
 def state_folder() -> Path:
-    """Where this package keeps what is the user's, not a data set's."""
+    """Folder for this package's state that belongs to the user rather than to a data set."""
     state = os.environ.get(STATE_VARIABLE)
     return Path(state or Path.home() / ".local/state") / "reelscribe"
 
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """One run, as it is found."""
+    """One run, as found on disk."""
 
     output: str
     """Its output: a path, or an address."""
     folder: Path
-    """Where its journal and its parts are."""
+    """Folder of its journal and parts."""
     state: str
-    """`running`, `unfinished`, `finished`, `output gone` (it is finished), or `unreadable`."""
+    """`running`, `unfinished`, `finished`, `output gone` (finished, but its output was removed), or `unreadable`."""
     size: int
     """Bytes in the folder."""
     age_seconds: float
@@ -59,7 +59,7 @@ class KnownRun:
 
 
 def note_run(folder: Path, output: AnyPath) -> None:
-    """Remember where a run is; without a place to write that, it is found only where one looks."""
+    """Note where a run is; if that cannot be written, the run is found only by searching its folder."""
     name = output.url if isinstance(output, StoredPath) else str(output.absolute())
     with suppress(OSError, RuntimeError):  # the latter: no home
         path = _note(folder)
@@ -72,10 +72,10 @@ def note_run(folder: Path, output: AnyPath) -> None:
 
 
 def known_runs(places: Sequence[Path] = ()) -> list[KnownRun]:
-    """The runs of this user, by output; of several places those in or under them, also those that others began.
+    """This user's runs, sorted by output; with places only those in or under them, including other users' runs.
 
     Args:
-        places: folders, or outputs; none: everywhere.
+        places: folders, or outputs; empty: everywhere.
     """
     found = dict(_noted())
     wanted = [place.absolute() for place in places]
@@ -87,7 +87,7 @@ def known_runs(places: Sequence[Path] = ()) -> list[KnownRun]:
 
 
 def clean(runs: Iterable[KnownRun]) -> Iterator[tuple[KnownRun, str | None]]:
-    """Remove the folders of runs that no process has, with why one was kept, if it was."""
+    """Remove the folders of runs that are not running; yields each with the reason if it was kept."""
     for run in runs:
         try:
             if run.state != DAMAGED and is_finished(run.folder) is None:
@@ -102,7 +102,7 @@ def clean(runs: Iterable[KnownRun]) -> Iterator[tuple[KnownRun, str | None]]:
 
 
 def is_noted(folder: Path) -> bool:
-    """Whether this user has begun the run in a folder, on this machine."""
+    """Whether this user started the run in a folder, on this machine."""
     return any(_is_same(folder, one) for one, _ in _noted())
 
 
@@ -119,7 +119,7 @@ def _note(folder: Path) -> Path:
 
 
 def _noted() -> Iterator[tuple[Path, str]]:
-    """Folders of runs that are noted and still there; notes of others are dropped."""
+    """Folders of noted runs that still exist; notes of others are dropped."""
     with suppress(OSError, RuntimeError):
         for path in sorted((state_folder() / NOTES).glob("*.json")):
             with suppress(DataError, OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -128,7 +128,7 @@ def _noted() -> Iterator[tuple[Path, str]]:
                 folder = Path(note["folder"])
                 if _is_run(folder):
                     yield folder, str(note["output"])
-                elif folder.parent.is_dir():  # else a disk may be away
+                elif folder.parent.is_dir():  # otherwise a disk may be unmounted
                     path.unlink()
 
 
@@ -148,7 +148,7 @@ def _found_in(place: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _output_of(folder: Path) -> Path:
-    """The output of a run, from where its folder is."""
+    """The output of a run, from the path of its folder."""
     if folder.parent.parts[-3:] == KEPT_FROM_UPLOADS.parts:
         return folder.parents[3] / folder.stem
     return folder.with_name(folder.stem.removeprefix("."))

@@ -1,4 +1,4 @@
-"""What a video file was when it was captioned, so that one that was replaced under its name can be found."""
+"""State of a video file when it was captioned, so that one replaced under the same name is detected."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from urllib.parse import unquote, urlsplit
 from ...stores import AnyPath, StoredPath, is_address
 
 UNKNOWN = "unknown"
-"""Instead of a video's mark: the answer is from before marks were kept, or the video is no file."""
+"""In place of a video's mark: the answer predates marks, or the video is not a file."""
 
 
 def video_mark(video: Any, root: AnyPath | None) -> Any:
-    """Size and time of change of a video that is a file.
+    """Size and modification time of a video file.
 
     Args:
-        video: a video's value, as a row has it.
-        root: what relative paths are relative to.
+        video: a video's value in a row.
+        root: folder that relative paths are relative to.
 
     Returns:
-        Plain values; None where the file does not exist; `UNKNOWN` for bytes, which are part of their row, and for
-        videos at addresses, where asking costs a request for each.
+        Plain values; None if the file does not exist; `UNKNOWN` for bytes, which are part of their row, and for videos
+        at addresses, which would cost a request each.
     """
     path = _file_of(video, root)
     if path is None:
@@ -46,6 +46,6 @@ def _file_of(video: Any, root: AnyPath | None) -> str | None:
         return None
     if isinstance(root, StoredPath):
         return video if video.startswith("/") else None
-    if video.endswith("/"):  # which a `Path` leaves out
+    if video.endswith("/"):  # a `Path` would drop the slash
         return str(Path(root or "", video))
     return os.path.join(root or "", video)  # noqa: PTH118 - a `Path` remembers its parts

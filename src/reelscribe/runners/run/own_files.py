@@ -1,6 +1,6 @@
-"""Files of a run that lie in the folder it reads: its output, failures, and earlier outputs that were kept.
+"""Files of a run inside its input folder: its output, failures, and earlier outputs that were kept.
 
-They are no rows of the input, neither for the same command nor for a retry.
+They are not rows of the input, for the same command or for a retry.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .run_folder import run_folder
 
 @dataclass(frozen=True)
 class OwnFiles:
-    """Tells a run's own files; plain values, so that it can travel to other processes."""
+    """Recognises a run's own files; plain values, so that it can be sent to other processes."""
 
     places: frozenset[str]
     """Absolute paths, or addresses, of files and folders."""
@@ -33,7 +33,7 @@ class OwnFiles:
         return cls(frozenset(places), tuple(_kept_pattern(place) for place in sorted(places)))
 
     def __call__(self, path: AnyPath) -> bool:
-        """Whether a file is one of them, or lies in one that is a folder."""
+        """Whether a file is one of them, or is inside one that is a folder."""
         place = path.url if isinstance(path, StoredPath) else os.path.abspath(path)  # noqa: PTH100 - links stay
         return place in self.places or any(
             place.startswith(f"{own}/") or re.match(kept, place)
@@ -42,7 +42,7 @@ class OwnFiles:
 
 
 def kept_name(output: Path, number: int) -> Path:
-    """Where an edited output is kept when the next one takes its name.
+    """Name under which an edited output is kept when a new one takes its name.
 
     >>> kept_name(Path("captions.jsonl.gz"), 2)
     PosixPath('captions.edited-2.jsonl.gz')
@@ -52,14 +52,14 @@ def kept_name(output: Path, number: int) -> Path:
 
 
 def is_output(path: AnyPath) -> bool:
-    """Whether some run wrote a file, or the folder that it lies in."""
+    """Whether a run wrote this file, or its folder."""
     if isinstance(path, StoredPath):
         return False
     return run_folder(path).exists() or run_folder(path.parent).exists()
 
 
 def _names(output: AnyPath) -> set[str]:
-    """Every way a folder's listing may call an output."""
+    """Every name that a folder listing may have for an output."""
     if isinstance(output, StoredPath):
         return {output.url}
     parent = Path(os.path.realpath(output.parent))

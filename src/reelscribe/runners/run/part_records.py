@@ -1,4 +1,4 @@
-"""What a journal knows of the parts of an output: their counts, and the failures in them."""
+"""A journal's records of the parts of an output: their counts and failures."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Part:
     """A finished part of the output."""
 
     number: int
-    """Its place, from 0."""
+    """Its index, from 0."""
     counts: dict[str, Any]
-    """What its rows came to."""
+    """Counts of its rows."""
 
 
 class PartRecords:
@@ -32,7 +32,7 @@ class PartRecords:
         self._database = database
 
     def finished(self) -> list[Part]:
-        """The finished parts, in order, up to the first of which the counts or the failures are no good."""
+        """The finished parts, in order, up to the first with invalid counts or failures."""
         parts: list[Part] = []
         for number, text in self._database.rows("SELECT number, counts FROM parts ORDER BY number"):
             counts = _counts_of(text)
@@ -42,12 +42,12 @@ class PartRecords:
         return parts
 
     def _are_entries(self, part: int) -> bool:
-        """Whether all failures of a part can be read."""
+        """Whether all failures of a part are readable."""
         entries = self._database.rows("SELECT entry FROM failures WHERE part = ?", part)
         return all(isinstance(json_of(entry), dict) for (entry,) in entries)
 
     def add(self, part: Part, failures: Iterable[Sample], written: Iterable[WrittenRow] = ()) -> None:
-        """A part has its final name: its rows are done, and these are their failures, and digests of what it holds."""
+        """Record a finished part with its failures and the digests of its rows."""
         entries = [(part.number, place, json.dumps(entry)) for place, entry in enumerate(failures)]
         with self._database.transaction() as db:
             db.execute("INSERT INTO parts VALUES (?, ?)", (part.number, json.dumps(part.counts)))
@@ -55,14 +55,14 @@ class PartRecords:
             db.executemany(ADD_MADE, (one.values(part.number) for one in written))
 
     def keep(self, count: int) -> None:
-        """Keep the first parts and drop those behind them."""
+        """Keep the first `count` parts and drop the rest."""
         with self._database.transaction() as db:
             db.execute("DELETE FROM parts WHERE number >= ?", (count,))
             db.execute("DELETE FROM failures WHERE part >= ?", (count,))
             db.execute("DELETE FROM making WHERE part >= ?", (count,))
 
     def failures(self) -> Iterator[Sample]:
-        """The failures of all finished parts, in the order of the rows."""
+        """The failures of all finished parts, in row order."""
         for part in self.finished():
             entries = self._database.rows("SELECT entry FROM failures WHERE part = ? ORDER BY place", part.number)
             for (entry,) in entries:
@@ -70,7 +70,7 @@ class PartRecords:
 
 
 def drop_parts(db: sqlite3.Connection) -> None:
-    """Drop all parts, within a transaction: the output is made again."""
+    """Drop all parts, within a transaction: the output will be rebuilt."""
     db.execute("DELETE FROM parts")
     db.execute("DELETE FROM failures")
     db.execute("DELETE FROM making")
@@ -78,7 +78,7 @@ def drop_parts(db: sqlite3.Connection) -> None:
 
 
 def _counts_of(text: Any) -> dict[str, Any] | None:
-    """The counts of a part; None: it has none that add up with others."""
+    """The counts of a part; None if they are invalid."""
     counts = json_of(text)
     if not isinstance(counts, dict) or not isinstance(counts.get("failures"), dict) or "rows_in" not in counts:
         return None

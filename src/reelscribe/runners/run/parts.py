@@ -1,6 +1,6 @@
-"""The output while it is made: parts of so many rows of the input, each a whole file of the output's format.
+"""The output under construction: parts of a fixed number of input rows, each a complete file of the output's format.
 
-A part gets its name when its last row is written; what the journal does not know of is made again.
+A part gets its name when its last row is written; parts unknown to the journal are made again.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from .written_rows import WrittenRow
 Keep = Callable[[Sample, Path, list[str]], list[str]]
 """See `Layout.keep`."""
 UNFINISHED = "unfinished"
-"""In the name of a part that a stopped run left."""
+"""In the name of a part left by an interrupted run."""
 
 
 class PartedOutput:
-    """Takes what rows became, in their order, and writes it part by part.
+    """Takes the outcomes of rows in order and writes them part by part.
 
     Args:
-        journal: told of each finished part.
+        journal: records each finished part.
         target: the output.
-        schema: Arrow schema of the source's rows, where there is one.
+        schema: Arrow schema of the source's rows, if there is one.
         new_fields: fields the run adds.
-        part_rows: rows of the input in a part.
+        part_rows: input rows per part.
     """
 
     def __init__(self, journal: Journal, target: Target, *, schema: Any, new_fields: NewFields, part_rows: int) -> None:
@@ -50,12 +50,12 @@ class PartedOutput:
 
     @property
     def done(self) -> list[Part]:
-        """Parts that need not be made."""
+        """Parts that are already finished."""
         return list(self._done)
 
     @property
     def rows_done(self) -> int:
-        """Rows of the input in those parts."""
+        """Input rows in those parts."""
         return sum(int(part.counts["rows_in"]) for part in self._done)
 
     def write(
@@ -67,14 +67,14 @@ class PartedOutput:
         written: Iterable[WrittenRow] = (),
         kept_edits: int = 0,
     ) -> None:
-        """Take what one row became.
+        """Write the outcome of one row.
 
         Args:
-            outcome: the row, to be counted.
+            outcome: the outcome, for the counts.
             samples: its output rows.
-            failures: its rows of the file of failures.
-            written: what tells its output rows again.
-            kept_edits: how many of them a person has edited.
+            failures: its rows of the failures file.
+            written: digests of its output rows.
+            kept_edits: number of manual edits in them.
         """
         sink = self._sink or self._open_sink()
         for sample in samples:
@@ -104,17 +104,17 @@ class PartedOutput:
         for path in map(self._path, range(len(self._done))):
             if not path.is_file():
                 raise DataError(
-                    f"the part {str(path)!r} was removed while the run was busy; the same command makes it again"
+                    f"the part {str(path)!r} was removed during the run; rerun the same command to make it again"
                 )
         layout = replace(self._target.layout, keep=keep)
         replace(self._target, layout=layout).join([self._path(part.number) for part in self._done])
 
     def close(self, *, keep: bool = False) -> None:
-        """Drop the part that is not full, or keep it under a name that says so."""
+        """Drop the incomplete part, or keep it under a name that marks it as such."""
         sink, self._sink = self._sink, None
         if sink is None:
             return
-        with suppress(Exception):  # of a disk that is full, the error at hand tells
+        with suppress(Exception):  # a full disk is reported by the original error
             if keep and self._counts.rows_in:
                 sink.commit(self._path(len(self._done), UNFINISHED).name)
         with suppress(Exception):
@@ -135,8 +135,8 @@ class PartedOutput:
             if not isinstance(exc.__cause__, FileNotFoundError):
                 raise
             raise DataError(
-                f"the folder {str(self._journal.part_folder)!r} was removed while the run was busy; the same command "
-                "makes the parts again"
+                f"the folder {str(self._journal.part_folder)!r} was removed during the run; rerun the same command to "
+                "make the parts again"
             ) from exc
         sink.__exit__(None, None, None)
         part = Part(len(self._done), self._counts.as_dict())
@@ -146,7 +146,7 @@ class PartedOutput:
         self._sink, self._counts, self._failures, self._written = None, Counts(), [], []
 
     def _usable_parts(self) -> list[Part]:
-        """The parts the journal knows whose files are there; anything else is removed."""
+        """The parts in the journal whose files exist; anything else is removed."""
         parts: list[Part] = []
         for part in self._journal.parts.finished():
             if part.number != len(parts) or not self._path(part.number).is_file():

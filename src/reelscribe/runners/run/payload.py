@@ -1,6 +1,6 @@
-"""An answer as the text that the journal and the files of a cluster keep: JSON of plain values, and back.
+"""Convert answers to the JSON text stored in the journal and in a cluster's files, and back.
 
-What is read may have been written by anybody: whatever is no answer is a `ValueError`.
+The text may come from an untrusted source: anything that is not an answer is a `ValueError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
-    """A result as JSON in ASCII: lone surrogates are escaped, numbers come back as they were."""
+    """A result as ASCII JSON: lone surrogates are escaped, numbers survive the round trip."""
     value: dict[str, Any] = {"u": [result.usage.prompt_tokens, result.usage.completion_tokens]}
     if result.failure is not None:
         failure = result.failure
@@ -28,13 +28,13 @@ def payload_of(result: CaptionResult, mark: Any = UNKNOWN) -> str:
 
 
 def _candidate_values(one: Candidate) -> list[Any]:
-    """A candidate as plain values; its reasoning stands there where it has some."""
+    """A candidate as plain values, with its reasoning if it has any."""
     values: list[Any] = [one.text, one.finish_reason, one.tokens, one.mean_logprob]
     return values if one.reasoning is None else [*values, one.reasoning, one.reasoning_tokens]
 
 
 def mark_of(payload: str | bytes) -> Any:
-    """What the video was that this JSON is the answer for, or `UNKNOWN`."""
+    """The state of the video that this JSON is the answer for, or `UNKNOWN`."""
     value = json_of(payload)
     return value.get("m", UNKNOWN) if isinstance(value, dict) else UNKNOWN
 
@@ -43,10 +43,10 @@ _decode = json.JSONDecoder().decode
 
 
 def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:
-    """The result that became this JSON, as the answer to a request.
+    """Parse JSON from `payload_of` as the answer to a request.
 
     Raises:
-        ValueError: it is not what `payload_of` writes.
+        ValueError: it was not written by `payload_of`.
     """
     try:
         value = _decode(payload if isinstance(payload, str) else payload.decode())
@@ -55,18 +55,18 @@ def result_of(id_: RequestId, payload: str | bytes) -> CaptionResult:
         candidates = tuple([Candidate(*one) for one in value.get("c", ())])
         result = CaptionResult(id_, candidates, failure=failure, usage=usage)
     except (TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise ValueError(f"no answer: {exc}") from exc
+        raise ValueError(f"not an answer: {exc}") from exc
     if not (
         type(usage.prompt_tokens) is type(usage.completion_tokens) is int
         and all(map(_is_candidate, candidates))
         and (failure is None or _is_failure(failure))
     ):
-        raise ValueError("an answer with values of other types")
+        raise ValueError("an answer with values of the wrong type")
     return result
 
 
 def _is_candidate(one: Candidate) -> bool:
-    """Whether the values have the types that they must have; of what JSON gives, `type` is exact."""
+    """Whether the values have the right types; for values from JSON, `type` is exact."""
     return (
         type(one.text) is type(one.finish_reason) is str
         and type(one.tokens) is type(one.reasoning_tokens) is int
@@ -86,7 +86,7 @@ _MAYBE_TEXT = (type(None), str)
 
 
 def json_of(text: Any) -> Any:
-    """The value of a text of JSON; None: it is none."""
+    """Parse JSON; None if it is invalid."""
     try:
         return json.loads(text)
     except (ValueError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Failed videos of a run, tried again with the run's own settings."""
+"""Retry the failed videos of a run with the run's own settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .run_folder import run_folder
 from .upload import local_place
 
 _TRUSTED = ("trust_remote_code", "base_url", "api_key_env", "proxies", "token", "cache_dir")
-"""Parts of `model_params` that are taken from a journal only where this user has begun the run."""
+"""Keys of `model_params` that are taken from a journal only if this user started the run."""
 
 
 def retry_file(
@@ -36,20 +36,20 @@ def retry_file(
     progress: Progress | None = None,
     caption: Callable[..., RunSummary] = caption_file,
 ) -> RunSummary:
-    """Try what failed in a run again, and put what succeeds in its place in the output.
+    """Retry the failures of a run, and put the new captions in their place in the output.
 
-    The output stays as it is until the new one is whole. A retry that is ended goes on when it is started again.
+    The output stays unchanged until the new one is complete. An interrupted retry resumes when it is started again.
 
     Args:
         output: the output of the run.
-        kinds: only videos that failed in these ways; none named: all.
-        changes: parameters of the operator that replace the run's; only those that captions do not depend on.
-        recheck: ask again about videos that were replaced since they were captioned.
-        discard_edits: drop captions that were edited by hand in the output, instead of keeping them.
+        kinds: retry only failures of these kinds; empty: all.
+        changes: operator parameters that replace the run's; only those that do not affect captions.
+        recheck: caption again the videos that were replaced since they were captioned.
+        discard_edits: discard captions that were edited by hand in the output, instead of keeping them.
         max_failures: how many rows may fail.
-        max_row_bytes: the largest row that is read; None: the run's.
-        progress: what is told about each row.
-        caption: what runs it, wherever it ran first: `caption_file`, or `caption_file_ray` with its cluster.
+        max_row_bytes: the largest row to read; None: the run's.
+        progress: receives the progress of the run.
+        caption: the function that runs it: `caption_file`, or `caption_file_ray` with its cluster.
 
     Raises:
         DataError: there is no run with this output, or its input has changed.
@@ -78,8 +78,8 @@ def retry_file(
     except (DataError, OSError) as exc:
         if command.get("input_had_credentials"):
             exc.add_note(
-                "the address of the input held credentials, which are not kept: put them where the store's client "
-                "finds them, or call caption_file from Python with the whole address and retry=()"
+                "the address of the input contained credentials, which are not stored: put them where the store's "
+                "client finds them, or call caption_file from Python with the whole address and retry=()"
             )
         raise
     finally:
@@ -89,11 +89,11 @@ def retry_file(
 def _check_kinds(kinds: Collection[str]) -> None:
     for kind in kinds:
         if kind not in FAILURE_KINDS:
-            raise SettingsError(f"there is no kind of failure {kind!r}; there are {', '.join(FAILURE_KINDS)}")
+            raise SettingsError(f"unknown failure kind {kind!r}; expected one of {', '.join(FAILURE_KINDS)}")
 
 
 def _of_folder(output: AnyPath) -> AnyPath:
-    """The output of the run; where it is the only table of the folder that is named, that table."""
+    """The output of the run; for a folder with a single table, that table."""
     if isinstance(output, StoredPath) or run_folder(output).exists():
         return output
     tables = [output / name for name in TABLE_NAMES if output.is_dir() and run_folder(output / name).exists()]
@@ -103,28 +103,26 @@ def _of_folder(output: AnyPath) -> AnyPath:
 def _command_of(output: Path) -> dict[str, Any]:
     """The settings of the run with this output."""
     if not run_folder(output).exists():
-        raise DataError(
-            f"no run with the output {str(output)!r} is known here: {str(run_folder(output))!r} is not there"
-        )
+        raise DataError(f"no run with the output {str(output)!r} was found: {str(run_folder(output))!r} does not exist")
     is_own = is_noted(run_folder(output))
     with Journal(run_folder(output)) as journal:
         command: dict[str, Any] | None = journal.command()
     if command is None:
         raise SettingsError(
-            f"the run with the output {str(output)!r} had a captioner given from Python: call caption_file with that "
-            "one and retry=()"
+            f"the run with the output {str(output)!r} used a captioner passed from Python: call caption_file with that "
+            "captioner and retry=()"
         )
     named = [] if is_own else _trusted(command)
     if named:
         raise SettingsError(
             f"the run in {str(run_folder(output))!r} was not started by this user on this machine, and names "
-            f"{', '.join(named)}: give the `reelscribe caption` command with your own settings once, then retry"
+            f"{', '.join(named)}: run the `reelscribe caption` command with your own settings once, then retry"
         )
     return command
 
 
 def _trusted(command: Mapping[str, Any]) -> list[str]:
-    """What of a run's settings only the user's own run may name: where keys and videos are sent, code that is run, and
+    """Settings that are only accepted from the user's own run: where keys and videos are sent, code that is run, and
     files that are replaced."""
     parameters = command["parameters"]
     model = parameters.get("model_params")

@@ -1,7 +1,7 @@
-"""A data set through the operator on this machine: source, pipe, parts of the output, and a file of failures beside it.
+"""Caption a data set with the operator: source, pipe, output in parts, and a failures file next to it.
 
-Rows stream: no more of them are in memory than are on their way through the pipe. What is done goes to a journal at
-once, so that a run that ends in any way can go on.
+Rows are streamed: only those in the pipe are in memory. Answers are journalled at once, so that a run can resume
+however it ended.
 """
 
 from __future__ import annotations
@@ -66,27 +66,27 @@ def caption_file(
 ) -> RunSummary:
     """Caption every row of a data set and write the result.
 
-    What can be wrong with the input, the output and the settings is found before the model is loaded. The output, and
-    the file of failures if rows failed, get their names when the last row is done. A run that was ended, in whatever
-    way, goes on where it was when it is started again with the same settings; the output is then the same as that of
-    a run that was not ended. One that is finished already does nothing.
+    Problems with the input, the output and the settings are found before the model is loaded. The output, and the
+    failures file if rows failed, get their names when the last row is done. An interrupted run resumes when it is
+    started again with the same settings, and its output is identical to that of an uninterrupted run. A finished run
+    does nothing.
 
     Args:
         operator: the operator; relative video paths are relative to the input's folder unless it has a `video_root`.
         input: a data file, a folder, a pattern, a video, or the address of one.
-        output: a file with a suffix in `data.BY_SUFFIX`, or a folder; the folder above it is made if missing. An
-            output at an address is made on this machine (`destination`) and uploaded at the end.
-        progress: what is told about each row.
-        settings: how input and output are treated.
+        output: a file with a suffix in `data.BY_SUFFIX`, or a folder; its parent folder is created if missing. An
+            output at an address is built on this machine (`destination`) and uploaded at the end.
+        progress: receives the progress of the run.
+        settings: settings of the run.
         given: fields of `RunSettings`, instead of `settings`.
 
     Raises:
-        DataError: the input cannot be read, the output cannot be written or hold the rows, another process writes it,
-            or it is there and no run's own.
+        DataError: the input cannot be read, the output cannot be written or hold the rows, another process is writing
+            it, or it exists and belongs to no run.
         SettingsError: the settings do not fit the data, such as a `prompt_key` that no row has, or differ from those
-            that the run began with.
+            the run started with.
         ModelError: the model cannot be loaded or run.
-        TooManyFailuresError: more rows failed than may.
+        TooManyFailuresError: more rows failed than allowed.
         FailedSamplesError: a row failed and the operator's `skip_op_error` is false.
     """
     return run_file(
@@ -103,7 +103,7 @@ def run_file(
     progress: Progress | None,
     settings: RunSettings,
 ) -> RunSummary:
-    """Check what can be checked at once, and run; `make_answerer` gives who answers. The rest is as for
+    """Check everything that can be checked first, and run with the answerer from `make_answerer`; otherwise like
     `caption_file`."""
     place = located(output)
     if not isinstance(place, StoredPath):
@@ -145,7 +145,7 @@ def _run_file(
         is_output=is_output,
         max_row_bytes=settings.max_row_bytes,
     )
-    by_suffix(SINKS, failures, role="file of failures")
+    by_suffix(SINKS, failures, role="failures file")
     check_outputs(output, failures, source)
     check_failures_place(failures, is_named=settings.failures is not None)
     with ExitStack() as stack:
@@ -180,7 +180,7 @@ def _run_file(
 
 
 class Run:
-    """Rows on their way, and what is done with each outcome."""
+    """A run: sends rows through the pipe and handles each outcome."""
 
     def __init__(self, work: Work, target: Target, answerer: Answerer) -> None:
         self._target = target
@@ -208,9 +208,9 @@ class Run:
         self._cutter = Cutter(target, operator.limits) if target.layout.cut is not None else None
 
     def run(self) -> RunSummary:
-        """Do what is left to do."""
+        """Do the remaining work."""
         self._agree()
-        note_run(self._journal.folder, self._target.path)  # from here on its settings are this user's
+        note_run(self._journal.folder, self._target.path)  # from now on its settings are this user's
         if self._journal.fact("finished") and not self._has_to_make():
             return self._as_it_was()
         if not self._journal.fact("finished"):
@@ -234,10 +234,10 @@ class Run:
         return self.summary
 
     def _has_to_make(self) -> bool:
-        """Whether the output of a finished run is to be made again, from its answers."""
+        """Whether the output of a finished run must be rebuilt from its answers."""
         path = self._target.path
         if not path.exists():
-            self._progress.say(f"{str(path)!r} does not exist any more; it is made again from the journal")
+            self._progress.say(f"{str(path)!r} no longer exists; rebuilding it from the journal")
             return True
         if self._settings.discard_edits:
             self._journal.make_again()
@@ -246,23 +246,23 @@ class Run:
         if found is None:
             return False
         if self._settings.update:
-            self._say_changed("it is written again, with the edited captions")
+            self._say_changed("rewriting it with the edited captions")
             self._journal.make_again()
             return True
         self.summary.remarks.append(
-            f"{str(path)!r} has changed since the run finished ({found.text()}); it stays as it is. To write it again "
-            "from the journal, give the `reelscribe caption` command with --update (edited captions are kept) or "
+            f"{str(path)!r} has changed since the run finished ({found.text()}); it was left as it is. To rewrite it "
+            "from the journal, run the `reelscribe caption` command with --update (edited captions are kept) or "
             "--discard-edits"
         )
         return False
 
     def _look(self) -> None:
-        """Find what a person has changed in an output that is to be replaced."""
+        """Find manual edits in an output that will be replaced."""
         found = self._edits.look()
         if found is None:
             return
         self._say_changed("captions edited by hand are kept")
-        if found.edited and self._journal.parts.finished():  # which were made without them
+        if found.edited and self._journal.parts.finished():  # which were made without the edits
             self._journal.make_again()
 
     def _say_changed(self, what: str) -> None:
@@ -280,7 +280,7 @@ class Run:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Let an exception say what is kept, and how to go on."""
+        """Add a note to an exception: what is kept, and how to resume."""
         try:
             yield
         except (Exception, KeyboardInterrupt) as exc:
@@ -291,10 +291,10 @@ class Run:
             raise
 
     def _agree(self) -> None:
-        """See that the run is the one that the journal is of, and make the journal ready.
+        """Check that the journal belongs to this run, and prepare the journal.
 
         Raises:
-            SettingsError: it is another one.
+            SettingsError: it belongs to another run.
         """
         self._answerer.recover()
         written = self._journal.identity()
@@ -305,43 +305,43 @@ class Run:
         if settings.recheck and self._journal.answers.has_any:
             self._recheck()
         if differences:
-            self._progress.say(f"doing again what this affects: {'; '.join(differences)}")
+            self._progress.say(f"redoing what this affects: {'; '.join(differences)}")
             self._journal.set_aside(keep=not self._identity.is_stricter(kept))
         elif kept is not None:
             self._identity = self._identity.with_known_revision(kept)
         self._check_failures_file()
         if settings.retry is not None:
             count = self._journal.forget_failures(settings.retry or None)
-            self._progress.say(f"trying {count:,} failed videos again")
-        elif not self._operator.skip_op_error:  # it stopped at one, which may have been mended
+            self._progress.say(f"retrying {count:,} failed videos")
+        elif not self._operator.skip_op_error:  # it stopped at a failure, which may have been fixed
             self._journal.forget_failures(None)
         self._remember()
         if written is not None and not settings.update and not self._answerer.loads_model:
-            # a version that was not known then may be now: answers go by what was written down
+            # a version unknown then may be known now: answers are matched by what was recorded
             self._identity = RunIdentity(**written)
             self._remember()
         self._answerer.settle()
 
     def _kept_identity(self) -> Any:
-        """What the journal says the run is, as this version would say it."""
+        """The run's identity in the journal, in this version's form."""
         kept = self._journal.identity()
         return kept if kept is None else self._identity.brought_up(kept, self._source)
 
     def _explained(self, differences: list[str]) -> list[str]:
-        """The differences; of an input that has grown it is said by how much."""
+        """The differences, with the growth of an input that has grown."""
         before = self._journal.fact("input_bytes")
         more = self._input_bytes - before if before is not None else 0
         grown = f" (by {more:,} bytes: rows were added)" if more > 0 and self._input.count is not None else ""
         return [f"{one}{grown}" if one == CHANGED_FILES else one for one in differences]
 
     def _recheck(self) -> None:
-        """Drop the answers about videos that are not what they were when they were captioned."""
+        """Drop the answers about videos that changed since they were captioned."""
         counts = dict.fromkeys(("replaced", "unknown", "missing"), 0)
         self._progress.say("looking for videos that were replaced since they were captioned")
         dropped = self._journal.forget(list(self._replaced(counts)))
         self._progress.say(f"{dropped:,} videos were replaced and are captioned again")
         if counts["missing"]:
-            self._progress.say(f"{counts['missing']:,} videos are not there any more and keep their captions")
+            self._progress.say(f"{counts['missing']:,} videos no longer exist and keep their captions")
         if counts["unknown"]:
             self._progress.say(
                 f"{counts['unknown']:,} videos cannot be compared: they are bytes or at addresses, or an earlier "
@@ -349,7 +349,7 @@ class Run:
             )
 
     def _replaced(self, counts: dict[str, int]) -> Iterator[RequestId]:
-        """Requests whose video is another one now."""
+        """Requests whose video has changed."""
         for number, row in enumerate(islice(self._source, self._settings.limit)):
             for request in self._planner.plan(row, number).requests:
                 mark = self._journal.answers.mark_at(request.id)
@@ -362,21 +362,21 @@ class Run:
                     yield request.id
 
     def _check_failures_file(self) -> None:
-        """Stop before a file of failures would replace what is not one of this run.
+        """Refuse to overwrite a failures file that does not belong to this run.
 
         Raises:
-            DataError: it would.
+            DataError: it would be overwritten.
         """
         own = (str(failures_path(self._target.path).absolute()), self._journal.fact("failures"))
         path = self._failures.absolute()
         if path.exists() and str(path) not in own and not self._settings.overwrite:
             raise DataError(
-                f"the file of failures {str(path)!r} is there already; name another, or replace it (--overwrite)"
+                f"the failures file {str(path)!r} already exists; choose another name, or replace it (--overwrite)"
             )
         self._journal.keep(failures=str(path))
 
     def _remember(self) -> None:
-        if self._settings.changed:  # what is tried again otherwise is still the run that it was
+        if self._settings.changed:  # a retry with other settings is still the same run
             return
         command = command_of(
             self._operator,
@@ -403,7 +403,7 @@ class Run:
         return self.summary
 
     def _check_revision(self) -> None:
-        """A model that had to be fetched shows its version only now."""
+        """Compare the model's revision, which is only known after a download."""
         kept = self._kept_identity()
         self._identity = self._identity.with_revision(self._operator)
         differences = self._identity.differences(kept, ignore=self._settings.changed)
@@ -425,7 +425,7 @@ class Run:
         self._replayed.clear()
         self._edits.begin(first)
         if first:
-            self._progress.say(f"going on behind {first:,} rows that are done")
+            self._progress.say(f"resuming after {first:,} finished rows")
         self._progress.start(self._input.total)
         began = time.monotonic()
         writer: Writer[RowOutcome] = Writer(lambda outcome: self._take(outcome, parts))
@@ -440,7 +440,7 @@ class Run:
                 first_row=first,
             )
         except BaseException:
-            if self._cutter is not None:  # what waits in line for a part is not to hold up the end
+            if self._cutter is not None:  # queued cuts must not delay the end
                 self._cutter.close()
             raise
         finally:
@@ -451,7 +451,7 @@ class Run:
         self._answerer.report()
 
     def _end(self, parts: PartedOutput) -> None:
-        """Bring everything together under its final name."""
+        """Join the parts under the final name."""
         parts.end()
         self._edits.make_way()
         self._journal.keep(joining=self._digests.captions_field or True)
@@ -475,25 +475,25 @@ class Run:
             return
         why = f" ({found.text()})" if found is not None else ""
         if self._edits.is_unknown_before:
-            why = " (it is not known what of it was written by the run and what by hand)"
-        self.summary.remarks.append(f"the output that was there had changed{why}; it is kept as {str(kept)!r}")
+            why = " (it is unknown what was written by the run and what by hand)"
+        self.summary.remarks.append(f"the previous output had changed{why}; it is kept as {str(kept)!r}")
 
     def _say_growth(self) -> None:
-        """Say so where the input is not what it was when the run was started."""
+        """Add a remark if the input has changed since the run started."""
         if isinstance(self._source.path, StoredPath) or not self._identity.has_changed(self._source):
             return
         grown = input_bytes(self._source) - self._input_bytes
         what = f"has grown by {grown:,} bytes" if grown > 0 else "has changed"
         self.summary.remarks.append(
-            f"the input {str(self._source.path)!r} {what} since the run started; the output is of what it was then, "
-            "and the same command with --update takes in what is new"
+            f"the input {str(self._source.path)!r} {what} since the run started; the output covers what it was then, "
+            "and the same command with --update adds what is new"
         )
 
     def _kept(self, exc: BaseException) -> str:
-        """A sentence that says what is kept of a run that ends early, and how to go on."""
+        """A sentence on what is kept of a run that ends early, and how to resume it."""
         if not self._journal.answers.has_any and not self.summary.rows_in:
-            return "no row was done, and nothing is written"
-        kept = f"{self.summary.rows_in:,} rows are done and kept in {self._journal.folder}"
+            return "no row was finished, and nothing was written"
+        kept = f"{self.summary.rows_in:,} rows are finished and kept in {self._journal.folder}"
         if not self.summary.rows_in:
             kept = self._answerer.progress_made() or kept
         if isinstance(exc, TooManyFailuresError):
@@ -501,12 +501,12 @@ class Run:
         if isinstance(exc, DataError) and self._target.format.has_types and not self._target.is_folder:
             lines = run_folder(self._target.path.with_suffix(".jsonl")).name
             name = self._target.format.name.capitalize()
-            kept = f"{kept} (if {name} cannot hold them: rename it to {lines}, and give a .jsonl output, --update)"
+            kept = f"{kept} (if {name} cannot hold them: rename it to {lines}, and use a .jsonl output with --update)"
         without = " without --overwrite" if self._settings.overwrite else ""
-        return f"{kept}; the same command{without} goes on from there"
+        return f"{kept}; rerun the same command{without} to resume"
 
     def answer(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
-        """What an earlier go of this run has for a request about a row."""
+        """The answer to a request about a row from an earlier session of this run, if any."""
         digest = self._identity.digest(request)
         number = request.id.row
         found = self._journal.answers.result(request.id, digest)
@@ -521,7 +521,7 @@ class Run:
         return found
 
     def _earlier(self, request: CaptionRequest, digest: bytes) -> CaptionResult | None:
-        """The answer that was set aside, if it is still one."""
+        """The answer that was set aside, if it is still valid."""
         kept = self._journal.answers.earlier(request.id, digest)
         if kept is None or self._planner.acceptance.lack(request, kept.result) is not None:
             return None
@@ -534,22 +534,22 @@ class Run:
         return kept.result
 
     def mark(self, request: CaptionRequest) -> None:
-        """Note what is asked, and what the video is before it is read."""
+        """Record a request, and the video's state before it is read."""
         self._asked[request.id] = self._identity.digest(request), video_mark(request.video, self._root)
 
     def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
-        """Keep an answer about a row for another go."""
+        """Store an answer about a row for later sessions."""
         digest, mark = self._asked.pop(request.id, None) or (self._identity.digest(request), UNKNOWN)
         self._journal.answers.add(request.id, digest, result, failed=self._failed(request, result), mark=mark)
         self._cut_ahead(request, result, row)
 
     def _cut_ahead(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
-        """Begin to cut out the part that an answer is about, next to the model."""
+        """Start cutting out the part an answer is about, in parallel with the model."""
         if self._cutter is not None and result.failure is None:
             self._cutter.begin(request.id.row, row)
 
     def _with_part(self, outcome: RowOutcome) -> RowOutcome:
-        """The outcome once the part of the video is cut out; where it cannot be, that is the row's failure."""
+        """The outcome once the part of the video is cut out; if that fails, the row fails."""
         if self._cutter is None:
             return outcome
         if not outcome.candidates:
@@ -563,12 +563,12 @@ class Run:
         return outcome.failed(failure)
 
     def _failed(self, request: CaptionRequest, result: CaptionResult) -> str | None:
-        """The kind of failure under which an answer is found when failures are tried again."""
+        """The failure kind under which a retry finds an answer."""
         failure = result.failure or self._planner.acceptance.lack(request, result)
         return None if failure is None else failure.kind
 
     def _read(self, first: int) -> Iterator[Sample]:
-        """The rows from this one on; an error that no format knows of says where it was."""
+        """The rows from this one on; an unexpected error names its row."""
         number = first
         try:
             for row in self._input.rows(first):
@@ -605,7 +605,7 @@ class Run:
         self._check_failures()
 
     def _made(self, row: Sample, outcome: RowOutcome) -> tuple[list[Sample], list[Sample], int]:
-        """The rows of the output and of the file of failures for a row, and how many hold what a person wrote."""
+        """The rows of the output and of the failures file for a row, and how many contain manual edits."""
         failures = [
             failure_row(row, outcome.row, video_index, failure, self._form) for video_index, failure in outcome.failures
         ]
@@ -613,7 +613,7 @@ class Run:
         return made, failures, edits
 
     def _count_known(self, outcome: RowOutcome) -> None:
-        """Count what was answered before when its row is done, as everything else."""
+        """Count earlier answers once their row is done, like everything else."""
         self.summary.known_videos += self._answered.pop(outcome.row, 0)
         replayed = self._replayed.pop(outcome.row, 0)
         self.summary.answers_left -= replayed
@@ -624,12 +624,12 @@ class Run:
         return self._journal.folder / ERRORS_LOG
 
     def _point_to_log(self) -> None:
-        """Let the summary name the log that an earlier go has written."""
+        """Let the summary name the log of an earlier session."""
         if self.summary.failures["internal_error"] and self._log_path.exists():
             self.summary.errors_path = self._log_path
 
     def _log_error(self, row: int, failure: Failure) -> None:
-        """Keep the traceback of an error of this package where it can be sent from."""
+        """Log the traceback of an error in this package, for bug reports."""
         if failure.trace is None:
             return
         self.summary.errors_path = self._log_path
@@ -648,20 +648,20 @@ class Answers:
     run: Run
 
     def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
-        """See `pipe.Results`."""
+        """See `pipeline.Results`."""
         found = self.run.answer(request, row)
         if found is None:
             self.run.mark(request)
         return found
 
     def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
-        """See `pipe.Results`."""
+        """See `pipeline.Results`."""
         self.run.keep(request, result, row)
 
 
 @contextmanager
 def _journal(output: Path) -> Iterator[Journal]:
-    """The journal of the run with this output; nothing of it stays where no row was done."""
+    """The journal of the run with this output; removed again if no row was done."""
     is_new = not run_folder(output).exists()
     with Journal(run_folder(output)) as journal:
         try:
@@ -672,15 +672,15 @@ def _journal(output: Path) -> Iterator[Journal]:
 
 
 def _other_run(output: Path, differences: Collection[str], settings: RunSettings) -> str:
-    told = f"{str(output)!r} belongs to a run with other settings: {'; '.join(differences)}"
+    told = f"{str(output)!r} belongs to a run with different settings: {'; '.join(differences)}"
     if settings.retry is not None:
         return (
-            f"{told}. A retry needs the run as it was; to do again what this affects, and what failed, give the "
+            f"{told}. A retry requires the run as it was; to redo what this affects, and what failed, run the "
             "`reelscribe caption` command that wrote the output, with --update"
         )
     return (
-        f"{told}. Use the earlier settings to go on, --update to do again only what this affects, or --overwrite to "
-        "start afresh"
+        f"{told}. Use the earlier settings to resume, --update to redo only what this affects, or --overwrite to "
+        "start from scratch"
     )
 
 
@@ -688,7 +688,7 @@ def _too_many(summary: Counts) -> TooManyFailuresError:
     kinds = ", ".join(f"{kind} {count:,}" for kind, count in summary.failures.most_common())
     return TooManyFailuresError(
         f"{summary.failed_rows:,} of {summary.rows_in:,} rows failed ({kinds}), more than --max-failures allows; "
-        "with a larger limit the run goes on, and `reelscribe retry` tries them again"
+        "the run resumes with a larger limit, and `reelscribe retry` retries them"
     )
 
 

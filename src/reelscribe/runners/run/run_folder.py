@@ -1,4 +1,5 @@
-"""Where the folder of a run is, what lies in it, and that nothing in it leads elsewhere. Knows no journal."""
+"""The folder of a run: its path, its content, and a check that nothing in it links elsewhere. Independent of the
+journal."""
 
 from __future__ import annotations
 
@@ -13,35 +14,35 @@ from ...data.videofolder import NAMES as TABLE_NAMES
 DATABASE = "journal.sqlite"
 OWNER = "owner.json"
 ERRORS_LOG = "errors.log"
-"""Tracebacks of errors of this package, each with its row."""
+"""Tracebacks of errors in this package, each with its row."""
 PARTS = "parts"
 PIECES = "pieces"
-"""Parts of videos that wait for the output, and what tells those that are in it."""
+"""Parts of videos waiting for the output, and records of those already in it."""
 REPLACES = "replaces"
-"""A file that says that the run may replace videos of the same name."""
+"""A file that marks that the run may replace videos of the same name."""
 KEPT_FROM_UPLOADS = Path(".cache", "huggingface", "reelscribe")
-"""Folder in a data set that uploads to the hub, and `datasets`, leave out."""
+"""Folder in a data set that uploads to the hub, and `datasets`, ignore."""
 
 
 def run_folder(output: Path) -> Path:
-    """Where the journal and the parts of a run with this output are: beside it, and where the output is the table of a
-    folder that is a data set itself, where uploads of that folder leave it out.
+    """Folder of the journal and parts of a run: next to the output; if the output is the table of a data set folder,
+    where uploads of that folder ignore it.
 
     >>> run_folder(Path("out.jsonl")), run_folder(Path("clips/metadata.jsonl"))
     (PosixPath('.out.jsonl.run'), PosixPath('clips/.cache/huggingface/reelscribe/metadata.jsonl.run'))
     """
     output = settled(output)
     beside = output.with_name(f".{output.name}.run")
-    if output.name not in TABLE_NAMES or os.path.lexists(beside):  # runs of earlier versions go on where they are
+    if output.name not in TABLE_NAMES or os.path.lexists(beside):  # runs of earlier versions resume where they are
         return beside
     return output.parent / KEPT_FROM_UPLOADS / f"{output.name}.run"
 
 
 def check_run_folder(folder: Path) -> None:
-    """See that nothing in a run's folder, which lies in a folder that may be anybody's, leads elsewhere.
+    """Check that nothing in a run's folder, whose parent may be untrusted, links elsewhere.
 
     Raises:
-        DataError: it, a folder that was made for it, or something in it is a link.
+        DataError: it, a folder created for it, or something in it is a link.
     """
     above = [place for place in folder.parents if place.name in KEPT_FROM_UPLOADS.parts]
     for place in reversed(above if folder.parent.name == KEPT_FROM_UPLOADS.name else []):
@@ -54,15 +55,15 @@ def check_run_folder(folder: Path) -> None:
 
 
 def settled(output: Path) -> Path:
-    """One name for an output that has several: links are followed, and where the file system takes names that differ
-    in case for one, small letters are used."""
+    """A canonical name for an output: links are resolved, and on case-insensitive file systems the name is
+    lower-cased."""
     if output.is_symlink():
         output = Path(os.path.realpath(output))
     return output.with_name(output.name.casefold()) if _ignores_case(output.parent) else output
 
 
 def _ignores_case(folder: Path) -> bool:
-    """Whether a folder is there under its name in other letters, and so what is in it will be."""
+    """Whether a folder also exists under its name in the other case, so that its content will too."""
     folder = Path(os.path.realpath(folder))
     other = folder.with_name(folder.name.swapcase())
     if other == folder:
@@ -74,7 +75,7 @@ def _ignores_case(folder: Path) -> bool:
 
 
 def adopt_earlier_folder(output: Path) -> None:
-    """Give the folder of a run that was begun under another name of its output, such as a link, the name it has now."""
+    """Rename the folder of a run that was started under another name of its output, such as a link."""
     earlier, folder = output.with_name(f".{output.name}.run"), run_folder(output)
     if earlier == folder or not (earlier / DATABASE).exists() or folder.exists():
         return
@@ -83,19 +84,19 @@ def adopt_earlier_folder(output: Path) -> None:
 
 
 def keep_from_git(folder: Path) -> None:
-    """Let git leave out what is of this machine alone."""
+    """Make git ignore the folder, which only concerns this machine."""
     with suppress(FileExistsError), open_new(folder / ".gitignore") as file:
         file.write("*\n")
 
 
 def open_new(path: Path) -> IO[str]:
-    """A new file; one that is there, a link too, is an error."""
+    """Create a file; an existing one, or a link, is an error."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
     return open(os.open(path, flags, 0o666), "w", encoding="utf-8")  # noqa: PTH123 - a descriptor
 
 
 def remove_empty_parents(folder: Path) -> None:
-    """Remove the folders that were made for a run's folder, where nothing else is in them."""
+    """Remove the folders created for a run's folder, if they are empty."""
     for place in folder.parents:
         if place.name not in KEPT_FROM_UPLOADS.parts or folder.parent.name != KEPT_FROM_UPLOADS.name:
             return

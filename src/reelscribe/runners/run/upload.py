@@ -1,6 +1,6 @@
-"""An output in an object store: made on this machine, with its journal, and uploaded when it is whole.
+"""An output in an object store: built on this machine, with its journal, and uploaded once it is complete.
 
-The journal and its lock are local: two machines that write one address do not see each other.
+The journal and its lock are local: there is no cross-machine lock on an address.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from .run_folder import run_folder
 
 
 def local_place(address: StoredPath) -> Path:
-    """Where the output for an address is made, with the journal beside it."""
+    """Local path of the output for an address, with the journal next to it."""
     digest = hashlib.blake2b(address.url.encode(), digest_size=8).hexdigest()
     return state_folder() / "runs" / digest / address.name
 
 
 def check_destination(address: StoredPath, *, format: str | None, overwrite: bool) -> None:  # noqa: A002
-    """Stop before a run whose output could not be uploaded.
+    """Reject a destination to which the output could not be uploaded.
 
     Raises:
-        SettingsError: the scheme is no object store's, or the format belongs beside local videos.
-        DataError: something is there that is no run's own, or the store is not reached.
+        SettingsError: the scheme is not an object store's, or the format requires local videos.
+        DataError: something exists there that belongs to no run, or the store cannot be reached.
     """
     if scheme_of(address.url) not in STORES:
         raise SettingsError(f"cannot write to {str(address)!r}; outputs go to {', '.join(f'{s}://' for s in STORES)}")
     if format is not None and format in BY_NAME and BY_NAME[format].table is not None:
-        raise SettingsError(f"a {format} is written beside local videos; name a local folder")
+        raise SettingsError(f"a {format} is written next to local videos; choose a local folder")
     local = local_place(address)
     is_folder = Target.of(local, format=format).is_folder
     if run_folder(local).exists() or _marker(local).exists() or (overwrite and not is_folder):
@@ -47,21 +47,21 @@ def check_destination(address: StoredPath, *, format: str | None, overwrite: boo
     if there:
         way_out = "remove it" if is_folder else "replace it (--overwrite)"
         raise DataError(
-            f"{str(address)!r} is there already, and no run of this machine can go on with it; name another, or "
+            f"{str(address)!r} already exists, and no run on this machine can resume it; choose another name, or "
             f"{way_out}"
         )
 
 
 def upload(local: Path, address: StoredPath, *, failures: Path | None) -> StoredPath | None:
-    """Bring a finished output, and its file of failures, to its address, unless they are there.
+    """Upload a finished output, and its failures file, unless they are already uploaded.
 
     Args:
         local: the output on this machine.
-        address: where it goes.
-        failures: the file of failures, if rows failed and it lies beside the output.
+        address: the destination.
+        failures: the failures file, if rows failed and it is next to the output.
 
     Returns:
-        Where the file of failures is.
+        The address of the failures file.
     """
     beside = address.with_name(address.name + FAILURES_SUFFIX)
     with writing(local):
@@ -78,9 +78,9 @@ def upload(local: Path, address: StoredPath, *, failures: Path | None) -> Stored
 
 
 def bring_back(local: Path, address: StoredPath) -> None:
-    """Fetch an output that was changed at its address, so that what a person has edited there is found.
+    """Download an output that was changed at its address, so that manual edits there are found.
 
-    Only a file is: the files of a folder are not compared with those that were uploaded.
+    Files only: the files of a folder are not compared with those that were uploaded.
     """
     known = _uploaded(local).get("remote")
     if known is None or not local.is_file() or not address.exists() or _remote_state(local, address) == known:
@@ -96,21 +96,21 @@ def bring_back(local: Path, address: StoredPath) -> None:
 
 
 def _remote_state(local: Path, address: StoredPath) -> list[Any] | None:
-    """What changes when a file at an address is changed; None: it is a folder."""
+    """Values that change when a file at an address changes; None for a folder."""
     if local.is_dir():
         return None
-    status = StoredPath(address.url, address.seconds).stat()  # a new one: it remembers what it was told
+    status = StoredPath(address.url, address.seconds).stat()  # a new object: it caches the first answer
     return [status.st_size, status.st_mtime_ns]
 
 
 def _remove_old(local: Path, address: StoredPath) -> None:
-    """Remove files of an earlier folder that are not in this one."""
+    """Remove files of an earlier folder that are not in the new one."""
     for name in set(_uploaded(local).get("files", [])) - set(_names(local)):
         (address / name).remove()
 
 
 def _marker(local: Path) -> Path:
-    """The file that says what was uploaded last."""
+    """The file that records the last upload."""
     return local.with_name(f".{local.name}.uploaded.json")
 
 
@@ -123,7 +123,7 @@ def _uploaded(local: Path) -> dict[str, Any]:
 
 
 def _state(local: Path) -> list[int]:
-    """What changes when the output is made anew."""
+    """Values that change when the output is rebuilt."""
     status = local.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
 

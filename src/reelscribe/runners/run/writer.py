@@ -1,4 +1,4 @@
-"""A thread that writes: what is handed over waits in line, and a long line holds the giver back."""
+"""Bounded background writer; `put` blocks while the queue is full."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Generic, TypeVar
 from ...timing import BusyClock
 
 MAX_WAITING = 64
-"""Items that are not written yet."""
+"""Most items that are not written yet."""
 GATHER_SECONDS = 0.005
-"""Time for which the first of them waits for others: a thread that is woken for each item costs as much as the item."""
+"""Time the first item waits for others: waking the thread for each item costs as much as writing it."""
 
 T = TypeVar("T")
 
 
 class Writer(Generic[T]):
-    """Runs a function over items in a thread of its own, in order.
+    """Runs a function over items in a background thread, in order.
 
     Args:
-        write: takes an item; once it has raised, it is not called again.
-        max_waiting: items that are not written yet, half of them in line and half in the hands of the thread; with more
-            `put` waits.
+        write: called with each item; not called again once it has raised.
+        max_waiting: most items that are not written yet, half of them queued and half held by the thread; beyond that
+            `put` blocks.
     """
 
     def __init__(self, write: Callable[[T], None], *, max_waiting: int = MAX_WAITING) -> None:
@@ -38,10 +38,10 @@ class Writer(Generic[T]):
         self._thread.start()
 
     def put(self, item: T) -> None:
-        """Hand an item over.
+        """Queue an item.
 
         Raises:
-            BaseException: what writing an earlier one raised.
+            BaseException: raised while writing an earlier one.
         """
         self._check()
         with self._changed:
@@ -52,16 +52,16 @@ class Writer(Generic[T]):
                 self._changed.notify_all()
 
     def finish(self) -> None:
-        """Wait until all are written, and end the thread.
+        """Wait until all items are written, and stop the thread.
 
         Raises:
-            BaseException: what writing raised.
+            BaseException: raised while writing.
         """
         self.close()
         self._check()
 
     def close(self) -> None:
-        """Wait until all are written, and end the thread; says nothing of errors."""
+        """Wait until all items are written, and stop the thread; ignores errors."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -77,7 +77,7 @@ class Writer(Generic[T]):
                 self._try(items)
 
     def _next_items(self) -> list[T]:
-        """All that waits, so that threads change once for many items; nothing when the end is reached."""
+        """All queued items, so that threads switch once for many items; empty at the end."""
         with self._changed:
             while not self._line and not self._closed:
                 self._sleeps = True
@@ -94,5 +94,5 @@ class Writer(Generic[T]):
             with self.clock:
                 for item in items:
                     self._write(item)
-        except BaseException as exc:  # raised where items come from
+        except BaseException as exc:  # raised again in the caller's thread
             self._error = exc
