@@ -148,7 +148,7 @@ def test_blocks_of_samples_do_not_get_each_others_answers(planned: list[int]) ->
 
 def test_a_node_with_other_checks_than_the_driver_ends_the_job(planned: list[int]) -> None:
     of = job(SampleForm(), operator(), checks=("not_finite", "empty", "loops"))
-    with pytest.raises(SettingsError, match="the driver has the checks not_finite, empty, loops, a node"):
+    with pytest.raises(SettingsError, match="the driver has the checks not_finite, empty, loops, but a cluster node"):
         BlockCaptioner(of)
     assert asyncio.run(of.ledger._ledger.error())[0] == "SettingsError"
 

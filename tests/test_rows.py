@@ -116,7 +116,7 @@ def test_a_videofolder_is_refused_before_anything_is_captioned(tmp_path: Path) -
         (tmp_path / name).touch()
     source = jsonl(tmp_path / "in.jsonl", [{"video": "a.mp4"}, {"video": "b.mp4", "captions": OWN}])
     asked: list[int] = []
-    with pytest.raises(DataError, match="row 1 of .* has a field 'captions' of its own"):
+    with pytest.raises(DataError, match="row 1 of .* already has a field 'captions'"):
         caption(source, tmp_path, asked=asked, format="videofolder")
     assert not asked
     assert not (tmp_path / "a.txt").exists()
