@@ -420,7 +420,7 @@ def test_processes_are_added_while_the_consumer_waits(tmp_path: Path, monkeypatc
     assert 2 < stream.workers <= 6
     unhurried, _ = stream_of(pool, tmp_path, [f"x.{n}" for n in range(9)])
     for _ in unhurried:
-        time.sleep(0.02)
+        time.sleep(0.1)
     assert unhurried.workers == 2
     pool.close()
 
