@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ def write_package(
     """Write a package into a folder of installed packages, and give that folder back.
 
     Args:
-        folder: goes on `sys.path`, or into `PYTHONPATH`.
+        folder: to be put on `sys.path` or in `PYTHONPATH`.
         name: of the distribution.
         modules: name of a module to its source.
         points: group of entry points to their names and objects.
@@ -55,3 +57,13 @@ def forget() -> None:
     """Let the next table look for entry points again."""
     entry_points._entry_points.cache_clear()
     entry_points._warn.cache_clear()
+
+
+def reelscribe(*arguments: str | Path, site: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, with the packages of a folder installed."""
+    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-m", "reelscribe", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == code, done.stderr
+    return done

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from packages import forget, on_path, write_package
+from packages import forget, on_path, reelscribe, write_package
 from reelscribe import CAPTIONERS, ModelError, ModelSpec, SettingsError, load_captioner
 from reelscribe import VideoCaptioningFromVLMMapper as Operator
 from reelscribe.cli import main
@@ -273,27 +270,17 @@ def test_a_package_names_the_option_with_its_address(echo: None) -> None:
         Operator(backend="served-echo", model_params={"door": "4", **SERVER})
 
 
-def reelscribe(*arguments: str | Path, site: Path, code: int = 3) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, where the package is installed."""
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "reelscribe", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == code, done.stderr
-    return done
-
-
 def test_the_command_captions_with_it(site: Path, rows: Path, tmp_path: Path) -> None:
     given = (rows, "-o", tmp_path / "out.jsonl", "--backend", "echo", "--model-param", "voice=loud")
     assert "hf|vllm|server|scripted|echo|misspelt|served-echo" in "".join(
         reelscribe("caption", "--help", site=site, code=0).stdout.split()
     )
-    done = reelscribe("caption", *given, "--batch-size", "9", site=site)
+    done = reelscribe("caption", *given, "--batch-size", "9", site=site, code=3)
     assert "echo of parrot, 9 at once" in done.stdout
     made = load(tmp_path / "out.jsonl")
     assert [row["captions"] for row in made] == [["loud 2 frames, Describe, 0"], None, ["loud 2 frames, Describe, 0"]]
     before = (tmp_path / "out.jsonl").read_bytes()
-    reelscribe("caption", *given, site=site)
+    reelscribe("caption", *given, site=site, code=3)
     assert (tmp_path / "out.jsonl").read_bytes() == before
     (site / "echo_captioner-1.0.dist-info/METADATA").write_text(
         "Metadata-Version: 2.1\nName: echo-captioner\nVersion: 2\n"
@@ -306,8 +293,8 @@ def test_the_command_captions_with_it(site: Path, rows: Path, tmp_path: Path) ->
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed (the extra `ray` brings it)")
 def test_the_command_captions_with_it_on_a_cluster(site: Path, rows: Path, tmp_path: Path) -> None:
     given = ("--backend", "echo", "--candidates", "2", "--keep", "all")
-    reelscribe("caption", rows, "-o", tmp_path / "here.jsonl", *given, site=site)
-    done = reelscribe("caption", rows, "-o", tmp_path / "there.jsonl", *given, "--ray", site=site)
+    reelscribe("caption", rows, "-o", tmp_path / "here.jsonl", *given, site=site, code=3)
+    done = reelscribe("caption", rows, "-o", tmp_path / "there.jsonl", *given, "--ray", site=site, code=3)
     assert "captions     4 for 3 videos" in done.stdout
     assert (tmp_path / "there.jsonl").read_bytes() == (tmp_path / "here.jsonl").read_bytes()
     assert len(load(tmp_path / "there.jsonl")[0]["captions"]) == 2

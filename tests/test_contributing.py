@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from packages import forget, on_path, write_package
+from packages import forget, on_path, reelscribe, write_package
 from reelscribe import ScriptedCaptioner, VideoCaptioningFromVLMMapper
 from rows import jsonl, load
 
@@ -28,16 +25,6 @@ def package_of(title: str, site: Path) -> Path:
     modules = {re.match(r"# (\w+)\.py\n", code)[1]: code for kind, code in blocks if kind == "python"}  # type: ignore[index]
     (points,) = (tomllib.loads(code)["project"]["entry-points"] for kind, code in blocks if kind == "toml")
     return write_package(site, next(iter(modules)).replace("_", "-"), modules=modules, points=points)
-
-
-def reelscribe(*arguments: str | Path, site: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own, where a package is installed."""
-    paths = [str(site), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-m", "reelscribe", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == code, done.stderr
-    return done
 
 
 @pytest.fixture
