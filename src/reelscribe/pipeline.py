@@ -69,7 +69,7 @@ class Results(Protocol):
     def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """The earlier answer to a request about a row, if any."""
 
-    def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+    def put(self, answer: Final, row: Sample) -> None:
         """Store an answer about a row. An exception ends the run."""
 
 
@@ -202,19 +202,20 @@ class _Pipe:
                 raise
             return CaptionResult(request.id, failure=internal_failure(exc))
 
-    def _keep(self, request: CaptionRequest, result: CaptionResult) -> CaptionResult:
+    def _keep(self, answer: Final) -> CaptionResult:
         """Store an answer; if that raises, the answer becomes a failure of its row."""
         if self._kept is None:
-            return result
-        row = self._plans[request.id.row].sample
+            return answer.result
+        id_ = answer.request.id
+        row = self._plans[id_.row].sample
         try:
-            self._kept.put(request, result, row)
+            self._kept.put(answer, row)
         except Exception as exc:
             if not belongs_to_row(exc):
                 raise
-            result = CaptionResult(request.id, failure=internal_failure(exc))
-            self._kept.put(request, result, row)
-        return result
+            answer = Final(answer.request, CaptionResult(id_, failure=internal_failure(exc)))
+            self._kept.put(answer, row)
+        return answer.result
 
     def _wait_for_room(self) -> bool:
         with self._changed:
@@ -232,7 +233,7 @@ class _Pipe:
         """Take one result and emit the rows it completes, unless the video is retried."""
         taken = self._tries.accept(result)
         if isinstance(taken, Final):
-            self._settle(self._keep(taken.request, taken.result))
+            self._settle(self._keep(taken))
         elif taken is not None:
             with self._changed:
                 self._again.append(taken)
@@ -319,9 +320,7 @@ def weight_of(sample: Sample) -> int:
 
 
 def _length(value: Any) -> int:
-    if type(value) is str:
-        return VALUE_BYTES + len(value)
-    if isinstance(value, str | bytes | bytearray):
+    if isinstance(value, (str, bytes, bytearray)):
         return VALUE_BYTES + len(value)
     if isinstance(value, list | tuple):
         return VALUE_BYTES + sum(_length(one) for one in value)

@@ -41,6 +41,8 @@ class Final:
     """The original request: answers are stored under it, whichever try produced them."""
     result: CaptionResult
     """Its final result."""
+    lack: Failure | None = None
+    """What is still wrong with it, though no try is left; None: nothing."""
 
 
 @dataclass(slots=True)
@@ -103,7 +105,7 @@ class Tries:
             del self._open[result.request_id]
         if result.failure is not None and one.tries > 1:
             result = replace(result, failure=replace(result.failure, attempts=one.tries))
-        return Final(one.request, result)
+        return Final(one.request, result, lack)
 
     def lost(self) -> list[CaptionResult]:
         """Failures for requests still unanswered after the captioner stopped; to be accepted like other answers."""

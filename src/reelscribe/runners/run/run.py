@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...answering.tries import Final
 from ...data import SINKS, Target, by_suffix, open_source, passed_over
 from ...data.input import Input
 from ...data.pieces import remove_waiting
@@ -505,8 +506,14 @@ class Run:
         without = " without --overwrite" if self._settings.overwrite else ""
         return f"{kept}; rerun the same command{without} to resume"
 
-    def answer(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
-        """The answer to a request about a row from an earlier session of this run, if any."""
+    def answer(self, request: CaptionRequest, row: Sample, *, will_ask: bool = False) -> CaptionResult | None:
+        """The answer to a request about a row from an earlier session of this run, if any.
+
+        Args:
+            request: the request.
+            row: the row it is about.
+            will_ask: whether the model is asked if there is none; then the video's state before it is read is recorded.
+        """
         digest = self._identity.digest(request)
         number = request.id.row
         found = self._journal.answers.result(request.id, digest)
@@ -515,6 +522,8 @@ class Run:
         else:
             found = self._earlier(request, digest)
         if found is None:
+            if will_ask:
+                self._asked[request.id] = digest, video_mark(request.video, self._root)
             return None
         self._answered[number] = self._answered.get(number, 0) + 1
         self._cut_ahead(request, found, row)
@@ -533,14 +542,12 @@ class Run:
         self._journal.answers.adopt(request.id, digest, kept, failed=None if failure is None else failure.kind)
         return kept.result
 
-    def mark(self, request: CaptionRequest) -> None:
-        """Record a request, and the video's state before it is read."""
-        self._asked[request.id] = self._identity.digest(request), video_mark(request.video, self._root)
-
-    def keep(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+    def keep(self, answer: Final, row: Sample) -> None:
         """Store an answer about a row for later sessions."""
+        request, result, failure = answer.request, answer.result, answer.result.failure or answer.lack
         digest, mark = self._asked.pop(request.id, None) or (self._identity.digest(request), UNKNOWN)
-        self._journal.answers.add(request.id, digest, result, failed=self._failed(request, result), mark=mark)
+        failed = None if failure is None else failure.kind  # under which a retry finds it
+        self._journal.answers.add(request.id, digest, result, failed=failed, mark=mark)
         self._cut_ahead(request, result, row)
 
     def _cut_ahead(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
@@ -561,11 +568,6 @@ class Run:
         for ask in outcome.kept:
             self._journal.answers.fail(RequestId(outcome.row, 0, ask), failure)
         return outcome.failed(failure)
-
-    def _failed(self, request: CaptionRequest, result: CaptionResult) -> str | None:
-        """The failure kind under which a retry finds an answer."""
-        failure = result.failure or self._planner.acceptance.lack(request, result)
-        return None if failure is None else failure.kind
 
     def _read(self, first: int) -> Iterator[Sample]:
         """The rows from this one on; an unexpected error names its row."""
@@ -649,14 +651,11 @@ class Answers:
 
     def get(self, request: CaptionRequest, row: Sample) -> CaptionResult | None:
         """See `pipeline.Results`."""
-        found = self.run.answer(request, row)
-        if found is None:
-            self.run.mark(request)
-        return found
+        return self.run.answer(request, row, will_ask=True)
 
-    def put(self, request: CaptionRequest, result: CaptionResult, row: Sample) -> None:
+    def put(self, answer: Final, row: Sample) -> None:
         """See `pipeline.Results`."""
-        self.run.keep(request, result, row)
+        self.run.keep(answer, row)
 
 
 @contextmanager
