@@ -35,7 +35,7 @@ SERVED_ADVICE = (
 )
 """How to speed up a model that runs on servers."""
 STALLED_SECONDS = 300.0
-"""After this long without a row the user is told the likely reason."""
+"""After this long without a row the likely reason is printed."""
 
 
 class RayAnswerer:
